@@ -1,0 +1,126 @@
+"""Messages over a byte stream.
+
+    varint(header length) | varint(body length) | header | body
+
+The header is a message of `peerinfer.codec`; the body is raw bytes (tensors, chunks), never parsed. Both lengths are
+checked before anything is allocated, and a body grows as its bytes arrive: a claim alone costs nothing. py-libp2p's
+own `read_exactly` gives up after 101 reads (about 6.6 MB), so the loop here is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from peerinfer.codec import decode, encode
+from peerinfer.errors import DecodeError, ProtocolError, StreamClosed
+from peerinfer.ids import PeerId
+from peerinfer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, WRITE_TIMEOUT_S
+from peerinfer_node.ports import Buffer, Stream
+
+_READ_BYTES = 256 * 1024
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class MessageStream:
+    """Sends and receives messages with bodies. One reader and any number of writers, whose messages never interleave."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._unread = bytearray()
+        self._writing = trio.Lock()
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @property
+    def peer(self) -> PeerId:
+        return self._stream.peer
+
+    async def send(self, message: Any, body: Sequence[Buffer] = ()) -> None:
+        """Raises `StreamClosed`, also when the peer does not take the message within `WRITE_TIMEOUT_S`."""
+        header = encode(message)
+        body_bytes = sum(memoryview(part).nbytes for part in body)
+        if body_bytes > BODY_BYTES_MAX:
+            raise ValueError(f"a body of {body_bytes} bytes passes the limit of {BODY_BYTES_MAX}")
+        data = b"".join((_varint(len(header)), _varint(body_bytes), header, *body))
+        async with self._writing:
+            with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
+                await self._stream.write(data)
+        if scope.cancelled_caught:
+            await self._stream.reset()
+            raise StreamClosed(f"{self.peer} took nothing for {WRITE_TIMEOUT_S:g} s")
+        self.bytes_out += len(data)
+
+    async def receive(self) -> tuple[Any, bytes]:
+        """The next message and its body. Raises `EOFError` at a clean end, `StreamClosed`, `DecodeError`."""
+        header_bytes = await self._read_varint(HEADER_BYTES_MAX, "header", at_start=True)
+        body_bytes = await self._read_varint(BODY_BYTES_MAX, "body")
+        header = await self._read_exactly(header_bytes)
+        message = decode(header)
+        body = await self._read_exactly(body_bytes) if body_bytes else b""
+        return message, body
+
+    async def receive_as(self, *kinds: type[Any]) -> tuple[Any, bytes]:
+        """Like `receive`, and a message of any other kind is a `ProtocolError`."""
+        message, body = await self.receive()
+        if type(message) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ProtocolError(f"{self.peer} sent {type(message).__name__} where {wanted} was due")
+        return message, body
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+    async def reset(self) -> None:
+        await self._stream.reset()
+
+    async def _fill(self) -> bool:
+        data = await self._stream.read(_READ_BYTES)
+        self.bytes_in += len(data)
+        self._unread += data
+        return bool(data)
+
+    async def _read_varint(self, limit: int, what: str, *, at_start: bool = False) -> int:
+        value = shift = 0
+        while True:
+            if not self._unread and not await self._fill():
+                if at_start and shift == 0:
+                    raise EOFError
+                raise StreamClosed(f"{self.peer} stopped in the middle of a message")
+            byte = self._unread[0]
+            del self._unread[0]
+            value |= (byte & 0x7F) << shift
+            if value > limit:
+                raise DecodeError(f"a {what} of {value} bytes or more passes the limit of {limit}")
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 35:
+                raise DecodeError(f"the length of a {what} does not end")
+
+    async def _read_exactly(self, count: int) -> bytes:
+        if len(self._unread) >= count:
+            data = bytes(memoryview(self._unread)[:count])
+            del self._unread[:count]
+            return data
+        parts = [bytes(self._unread)]
+        missing = count - len(self._unread)
+        self._unread.clear()
+        while missing:
+            part = await self._stream.read(min(missing, _READ_BYTES))
+            if not part:
+                raise StreamClosed(f"{self.peer} stopped in the middle of a message")
+            self.bytes_in += len(part)
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)

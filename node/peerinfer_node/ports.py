@@ -1,0 +1,358 @@
+"""The doors of a node to the world. Each has a real and a simulated twin of equal rank; the node cannot tell them apart.
+
+Nothing here decides. Foreign exceptions are translated inside the adapters: callers see `peerinfer.errors` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.tensors import Port, TensorSpec
+
+Buffer = bytes | bytearray | memoryview
+
+
+# --- network -------------------------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """An ordered, encrypted byte stream to an authenticated peer."""
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    async def read(self, bytes_max: int) -> bytes:
+        """At least one byte, or b"" when the other side has finished. Raises `StreamClosed` when it broke."""
+
+    async def write(self, data: Buffer) -> None:
+        """Returns when the data is handed over; waits while the other side does not read. Raises `StreamClosed`."""
+
+    async def close(self) -> None:
+        """Finishes politely. Never raises; waits a bounded time."""
+
+    async def reset(self) -> None:
+        """Ends at once, both ways. Never raises; waits a bounded time."""
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFound:
+    """Discovery saw a peer at these addresses; nobody has dialled it yet."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+NetworkEvent = PeerConnected | PeerDisconnected | AddressFound
+
+
+class Network(Protocol):
+    """Streams to peer ids. Addresses are multiaddrs in text form, ending in /p2p/<peer id>."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """Dialable addresses of this node, each with /p2p/<peer id>; empty if it does not listen."""
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Calls the handler for every incoming stream of this protocol. To be called before `run`."""
+
+    def run(self) -> AbstractAsyncContextManager[None]:
+        """Listens and accepts while the context is open; leaves no task and no socket behind.
+
+        Raises `StateUnusable` if an address to listen on cannot be had (port taken), in one line.
+        """
+
+    async def dial(self, address: str) -> PeerId:
+        """Connects to one address. Raises `DialFailed`; also when another identity answers there."""
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        """A new stream to a connected (or known) peer. Raises `DialFailed` or `StreamClosed`."""
+
+    async def disconnect(self, peer: PeerId) -> None: ...
+
+    def connected(self) -> list[PeerId]: ...
+
+    def path(self, peer: PeerId) -> str:
+        """ "direct", "relay" or "local" (this node itself)."""
+
+    def events(self) -> AsyncIterator[NetworkEvent]:
+        """What happens from now on. One reader; the oldest events are dropped past 1,024 unread."""
+
+
+# --- store ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as state.db remembers it."""
+
+    job: JobId
+    manifest: bytes
+    """`Signed` `Manifest`."""
+    request: str
+    """What the user asked for, as JSON: enough to go on after a restart."""
+    state: str
+    """queued, running, paused, done, failed or cancelled."""
+    created_at_s: float
+    ended_at_s: float | None
+    summary: str
+    """JSON object with the totals; "{}" while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """Where the output of one task lies in a job's spool."""
+
+    task_key: bytes
+    """SHA-256 over model, outputs wanted and the task's inputs: the same work has the same key in every job."""
+    job: JobId
+    task: int
+    offset: int
+    """Start of the spool record that holds it."""
+    group: int
+    first_item: int
+    """First row of the task inside the group of the record."""
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    job: JobId
+    frame: int
+    peer: PeerId
+    signed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    peer: PeerId
+    addresses: tuple[str, ...]
+    advert: bytes
+    """The newest `Signed` `Advert`, or b""."""
+    last_seen_s: float
+    """Wall clock."""
+
+
+class Store(Protocol):
+    """What must survive a crash. Every method returns when its change is durable against kill -9."""
+
+    async def add_job(self, row: JobRow) -> None: ...
+
+    async def set_job_state(self, job: JobId, state: str, *, ended_at_s: float | None, summary: str) -> None: ...
+
+    async def job(self, job: JobId) -> JobRow | None: ...
+
+    async def jobs(self, *, limit: int = 1000) -> list[JobRow]:
+        """The newest first."""
+
+    async def forget_job(self, job: JobId) -> None:
+        """Removes the job, its results, its receipts and its spool."""
+
+    async def append_results(self, job: JobId, record: Sequence[Buffer]) -> int:
+        """Appends one record to the job's spool and returns its offset. Raises `StateUnusable` when the disk is full."""
+
+    async def read_results(self, job: JobId, offset: int) -> bytes:
+        """The record at `offset`. Raises `StateUnusable` if it is not whole."""
+
+    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None: ...
+
+    async def results_of(self, job: JobId) -> list[ResultRow]:
+        """By task."""
+
+    async def find_results(self, task_keys: Sequence[bytes]) -> dict[bytes, ResultRow]: ...
+
+    async def void_results(self, job: JobId, tasks: Sequence[int]) -> None: ...
+
+    async def receipts_of(self, job: JobId) -> list[ReceiptRow]: ...
+
+    async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
+        """Inserts or replaces; keeps the `PEERS_REMEMBERED_MAX` seen last."""
+
+    async def peers(self) -> list[PeerRow]:
+        """The one seen last first."""
+
+    async def setting(self, key: str) -> str | None: ...
+
+    async def set_setting(self, key: str, value: str | None) -> None: ...
+
+
+# --- blobs ---------------------------------------------------------------------------------------------------------
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes on disk, in chunks, within a size limit; the least recently used unpinned ones go first."""
+
+    async def put(self, data: Buffer) -> Cid: ...
+
+    async def put_file(self, path: str) -> Cid:
+        """Raises `InputError` if the file cannot be read."""
+
+    async def has(self, cid: Cid) -> bool: ...
+
+    async def read(self, cid: Cid) -> bytes:
+        """The whole blob. Raises KeyError if it is not held."""
+
+    async def manifest(self, cid: Cid) -> bytes | None:
+        """The bytes of its manifest, or None."""
+
+    async def read_chunk(self, cid: Cid, index: int) -> bytes | None: ...
+
+    async def begin(self, cid: Cid, manifest: bytes) -> list[int]:
+        """Makes room for a blob that is to be fetched; returns the chunks still missing (fewer after a break).
+
+        Raises `ProtocolError` if the manifest's hash is not the cid, `LimitExceeded` if the blob is too large.
+        """
+
+    async def write_chunk(self, cid: Cid, index: int, data: Buffer) -> bool:
+        """Stores one chunk if its hash is right (False: it is not). The blob is held once the last one is in."""
+
+    async def pin(self, cid: Cid, holder: str) -> None:
+        """Keeps the blob while `holder` (a job id) needs it."""
+
+    async def unpin(self, holder: str) -> None: ...
+
+    async def held(self) -> list[Cid]:
+        """Most recently used first."""
+
+
+# --- executor ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One thing that computes. Unknown figures are 0."""
+
+    name: str
+    kind: str
+    """"cpu" or "gpu"."""
+    provider: str
+    """ONNX Runtime's name of the execution provider."""
+    memory_bytes: int
+    vendor_id: int = 0
+    device_id: int = 0
+    gemm_gflops: float = 0.0
+    bandwidth_gbs: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInterface:
+    """What a model takes and gives, as ONNX Runtime reads it, and what one item cost here."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tasks of one model to run together.
+
+    `tensors` lie one after the other in `body`. Where `merge` is set, their first axes are the items of all tasks
+    joined (scalars are shared); otherwise the first axis stacks whole inputs, and every item runs by itself.
+    """
+
+    items: tuple[int, ...]
+    tensors: tuple[TensorSpec, ...]
+    body: Sequence[Buffer]
+    merge: bool
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Outputs of some tasks of a batch, by position, joined along the first axis."""
+
+    positions: tuple[int, ...]
+    tensors: tuple[TensorSpec, ...]
+    body: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    groups: tuple[Group, ...]
+    failures: tuple[tuple[int, str, str], ...] = ()
+    """(position, kind of `messages.FAILURE_KINDS`, reason)."""
+    compute_s: float = 0.0
+
+
+class Executor(Protocol):
+    """One device's worker. Runs one batch at a time; a second call waits its turn."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def sandbox(self) -> str:
+        """ "full", "partial" or "none"."""
+
+    async def holds(self, model: Cid) -> bool:
+        """True if the model is loaded or can be loaded without its bytes being given again."""
+
+    async def load(self, model: Cid, data: Buffer) -> ModelInterface:
+        """Checks and loads a model. Raises `ModelRefused` with the reason, `WorkerDied`, `AttemptTimeout`."""
+
+    async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
+        """Runs a loaded model; `timeout_s` is for one task. Raises `WorkerDied`, `AttemptTimeout`, KeyError (not loaded).
+
+        Cancelling the call stops the inference, killing the process if it must, within half a second.
+        """
+
+    async def unload(self, model: Cid) -> None: ...
+
+    async def benchmark(self) -> Device:
+        """Measures the device (fp32 GEMM, memory bandwidth); takes about a second. Returns the device with figures."""
+
+    async def close(self) -> None: ...
+
+
+# --- keys, clock ---------------------------------------------------------------------------------------------------
+
+
+class Keys(Protocol):
+    """The node's identity."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def sign(self, data: bytes) -> bytes: ...
+
+
+class LocalClock(Protocol):
+    def now_s(self) -> float:
+        """Monotonic; what machines and deadlines use."""
+
+    def wall_s(self) -> float:
+        """Seconds since 1970, as this machine believes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything that a node stands on."""
+
+    network: Network
+    store: Store
+    blobs: BlobStore
+    keys: Keys
+    clock: LocalClock
+    seed: int
+    """Of every random choice the node makes."""
+    executors: Sequence[Executor] = field(default_factory=tuple)
+    """Devices. The first is also used for the node's own checks of models and results."""

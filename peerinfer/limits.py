@@ -1,0 +1,83 @@
+"""Every limit of the protocols, with its reason. A peer may rely on these; docs/PROTOCOL.md lists them.
+
+Sizes are bytes, times are seconds. Limits that an owner may choose live in `config.py`.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- one message on a stream -------------------------------------------------------------------------------------
+HEADER_BYTES_MAX = 1 * MIB
+"""A header holds names and numbers only; 1,024 tasks with their attempts take about 20 kB."""
+
+BODY_BYTES_MAX = 8 * MIB
+"""One body is held in memory at each end. Two frames in flight per device bound a stream to 16 MiB each way."""
+
+NAME_CHARS_MAX = 256
+"""Names of inputs, outputs, nodes and devices."""
+
+REASON_CHARS_MAX = 500
+"""A reason is one line for a person."""
+
+TENSOR_RANK_MAX = 16
+TENSORS_MAX = 64
+"""Inputs or outputs of one model."""
+
+# --- frames ------------------------------------------------------------------------------------------------------
+FRAME_TASKS_MAX = 1024
+"""Beyond a few hundred tasks a frame gains no speed (measured: 256 carries 115,000 small tasks/s)."""
+
+FRAME_SECONDS_TARGET = 0.2
+"""A frame holds about this much of the worker's time: long against a round trip, short against a straggler."""
+
+FRAMES_IN_FLIGHT_PER_DEVICE = 2
+"""One computes while the next travels."""
+
+WINDOW_FRAMES_MAX = 64
+"""The most frames that a worker may let one coordinator have in flight."""
+
+INLINE_BYTES_MAX = 4 * MIB
+"""A task whose inputs are larger than this travels as a blob."""
+
+# --- work streams ------------------------------------------------------------------------------------------------
+COORDINATORS_MAX = 16
+"""Work streams that a volunteer serves at once."""
+
+HELLO_TIMEOUT_S = 10.0
+KEEPALIVE_S = 1.0
+"""Sent this often while frames are in flight."""
+
+KEEPALIVE_IDLE_S = 15.0
+SILENCE_MAX_S = 5.0
+"""With frames in flight, a peer that said nothing for this long is lost."""
+
+SILENCE_IDLE_MAX_S = 45.0
+WRITE_TIMEOUT_S = 30.0
+"""A peer that does not drain 8 MiB in this time is lost."""
+
+# --- blobs -------------------------------------------------------------------------------------------------------
+CHUNK_BYTES = 1 * MIB
+BLOB_BYTES_MAX = 16 * GIB
+"""16,384 chunk hashes of 32 bytes make a manifest of 512 KiB, which fits one header."""
+
+BLOB_STREAMS_PER_PEER_MAX = 4
+
+# --- jobs --------------------------------------------------------------------------------------------------------
+JOB_TASKS_MAX = 10_000_000
+JOBS_MAX = 1000
+"""Jobs that a coordinator holds at once."""
+
+ATTEMPT_TIMEOUT_MIN_S = 5.0
+ATTEMPT_TIMEOUT_MAX_S = 3600.0
+
+# --- members -----------------------------------------------------------------------------------------------------
+ADVERTS_PER_MESSAGE_MAX = 256
+PEERS_REMEMBERED_MAX = 4096
+DEVICES_PER_NODE_MAX = 64
+MODELS_PER_ADVERT_MAX = 64
+ADDRESSES_PER_PEER_MAX = 16
+CLOCK_SKEW_MAX_S = 600.0
+"""An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""

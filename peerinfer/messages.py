@@ -1,0 +1,327 @@
+"""Every message that peers exchange. docs/PROTOCOL.md explains the conversations; a test keeps the two in step.
+
+Tags 1–19 work streams, 20–29 blobs, 30–39 members, 40–49 signed statements.
+"""
+
+from __future__ import annotations
+
+from peerinfer.codec import (
+    blob,
+    flag,
+    listed,
+    message,
+    number,
+    one_of,
+    optional,
+    packed_u32,
+    part,
+    record,
+    text,
+    uint,
+    wire,
+)
+from peerinfer.limits import (
+    ADDRESSES_PER_PEER_MAX,
+    ADVERTS_PER_MESSAGE_MAX,
+    DEVICES_PER_NODE_MAX,
+    FRAME_TASKS_MAX,
+    MODELS_PER_ADVERT_MAX,
+    NAME_CHARS_MAX,
+    REASON_CHARS_MAX,
+    TENSORS_MAX,
+    WINDOW_FRAMES_MAX,
+)
+from peerinfer.tensors import Port, TensorSpec
+
+PROTOCOL_VERSION = 1
+
+_id = text(64)
+_cid = text(64)
+_reason = text(REASON_CHARS_MAX)
+_name = text(NAME_CHARS_MAX)
+_digest = blob(32, exactly=32)
+
+# --- work streams --------------------------------------------------------------------------------------------------
+
+
+@message(1)
+class Hello:
+    """The first message of each side on every stream. A peer with another version is told so and left alone."""
+
+    version: int = wire(uint(16))
+    agent: str = wire(_name)
+    swarm: str = wire(text(64), default="")
+
+
+def _window(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= WINDOW_FRAMES_MAX:
+        raise ValueError(f"not a window of at most {WINDOW_FRAMES_MAX} frames")
+    return value
+
+
+@message(2)
+class Window:
+    """From the worker: how many frames the coordinator may have in flight here, from now on. Zero with its reason.
+
+    A window is absolute and not a count of permits, so that a repeated or lost one cannot add up to an error.
+    """
+
+    frames: int = wire(_window)
+    reason: str = wire(_reason, default="")
+
+
+@part
+class Term:
+    """The fencing token of a job's coordinator: grows with every lease, ordered by round, then by candidate."""
+
+    round: int = wire(uint(63))
+    candidate: str = wire(_id)
+
+    @property
+    def order(self) -> tuple[int, str]:
+        return (self.round, self.candidate)
+
+
+@message(3)
+class JobBrief:
+    """From the coordinator, before the first frame of a job on a stream: what the frames will be about."""
+
+    job: str = wire(_id)
+    term: Term = wire(record(Term))
+    model: str = wire(_cid)
+    model_bytes: int = wire(uint(48))
+    outputs: tuple[str, ...] = wire(listed(_name, TENSORS_MAX))
+    """Names of the outputs wanted, in order; empty means all."""
+    merge: bool = wire(flag)
+    """True if the tasks' inputs may be joined along their first axis into one batch."""
+    timeout_s: float = wire(number)
+    """Longest time for one task."""
+
+
+@message(4)
+class Frame:
+    """Tasks for the worker. The body holds the tensors one after the other, unless `inputs` names a blob that does."""
+
+    frame: int = wire(uint(48))
+    job: str = wire(_id)
+    term: Term = wire(record(Term))
+    tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    attempts: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    items: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    """Items (rows along the first axis) of each task."""
+    tensors: tuple[TensorSpec, ...] = wire(listed(record(TensorSpec), TENSORS_MAX))
+    """The first dimension is the sum of `items`, except for scalars, which all items share."""
+    inputs: str | None = wire(optional(_cid), default=None)
+    inputs_bytes: int = wire(uint(48), default=0)
+
+
+@part
+class OutputGroup:
+    """Outputs of several tasks of a frame that share everything but the first dimension."""
+
+    positions: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    """Which tasks of the frame, by position; their items stand along the first axis in this order."""
+    tensors: tuple[TensorSpec, ...] = wire(listed(record(TensorSpec), TENSORS_MAX))
+
+
+FAILURE_KINDS = ("model", "timeout", "memory", "crash", "cancelled", "internal")
+
+
+@part
+class TaskFailure:
+    """Why one task of a frame has no outputs."""
+
+    position: int = wire(uint(16))
+    kind: str = wire(one_of(*FAILURE_KINDS))
+    reason: str = wire(_reason)
+
+
+@message(5)
+class Results:
+    """From the worker: what became of a frame, every task in exactly one group or failure."""
+
+    frame: int = wire(uint(48))
+    groups: tuple[OutputGroup, ...] = wire(listed(record(OutputGroup), FRAME_TASKS_MAX))
+    failures: tuple[TaskFailure, ...] = wire(listed(record(TaskFailure), FRAME_TASKS_MAX))
+    compute_s: float = wire(number)
+    receipt: bytes = wire(blob(16384))
+    """A `Signed` `Receipt`."""
+    outputs: str | None = wire(optional(_cid), default=None)
+    outputs_bytes: int = wire(uint(48), default=0)
+
+
+@message(6)
+class Refused:
+    """From the worker: it will not run this frame, and nothing of it was run."""
+
+    frame: int = wire(uint(48))
+    reason: str = wire(_reason)
+    final: bool = wire(flag)
+    """True if it would refuse the job's other frames too (model refused), false if it is only busy now."""
+
+
+@message(7)
+class Cancel:
+    """From the coordinator: stop this frame; no answer is expected."""
+
+    frame: int = wire(uint(48))
+    reason: str = wire(_reason)
+
+
+@message(8)
+class JobDone:
+    """From the coordinator: nothing of this job will come any more; what is held for it may go."""
+
+    job: str = wire(_id)
+
+
+@message(9)
+class KeepAlive:
+    """Says that the sender is alive and has nothing else to say."""
+
+
+@message(10)
+class Goodbye:
+    """The last message: the sender closes the stream on purpose."""
+
+    reason: str = wire(_reason)
+
+
+# --- blobs ---------------------------------------------------------------------------------------------------------
+
+
+@message(20)
+class BlobManifestWanted:
+    cid: str = wire(_cid)
+
+
+@message(21)
+class BlobManifest:
+    """The body holds the manifest's bytes, whose hash is the cid."""
+
+    cid: str = wire(_cid)
+
+
+@message(22)
+class BlobChunksWanted:
+    cid: str = wire(_cid)
+    first: int = wire(uint(32))
+    count: int = wire(uint(16))
+
+
+@message(23)
+class BlobChunk:
+    """The body holds one chunk."""
+
+    cid: str = wire(_cid)
+    index: int = wire(uint(32))
+
+
+@message(24)
+class BlobRefused:
+    cid: str = wire(_cid)
+    reason: str = wire(_reason)
+
+
+# --- members -------------------------------------------------------------------------------------------------------
+
+
+@message(30)
+class Adverts:
+    """Signed adverts that the sender knows; each is a `Signed` `Advert`."""
+
+    adverts: tuple[bytes, ...] = wire(listed(blob(65536), ADVERTS_PER_MESSAGE_MAX))
+
+
+@message(31)
+class Heartbeat:
+    """A sign of life with the little that changes often."""
+
+    incarnation: int = wire(uint(63))
+    sequence: int = wire(uint(48))
+    state: str = wire(text(16))
+    queue: int = wire(uint(32))
+
+
+# --- signed statements ---------------------------------------------------------------------------------------------
+
+
+@message(40)
+class Signed:
+    """A message with its author. See `envelope.py` for what the signature covers."""
+
+    signer: str = wire(_id)
+    payload: bytes = wire(blob(1 << 20))
+    signature: bytes = wire(blob(64, exactly=64))
+
+
+@part
+class DeviceAdvert:
+    """One device as its owner offers it."""
+
+    name: str = wire(_name)
+    kind: str = wire(one_of("cpu", "gpu"))
+    provider: str = wire(text(64))
+    memory_bytes: int = wire(uint(63))
+    gemm_gflops: float = wire(number)
+    bandwidth_gbs: float = wire(number)
+
+
+@message(41)
+class Advert:
+    """A node's capability advertisement. Of two with the same signer the higher (incarnation, sequence) is the truth."""
+
+    incarnation: int = wire(uint(63))
+    """Wall-clock milliseconds at which the node started: grows with every start."""
+    sequence: int = wire(uint(48))
+    issued_at_s: float = wire(number)
+    """Wall clock of the signer, seconds since 1970."""
+    name: str = wire(_name)
+    agent: str = wire(_name)
+    addresses: tuple[str, ...] = wire(listed(text(256), ADDRESSES_PER_PEER_MAX))
+    state: str = wire(text(16))
+    """running, paused, finishing, idle (lends nothing) or left."""
+    reasons: tuple[str, ...] = wire(listed(_reason, 16))
+    devices: tuple[DeviceAdvert, ...] = wire(listed(record(DeviceAdvert), DEVICES_PER_NODE_MAX))
+    models: tuple[str, ...] = wire(listed(_cid, MODELS_PER_ADVERT_MAX))
+    sandbox: str = wire(text(16))
+
+
+@message(42)
+class Receipt:
+    """A worker's statement of what it computed: one per frame, committing to the outputs before any audit is known."""
+
+    job: str = wire(_id)
+    term: Term = wire(record(Term))
+    frame: int = wire(uint(48))
+    tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    attempts: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    outputs_digest: bytes = wire(_digest)
+    """SHA-256 over the results' body."""
+    compute_s: float = wire(number)
+    device: str = wire(_name)
+
+
+@message(43)
+class Manifest:
+    """The immutable description of a job, signed by its submitter. The job's id is the hash of this message."""
+
+    submitter: str = wire(_id)
+    created_at_s: float = wire(number)
+    nonce: bytes = wire(blob(16, exactly=16))
+    model: str = wire(_cid)
+    model_sha256: bytes = wire(_digest)
+    inputs: tuple[Port, ...] = wire(listed(record(Port), TENSORS_MAX))
+    outputs: tuple[Port, ...] = wire(listed(record(Port), TENSORS_MAX))
+    items: int = wire(uint(48))
+    tasks: int = wire(uint(32))
+    items_per_task: int = wire(uint(32))
+    inputs_digest: bytes = wire(_digest)
+    """SHA-256 over the task keys in order: what the inputs were."""
+    verify: str = wire(text(32))
+    compare: str = wire(text(32))
+    rtol: float = wire(number)
+    atol: float = wire(number)
+    committee: tuple[str, ...] = wire(listed(_id, 16))
+    byzantine: int = wire(uint(8))
+    """How many liars among the committee are tolerated (b of the quorum formula)."""
