@@ -136,7 +136,7 @@ def record(cls: type[Any]) -> Check:
     def check(value: Any) -> Any:
         return layout.build(value, 0)
 
-    setattr(check, _TO_WIRE, lambda value: layout.fields(value))
+    setattr(check, _TO_WIRE, layout.fields)
     return check
 
 
