@@ -1,0 +1,717 @@
+"""The coordinator: which worker gets which tasks of which job, and what becomes of what they answer.
+
+Theory of operation. Workers pull: each states a *window*, the frames it will hold at once. Whenever a window has room,
+an eligible worker gets a frame of the job that is served least, sized by what is known of its speed. Every task of the
+frame comes back as a result, as a failure with its kind, or not at all (the worker vanished, or the frame's time ran
+out). Failures are tried again elsewhere after a wait that doubles; what vanished goes back to the front of the queue.
+
+Results of other nodes are *provisional* under the `spot` policy: a random sample, at least one task of each worker, is
+computed again on this node's own device. A worker cannot know which. One disagreement voids everything provisional of
+that worker in the job, and the worker gets nothing more from this node. A job ends when every task is answered and
+every audit is in; then what is provisional becomes final.
+
+The machine knows tasks by number only. Tensors, files and streams belong to the roles that perform its effects.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from peerinfer.estimates import Estimates
+from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.ledger import Ledger, TaskState
+from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, JOBS_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.splitting import frame_tasks
+
+SPOT_PROBABILITY = 0.05
+"""Share of a worker's tasks that is computed again."""
+
+AUDITS_WAITING_MAX = 256
+"""Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
+
+LOSSES_MAX = 10
+"""A task that was with this many workers when they vanished fails: it may be what kills them."""
+
+RETRY_WAIT_S = 0.2
+RETRY_WAIT_MAX_S = 10.0
+TIMEOUT_FACTOR = 10.0
+"""A frame may take this many times what is expected of its worker."""
+
+COLD_BYTES_PER_S = 200_000.0
+"""The slowest model transfer that is waited for, added to the time of a worker's first frame of a job."""
+
+COLD_START_S = 90.0
+STRIKES_MAX = 3
+"""Frames in a row that timed out, after which a worker gets no more of this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the machine needs to know of a job."""
+
+    job: JobId
+    model: Cid
+    model_bytes: int
+    tasks: int
+    items_per_task: int
+    bytes_per_task: int
+    seconds_per_item: float
+    """A guess, until workers have been measured."""
+    verify: Literal["none", "spot"] = "none"
+    retries: int = 3
+    patience_s: float = 60.0
+    """How long the job waits without any worker it could use."""
+    task_timeout_s: float | None = None
+    deadline_s: float | None = None
+    """From acceptance."""
+    final: tuple[int, ...] = ()
+    """Tasks that are done already, and checked."""
+    unchecked: tuple[tuple[PeerId, tuple[int, ...]], ...] = ()
+    """Tasks that peers have done already for an earlier job which did not come to its checks."""
+    online: bool = False
+    """Tasks keep arriving until the job is closed; it does not end for want of workers."""
+    local_only: bool = False
+    device_kind: str | None = None
+    memory_bytes_min: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOffer:
+    """What a worker brings."""
+
+    local: bool
+    """This node's own devices."""
+    kinds: tuple[str, ...]
+    memory_bytes: int
+    """Of its largest device."""
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccepted:
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TasksAdded:
+    job: JobId
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobClosed:
+    """An online job gets no more tasks."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    job: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    peer: PeerId
+    offer: WorkerOffer
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSet:
+    peer: PeerId
+    frames: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswered:
+    """Every task of the frame is in `done` or in `failures`, by position."""
+
+    peer: PeerId
+    frame: int
+    done: tuple[int, ...]
+    failures: tuple[tuple[int, str, str], ...]
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRefused:
+    peer: PeerId
+    frame: int
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditDone:
+    job: JobId
+    task: int
+    peer: PeerId
+    agrees: bool | None
+    """None: this node could not compute it either, so nothing is known."""
+    detail: str
+
+
+Event = (
+    JobAccepted
+    | TasksAdded
+    | JobClosed
+    | JobCancelled
+    | WorkerJoined
+    | WorkerLost
+    | WindowSet
+    | FrameAnswered
+    | FrameRefused
+    | AuditDone
+)
+
+# --- effects -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    peer: PeerId
+    frame: int
+    job: JobId
+    tasks: tuple[int, ...]
+    attempts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFrame:
+    peer: PeerId
+    frame: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepResults:
+    """Write these tasks of an answered frame down; the others of it are not wanted."""
+
+    peer: PeerId
+    frame: int
+    job: JobId
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Compute the task on this node's own device and compare with what `peer` answered."""
+
+    job: JobId
+    task: int
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class VoidResults:
+    """These results are not believed any more: forget them before their tasks are given out again."""
+
+    job: JobId
+    peer: PeerId
+    tasks: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """Something that people may watch has changed."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailedForGood:
+    job: JobId
+    task: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    job: JobId
+    state: Literal["done", "failed", "cancelled"]
+    reason: str
+    kind: str
+    """Name of the error kind where it failed ("NoSuitablePeer", …), else ""."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropWorker:
+    peer: PeerId
+    reason: str
+
+
+Effect = (
+    SendFrame | CancelFrame | KeepResults | Audit | VoidResults | JobChanged | TaskFailedForGood | JobEnded | DropWorker
+)
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobPicture:
+    """A job as people see it."""
+
+    job: JobId
+    tasks: int
+    open: int
+    assigned: int
+    provisional: int
+    final: int
+    failed: dict[int, str]
+    retried: int
+    audited: int
+    audits_failed: int
+    peers: dict[PeerId, int]
+    """Tasks that each peer's results were kept of."""
+    blocked: str
+    """Why nothing can be sent now, or ""."""
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Frame:
+    number: int
+    job: JobId
+    peer: PeerId
+    tasks: tuple[int, ...]
+    expires_s: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    peer: PeerId
+    offer: WorkerOffer
+    window: int = 0
+    reason: str = "has not said yet how much it takes"
+    frames: dict[int, _Frame] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Job:
+    spec: JobSpec
+    ledger: Ledger
+    accepted_s: float
+    last_usable_s: float
+    refused: dict[PeerId, str] = field(default_factory=dict)
+    strikes: dict[PeerId, int] = field(default_factory=dict)
+    warm: set[PeerId] = field(default_factory=set)
+    served_s: float = 0.0
+    provisional: dict[PeerId, list[int]] = field(default_factory=dict)
+    audits: set[tuple[PeerId, int]] = field(default_factory=set)
+    kept: dict[PeerId, int] = field(default_factory=dict)
+    closed: bool = True
+    retried: int = 0
+    audited: int = 0
+    audits_failed: int = 0
+
+
+class Coordination:
+    """The machine. One for each node, over all the jobs that the node coordinates."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._jobs: dict[JobId, _Job] = {}
+        self._workers: dict[PeerId, _Worker] = {}
+        self._caught: dict[PeerId, str] = {}
+        self._estimates = Estimates()
+        self._next_frame = 1
+        self._effects: list[Effect] = []
+        self.deadline_s = NEVER
+
+    # --- the door --------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        match event:
+            case JobAccepted(spec):
+                self._accept(spec, now_s)
+            case TasksAdded(job, count):
+                if job in self._jobs:
+                    self._jobs[job].ledger.add(count)
+            case JobClosed(job):
+                if job in self._jobs:
+                    self._jobs[job].closed = True
+            case JobCancelled(job, reason):
+                if job in self._jobs:
+                    self._end(self._jobs[job], "cancelled", reason, "")
+            case WorkerJoined(peer, offer):
+                self._workers[peer] = _Worker(peer, offer)
+            case WorkerLost(peer, reason):
+                self._lose(peer, reason)
+            case WindowSet(peer, frames, reason):
+                if peer in self._workers:
+                    self._workers[peer].window = frames
+                    self._workers[peer].reason = reason
+            case FrameAnswered():
+                self._answered(event, now_s)
+            case FrameRefused(peer, frame, reason, final):
+                self._refused(peer, frame, reason, final, now_s)
+            case AuditDone():
+                self._audit_done(event)
+            case Tick():
+                pass
+        self._expire(now_s)
+        self._fill(now_s)
+        self._conclude(now_s)
+        self.deadline_s = self._deadline(now_s)
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def _accept(self, spec: JobSpec, now_s: float) -> None:
+        if spec.job in self._jobs:
+            return
+        if len(self._jobs) >= JOBS_MAX:
+            self._effects.append(
+                JobEnded(
+                    spec.job, "failed", f"this node coordinates {JOBS_MAX} jobs already; try later", "LimitExceeded"
+                )
+            )
+            return
+        ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final)
+        job = _Job(
+            spec, ledger, accepted_s=now_s, last_usable_s=now_s, served_s=self._least_served(), closed=not spec.online
+        )
+        self._jobs[spec.job] = job
+        for peer, tasks in spec.unchecked:
+            believed = [task for task in tasks if peer not in self._caught and ledger.adopt(task)]
+            if believed:
+                job.kept[peer] = len(believed)
+                self._draw_audits(job, peer, believed)
+        self._effects.append(JobChanged(spec.job))
+
+    def _least_served(self) -> float:
+        return min((job.served_s for job in self._jobs.values()), default=0.0)
+
+    def _end(self, job: _Job, state: Literal["done", "failed", "cancelled"], reason: str, kind: str) -> None:
+        for worker in self._workers.values():
+            for frame in [frame for frame in worker.frames.values() if frame.job == job.spec.job]:
+                del worker.frames[frame.number]
+                self._effects.append(CancelFrame(worker.peer, frame.number, reason or "the job has ended"))
+        for tasks in job.provisional.values():
+            for task in tasks:
+                job.ledger.finalise(task)
+        job.provisional.clear()
+        del self._jobs[job.spec.job]
+        self._effects += [JobChanged(job.spec.job), JobEnded(job.spec.job, state, reason, kind)]
+
+    def _conclude(self, now_s: float) -> None:
+        for job in list(self._jobs.values()):
+            spec = job.spec
+            if job.closed and job.ledger.all_answered and not job.audits:
+                self._end(job, "done", "", "")
+            elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
+                self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
+            elif not spec.online:
+                if any(self._why_not(job, worker) is None for worker in self._workers.values()):
+                    job.last_usable_s = now_s
+                elif now_s >= job.last_usable_s + spec.patience_s and not job.ledger.all_answered:
+                    reason = f"no suitable peer within {spec.patience_s:g} s: {self.blocked(job.spec.job)}"
+                    self._end(job, "failed", reason, "NoSuitablePeer")
+
+    # --- giving out ------------------------------------------------------------------------------------------------
+
+    def _fill(self, now_s: float) -> None:
+        for job in self._jobs.values():
+            job.ledger.wake(now_s)
+        for worker in self._workers.values():
+            while len(worker.frames) < worker.window and self._give_one(worker, now_s):
+                pass
+
+    def _give_one(self, worker: _Worker, now_s: float) -> bool:
+        waiting = [job for job in self._jobs.values() if job.ledger.waiting and self._why_not(job, worker) is None]
+        for job in sorted(waiting, key=lambda job: job.served_s):
+            eligible = [other.peer for other in self._workers.values() if self._why_not(job, other) is None]
+            spec = job.spec
+            seconds_per_item = self._estimates.seconds_per_item(worker.peer, spec.model, spec.seconds_per_item)
+            seconds_per_task = seconds_per_item * spec.items_per_task
+            count = frame_tasks(
+                open_tasks=job.ledger.waiting,
+                workers=len(eligible),
+                seconds_per_task=seconds_per_task,
+                bytes_per_task=spec.bytes_per_task,
+                rate_known=self._estimates.known(worker.peer, spec.model),
+            )
+            tasks = job.ledger.take(count, worker.peer, eligible)
+            if not tasks:
+                continue
+            attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
+            expected_s = seconds_per_task * len(tasks)
+            expires_s = now_s + self._allowed_s(job, worker, expected_s, len(tasks))
+            frame = _Frame(self._next_frame, spec.job, worker.peer, tuple(tasks), expires_s)
+            self._next_frame += 1
+            worker.frames[frame.number] = frame
+            job.served_s += expected_s
+            self._effects.append(SendFrame(worker.peer, frame.number, spec.job, frame.tasks, attempts))
+            return True
+        return False
+
+    def _allowed_s(self, job: _Job, worker: _Worker, expected_s: float, tasks: int) -> float:
+        spec = job.spec
+        if spec.task_timeout_s is not None:
+            allowed = spec.task_timeout_s * tasks
+        else:
+            allowed = min(max(ATTEMPT_TIMEOUT_MIN_S, TIMEOUT_FACTOR * expected_s), ATTEMPT_TIMEOUT_MAX_S)
+        queued = sum(1 for frame in worker.frames.values())
+        allowed *= queued + 1
+        if worker.peer not in job.warm:
+            allowed += COLD_START_S + spec.model_bytes / COLD_BYTES_PER_S
+        return allowed
+
+    def _why_not(self, job: _Job, worker: _Worker) -> str | None:
+        """The requirement that rules this worker out for this job, or None."""
+        spec, offer = job.spec, worker.offer
+        if spec.local_only and not offer.local:
+            return "only this node's own devices were asked for"
+        if worker.peer in self._caught:
+            return "gave a wrong result"
+        if worker.peer in job.refused:
+            return job.refused[worker.peer]
+        if spec.device_kind is not None and spec.device_kind not in offer.kinds:
+            return f"has no {spec.device_kind.upper()} to lend"
+        if offer.memory_bytes < spec.memory_bytes_min:
+            return "has too little device memory"
+        if worker.window == 0:
+            return worker.reason or "takes no work now"
+        return None
+
+    def blocked(self, job_id: JobId) -> str:
+        """Which requirement ruled out how many peers, or "" if somebody can be used."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return ""
+        reasons: dict[str, int] = {}
+        for worker in self._workers.values():
+            reason = self._why_not(job, worker)
+            if reason is None:
+                return ""
+            reasons[reason] = reasons.get(reason, 0) + 1
+        if not reasons:
+            return "no peer that lends a device is connected"
+        return "; ".join(f"{count} {'peer' if count == 1 else 'peers'}: {reason}" for reason, count in reasons.items())
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def _answered(self, event: FrameAnswered, now_s: float) -> None:
+        worker = self._workers.get(event.peer)
+        frame = worker.frames.pop(event.frame, None) if worker else None
+        if worker is None or frame is None:
+            return
+        job = self._jobs.get(frame.job)
+        if job is None:
+            return
+        peer, spec = event.peer, job.spec
+        job.warm.add(peer)
+        job.strikes.pop(peer, None)
+        if event.done and event.compute_s > 0:
+            self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, event.compute_s)
+        provisional = spec.verify == "spot" and not worker.offer.local
+        kept = [
+            frame.tasks[position]
+            for position in event.done
+            if job.ledger.answered(frame.tasks[position], provisional=provisional)
+        ]
+        if kept:
+            job.kept[peer] = job.kept.get(peer, 0) + len(kept)
+            self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
+        if provisional and kept:
+            self._draw_audits(job, peer, kept)
+        for position, kind, reason in event.failures:
+            self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
+        self._effects.append(JobChanged(spec.job))
+
+    def _draw_audits(self, job: _Job, peer: PeerId, kept: list[int]) -> None:
+        first = peer not in job.provisional
+        job.provisional.setdefault(peer, []).extend(kept)
+        drawn = []
+        if len(job.audits) < AUDITS_WAITING_MAX:
+            drawn = [task for task in kept if self._rng.random() < SPOT_PROBABILITY]
+        if first and not drawn:
+            drawn = [self._rng.choice(kept)]
+        for task in drawn:
+            job.audits.add((peer, task))
+            self._effects.append(Audit(job.spec.job, task, peer))
+
+    def _task_failed(self, job: _Job, task: int, peer: PeerId, kind: str, reason: str, now_s: float) -> None:
+        if job.ledger.state(task) != TaskState.ASSIGNED:
+            return
+        if kind == "cancelled":
+            job.ledger.give_back([task])
+            return
+        wait_s = min(RETRY_WAIT_S * 2 ** job.ledger.attempt_number(task), RETRY_WAIT_MAX_S)
+        retry_at_s = now_s + wait_s * (0.5 + 0.5 * self._rng.random())
+        again = job.ledger.failed_at(
+            task, peer, f"{kind}: {reason}", crashed=kind in ("crash", "memory", "timeout"), retry_at_s=retry_at_s
+        )
+        if again:
+            job.retried += 1
+        else:
+            self._effects.append(TaskFailedForGood(job.spec.job, task, f"{kind}: {reason}"))
+
+    def _refused(self, peer: PeerId, number: int, reason: str, final: bool, now_s: float) -> None:
+        worker = self._workers.get(peer)
+        frame = worker.frames.pop(number, None) if worker else None
+        job = self._jobs.get(frame.job) if frame else None
+        if worker is None or frame is None or job is None:
+            return
+        job.ledger.give_back(frame.tasks)
+        if final:
+            job.refused[peer] = reason
+        else:
+            worker.window = min(worker.window, len(worker.frames))
+            worker.reason = reason
+        self._effects.append(JobChanged(job.spec.job))
+
+    def _lose(self, peer: PeerId, reason: str) -> None:
+        worker = self._workers.pop(peer, None)
+        if worker is None:
+            return
+        for frame in worker.frames.values():
+            job = self._jobs.get(frame.job)
+            if job is None:
+                continue
+            for task in reversed(frame.tasks):
+                if job.ledger.state(task) == TaskState.ASSIGNED:
+                    job.ledger.lost(task, peer, reason, losses_max=LOSSES_MAX)
+                    if job.ledger.state(task) == TaskState.FAILED:
+                        self._effects.append(TaskFailedForGood(job.spec.job, task, reason))
+                    else:
+                        job.retried += 1
+            self._effects.append(JobChanged(job.spec.job))
+
+    def _expire(self, now_s: float) -> None:
+        for worker in self._workers.values():
+            for frame in [frame for frame in worker.frames.values() if now_s >= frame.expires_s]:
+                del worker.frames[frame.number]
+                self._effects.append(CancelFrame(worker.peer, frame.number, "it took too long"))
+                job = self._jobs.get(frame.job)
+                if job is None:
+                    continue
+                for task in frame.tasks:
+                    self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
+                job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
+                if job.strikes[worker.peer] >= STRIKES_MAX:
+                    job.refused[worker.peer] = f"answered none of {STRIKES_MAX} frames in time"
+
+    # --- audits ----------------------------------------------------------------------------------------------------
+
+    def _audit_done(self, event: AuditDone) -> None:
+        job = self._jobs.get(event.job)
+        if job is None or (event.peer, event.task) not in job.audits:
+            return
+        job.audits.discard((event.peer, event.task))
+        if event.agrees is not None:
+            job.audited += 1
+        if event.agrees is False:
+            job.audits_failed += 1
+            self._catch(event.peer, event.detail)
+        self._effects.append(JobChanged(event.job))
+
+    def _catch(self, peer: PeerId, detail: str) -> None:
+        reason = f"a result did not stand up to its check: {detail}"
+        self._caught[peer] = reason
+        for job in self._jobs.values():
+            void = tuple(job.provisional.pop(peer, ()))
+            for task in void:
+                job.ledger.void(task, peer, reason)
+            job.audits = {key for key in job.audits if key[0] != peer}
+            if void:
+                job.retried += len(void)
+                job.kept[peer] = job.kept.get(peer, 0) - len(void)
+                self._effects.append(VoidResults(job.spec.job, peer, void, reason))
+        self._lose(peer, reason)
+        self._effects.append(DropWorker(peer, reason))
+
+    # --- pictures --------------------------------------------------------------------------------------------------
+
+    def _deadline(self, now_s: float) -> float:
+        return min(self._deadlines(), default=NEVER)
+
+    def _deadlines(self) -> Iterable[float]:
+        for worker in self._workers.values():
+            for frame in worker.frames.values():
+                yield frame.expires_s
+        for job in self._jobs.values():
+            delayed = job.ledger.next_delayed_s
+            if delayed is not None:
+                yield delayed
+            if job.spec.deadline_s is not None:
+                yield job.accepted_s + job.spec.deadline_s
+            if not job.spec.online and not any(self._why_not(job, worker) is None for worker in self._workers.values()):
+                yield job.last_usable_s + job.spec.patience_s
+
+    @property
+    def jobs(self) -> tuple[JobId, ...]:
+        return tuple(self._jobs)
+
+    @property
+    def caught(self) -> dict[PeerId, str]:
+        """Peers that gave a wrong result, and how it was seen."""
+        return dict(self._caught)
+
+    def why_not(self, job_id: JobId, peer: PeerId) -> str | None:
+        job, worker = self._jobs.get(job_id), self._workers.get(peer)
+        return None if job is None or worker is None else self._why_not(job, worker)
+
+    def picture(self, job_id: JobId) -> JobPicture | None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        ledger = job.ledger
+        return JobPicture(
+            job=job_id,
+            tasks=ledger.tasks,
+            open=ledger.count(TaskState.OPEN),
+            assigned=ledger.count(TaskState.ASSIGNED),
+            provisional=ledger.count(TaskState.PROVISIONAL),
+            final=ledger.count(TaskState.FINAL),
+            failed=ledger.failed(),
+            retried=job.retried,
+            audited=job.audited,
+            audits_failed=job.audits_failed,
+            peers={peer: count for peer, count in job.kept.items() if count},
+            blocked=self.blocked(job_id),
+        )
+
+    def in_flight(self, peer: PeerId) -> int:
+        worker = self._workers.get(peer)
+        return len(worker.frames) if worker else 0
+
+    def snapshot(self) -> dict[JobId, JobPicture]:
+        pictures = {job: self.picture(job) for job in self._jobs}
+        return {job: picture for job, picture in pictures.items() if picture is not None}
+
+    def check(self) -> None:
+        in_flight: dict[JobId, int] = {}
+        for worker in self._workers.values():
+            for frame in worker.frames.values():
+                in_flight[frame.job] = in_flight.get(frame.job, 0) + len(frame.tasks)
+        for job in self._jobs.values():
+            job.ledger.check()
+            assigned = job.ledger.count(TaskState.ASSIGNED)
+            assert in_flight.get(job.spec.job, 0) == assigned, (
+                f"job {job.spec.job}: {assigned} tasks are assigned, {in_flight.get(job.spec.job, 0)} are in frames"
+            )
+            provisional = sum(len(tasks) for tasks in job.provisional.values())
+            assert provisional == job.ledger.count(TaskState.PROVISIONAL), (
+                f"job {job.spec.job}: {job.ledger.count(TaskState.PROVISIONAL)} provisional, {provisional} accounted for"
+            )
+            assert math.isfinite(job.served_s)

@@ -1,0 +1,203 @@
+"""The tasks of one job: where each stands, which wait, and why some failed.
+
+Every task is in exactly one state at any time (invariant I6), and the counts are kept beside so that a picture of a
+job of ten million tasks costs nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from peerinfer.ids import PeerId
+
+
+class TaskState(IntEnum):
+    OPEN = 0
+    ASSIGNED = 1
+    PROVISIONAL = 2
+    FINAL = 3
+    FAILED = 4
+
+
+@dataclass(slots=True)
+class Faults:
+    """What went wrong with one task so far. Only tasks with a history have one."""
+
+    failures: int = 0
+    losses: int = 0
+    crashed: bool = False
+    """It was in a batch that brought a worker down: from now on it travels alone, so that only the culprit fails."""
+    peers: list[PeerId] = field(default_factory=list)
+    reason: str = ""
+
+
+class Ledger:
+    """States and queue of a job's tasks. `retries` is how often a task may fail and be tried again."""
+
+    def __init__(self, tasks: int, *, retries: int, final: Iterable[int] = ()) -> None:
+        self._state = bytearray(tasks)
+        self._counts = [tasks, 0, 0, 0, 0]
+        self._faults: dict[int, Faults] = {}
+        self._delayed: list[tuple[float, int]] = []
+        self._retries = retries
+        for task in final:
+            self._move(task, TaskState.OPEN, TaskState.FINAL)
+        self._open: deque[int] = deque(task for task in range(tasks) if self._state[task] == TaskState.OPEN)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> int:
+        return len(self._state)
+
+    def count(self, state: TaskState) -> int:
+        return self._counts[state]
+
+    def state(self, task: int) -> TaskState:
+        return TaskState(self._state[task])
+
+    @property
+    def waiting(self) -> int:
+        """Open tasks that could be taken now."""
+        return len(self._open)
+
+    @property
+    def all_answered(self) -> bool:
+        """No task is open or assigned."""
+        return not self._counts[TaskState.OPEN] and not self._counts[TaskState.ASSIGNED]
+
+    @property
+    def next_delayed_s(self) -> float | None:
+        return self._delayed[0][0] if self._delayed else None
+
+    def failed(self) -> dict[int, str]:
+        """Why each failed task failed, by task."""
+        return {
+            task: faults.reason
+            for task, faults in sorted(self._faults.items())
+            if self._state[task] == TaskState.FAILED
+        }
+
+    def attempt_number(self, task: int) -> int:
+        faults = self._faults.get(task)
+        return 0 if faults is None else faults.failures + faults.losses
+
+    # --- moving ----------------------------------------------------------------------------------------------------
+
+    def add(self, count: int) -> range:
+        """Appends open tasks; returns their numbers."""
+        first = len(self._state)
+        self._state.extend(bytes(count))
+        self._counts[TaskState.OPEN] += count
+        added = range(first, first + count)
+        self._open.extend(added)
+        return added
+
+    def wake(self, now_s: float) -> None:
+        """Puts tasks whose wait is over back in the queue, at the front."""
+        while self._delayed and self._delayed[0][0] <= now_s:
+            _, task = heapq.heappop(self._delayed)
+            if self._state[task] == TaskState.OPEN:
+                self._open.appendleft(task)
+
+    def take(self, count: int, peer: PeerId, eligible: Collection[PeerId]) -> list[int]:
+        """Takes up to `count` tasks for `peer`, which gets nothing it failed at while somebody `eligible` has not."""
+        taken: list[int] = []
+        passed: list[int] = []
+        while self._open and len(taken) < count:
+            task = self._open.popleft()
+            faults = self._faults.get(task)
+            if faults is not None:
+                if peer in faults.peers and any(other not in faults.peers for other in eligible):
+                    passed.append(task)
+                    continue
+                if faults.crashed:
+                    if taken:
+                        passed.append(task)
+                        break
+                    taken.append(task)
+                    break
+            taken.append(task)
+        self._open.extendleft(reversed(passed))
+        for task in taken:
+            self._move(task, TaskState.OPEN, TaskState.ASSIGNED)
+        return taken
+
+    def answered(self, task: int, *, provisional: bool) -> bool:
+        """Takes a result; False if the task had one, or none was due."""
+        if self._state[task] != TaskState.ASSIGNED:
+            return False
+        self._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL if provisional else TaskState.FINAL)
+        return True
+
+    def adopt(self, task: int) -> bool:
+        """Takes a result from before the job began, provisionally; False if the task is not open."""
+        if self._state[task] != TaskState.OPEN:
+            return False
+        self._open.remove(task)
+        self._move(task, TaskState.OPEN, TaskState.PROVISIONAL)
+        return True
+
+    def give_back(self, tasks: Sequence[int]) -> None:
+        """Tasks that certainly did not run: back to the front of the queue, without a mark."""
+        for task in reversed(tasks):
+            self._move(task, TaskState.ASSIGNED, TaskState.OPEN)
+            self._open.appendleft(task)
+
+    def lost(self, task: int, peer: PeerId, reason: str, *, losses_max: int) -> None:
+        """The peer vanished with it. Not the task's fault, unless it keeps happening."""
+        faults = self._fault(task, peer, reason)
+        faults.losses += 1
+        if faults.losses > losses_max:
+            self._move(task, TaskState.ASSIGNED, TaskState.FAILED)
+        else:
+            self._move(task, TaskState.ASSIGNED, TaskState.OPEN)
+            self._open.appendleft(task)
+
+    def failed_at(self, task: int, peer: PeerId, reason: str, *, crashed: bool, retry_at_s: float) -> bool:
+        """The peer could not compute it. True if it is tried again, at `retry_at_s`; False if it failed for good."""
+        faults = self._fault(task, peer, reason)
+        faults.failures += 1
+        faults.crashed = faults.crashed or crashed
+        if faults.failures > self._retries:
+            self._move(task, TaskState.ASSIGNED, TaskState.FAILED)
+            return False
+        self._move(task, TaskState.ASSIGNED, TaskState.OPEN)
+        heapq.heappush(self._delayed, (retry_at_s, task))
+        return True
+
+    def void(self, task: int, peer: PeerId, reason: str) -> None:
+        """A provisional result that is not believed any more: the task is open again, for others."""
+        self._fault(task, peer, reason)
+        self._move(task, TaskState.PROVISIONAL, TaskState.OPEN)
+        self._open.append(task)
+
+    def finalise(self, task: int) -> None:
+        self._move(task, TaskState.PROVISIONAL, TaskState.FINAL)
+
+    def check(self) -> None:
+        counted = [self._state.count(state) for state in TaskState]
+        assert counted == self._counts, f"counts {self._counts}, but the states say {counted}"
+        waiting = set(self._open) | {task for _, task in self._delayed if self._state[task] == TaskState.OPEN}
+        assert len(waiting) == self._counts[TaskState.OPEN], (
+            f"{self._counts[TaskState.OPEN]} tasks are open, {len(waiting)} wait in a queue"
+        )
+
+    def _fault(self, task: int, peer: PeerId, reason: str) -> Faults:
+        faults = self._faults.setdefault(task, Faults())
+        if peer not in faults.peers:
+            faults.peers.append(peer)
+        faults.reason = reason
+        return faults
+
+    def _move(self, task: int, old: TaskState, new: TaskState) -> None:
+        assert self._state[task] == old, (
+            f"task {task} is {TaskState(self._state[task]).name}, not {old.name}: cannot become {new.name}"
+        )
+        self._state[task] = new
+        self._counts[old] -= 1
+        self._counts[new] += 1

@@ -1,0 +1,294 @@
+"""The volunteer: which frames of which coordinators its devices run, and when they run none.
+
+Coordinators may each have a *window* of frames here. Frames wait in one queue per coordinator and are started in turn,
+as many at once as there are devices; while one computes, the next has already arrived. A paused volunteer closes all
+windows, stops what runs and hands it back unrun; one that finishes closes the windows and runs what it has.
+
+Assignments of an older term than the newest seen of a job are refused: their coordinator has been replaced.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from peerinfer.ids import JobId, PeerId
+from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.messages import Term
+
+TERMS_REMEMBERED_MAX = 10_000
+
+FrameKey = tuple[PeerId, int]
+"""A frame's number is its coordinator's own, so it counts with the coordinator only."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorJoined:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLeft:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class FrameOffered:
+    key: FrameKey
+    job: JobId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFinished:
+    """Its answer has been handed to the stream, or there is nobody to answer to."""
+
+    key: FrameKey
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCancelled:
+    key: FrameKey
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    reason: str
+    until_s: float = NEVER
+    """On the machine's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class FinishAsked:
+    pass
+
+
+Event = (
+    CoordinatorJoined
+    | CoordinatorLeft
+    | FrameOffered
+    | FrameFinished
+    | FrameCancelled
+    | PauseAsked
+    | ResumeAsked
+    | FinishAsked
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SetWindow:
+    peer: PeerId
+    frames: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartFrame:
+    key: FrameKey
+
+
+@dataclass(frozen=True, slots=True)
+class StopFrame:
+    """Stop the inference; no answer is wanted."""
+
+    key: FrameKey
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseFrame:
+    key: FrameKey
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """What the advert and the status say has changed."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Asked to finish, and nothing runs or waits any more."""
+
+
+Effect = SetWindow | StartFrame | StopFrame | RefuseFrame | StateChanged | Finished
+
+
+@dataclass(slots=True)
+class _Coordinator:
+    waiting: deque[FrameKey] = field(default_factory=deque)
+
+
+@dataclass(frozen=True, slots=True)
+class VolunteerPicture:
+    state: str
+    reason: str
+    until_s: float
+    coordinators: int
+    waiting: int
+    running: int
+
+
+class Volunteering:
+    """The machine. `devices` is how many frames run at once; 0 lends nothing."""
+
+    def __init__(self, devices: int) -> None:
+        self._devices = devices
+        self._coordinators: OrderedDict[PeerId, _Coordinator] = OrderedDict()
+        self._running: dict[FrameKey, None] = {}
+        self._terms: OrderedDict[JobId, Term] = OrderedDict()
+        self._paused: PauseAsked | None = None
+        self._finishing = False
+        self._finished = False
+        self._effects: list[Effect] = []
+
+    @property
+    def deadline_s(self) -> float:
+        return NEVER if self._paused is None else self._paused.until_s
+
+    @property
+    def state(self) -> str:
+        if not self._devices:
+            return "idle"
+        if self._finishing:
+            return "finishing"
+        return "paused" if self._paused else "running"
+
+    @property
+    def reason(self) -> str:
+        if not self._devices:
+            return "lends no device"
+        if self._finishing:
+            return "finishes what it has and takes no more"
+        return self._paused.reason if self._paused else ""
+
+    def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        match event:
+            case CoordinatorJoined(peer):
+                self._join(peer)
+            case CoordinatorLeft(peer):
+                self._leave(peer)
+            case FrameOffered(key, job, term):
+                self._offer(key, job, term)
+            case FrameFinished(key):
+                self._running.pop(key, None)
+            case FrameCancelled(key):
+                self._cancel(key)
+            case PauseAsked():
+                self._pause(event)
+            case ResumeAsked():
+                self._resume()
+            case FinishAsked():
+                self._finishing = True
+                self._announce()
+            case Tick():
+                if self._paused is not None and now_s >= self._paused.until_s:
+                    self._resume()
+        self._start()
+        if self._finishing and not self._finished and not self._running and not self._waiting():
+            self._finished = True
+            self._effects.append(Finished())
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _window(self) -> int:
+        return min(self._devices * FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX) if self.state == "running" else 0
+
+    def _join(self, peer: PeerId) -> None:
+        if len(self._coordinators) >= COORDINATORS_MAX and peer not in self._coordinators:
+            reason = f"serves {COORDINATORS_MAX} coordinators already; try later"
+            self._effects.append(SetWindow(peer, 0, reason))
+            return
+        self._coordinators[peer] = _Coordinator()
+        self._effects.append(SetWindow(peer, self._window(), self.reason))
+
+    def _leave(self, peer: PeerId) -> None:
+        self._coordinators.pop(peer, None)
+        for key in [key for key in self._running if key[0] == peer]:
+            self._effects.append(StopFrame(key))
+
+    def _offer(self, key: FrameKey, job: JobId, term: Term) -> None:
+        coordinator = self._coordinators.get(key[0])
+        newest = self._terms.get(job)
+        if coordinator is None:
+            reason = f"serves {COORDINATORS_MAX} coordinators already; try later"
+            self._effects.append(RefuseFrame(key, reason, final=False))
+        elif newest is not None and term.order < newest.order:
+            reason = f"term {term.round} is over: the job is coordinated in term {newest.round}"
+            self._effects.append(RefuseFrame(key, reason, final=True))
+        elif self.state != "running":
+            self._effects.append(RefuseFrame(key, self.reason, final=False))
+        elif sum(1 for running in self._running if running[0] == key[0]) + len(coordinator.waiting) >= self._window():
+            self._effects.append(RefuseFrame(key, "more frames than the window allows", final=False))
+        else:
+            self._terms[job] = term
+            self._terms.move_to_end(job)
+            if len(self._terms) > TERMS_REMEMBERED_MAX:
+                self._terms.popitem(last=False)
+            coordinator.waiting.append(key)
+
+    def _cancel(self, key: FrameKey) -> None:
+        coordinator = self._coordinators.get(key[0])
+        if coordinator is not None and key in coordinator.waiting:
+            coordinator.waiting.remove(key)
+        elif key in self._running:
+            self._effects.append(StopFrame(key))
+
+    def _pause(self, pause: PauseAsked) -> None:
+        if not self._devices:
+            return
+        self._paused = pause
+        for coordinator in self._coordinators.values():
+            while coordinator.waiting:
+                self._effects.append(RefuseFrame(coordinator.waiting.popleft(), pause.reason, final=False))
+        for key in self._running:
+            self._effects += [StopFrame(key), RefuseFrame(key, pause.reason, final=False)]
+        self._announce()
+
+    def _resume(self) -> None:
+        if self._paused is None and not self._finishing:
+            return
+        self._paused = None
+        self._finishing = self._finished = False
+        self._announce()
+
+    def _announce(self) -> None:
+        for peer in self._coordinators:
+            self._effects.append(SetWindow(peer, self._window(), self.reason))
+        self._effects.append(StateChanged(self.state, self.reason))
+
+    def _start(self) -> None:
+        while len(self._running) < self._devices and self._waiting():
+            peer, coordinator = next(iter(self._coordinators.items()))
+            self._coordinators.move_to_end(peer)
+            if coordinator.waiting:
+                key = coordinator.waiting.popleft()
+                self._running[key] = None
+                self._effects.append(StartFrame(key))
+
+    def _waiting(self) -> int:
+        return sum(len(coordinator.waiting) for coordinator in self._coordinators.values())
+
+    def snapshot(self) -> VolunteerPicture:
+        return VolunteerPicture(
+            self.state, self.reason, self.deadline_s, len(self._coordinators), self._waiting(), len(self._running)
+        )
+
+    def check(self) -> None:
+        assert len(self._coordinators) <= COORDINATORS_MAX, f"{len(self._coordinators)} coordinators"
+        assert len(self._running) <= self._devices, f"{len(self._running)} frames run on {self._devices} devices"
+        for peer, coordinator in self._coordinators.items():
+            held = len(coordinator.waiting) + sum(1 for key in self._running if key[0] == peer)
+            limit = self._devices * FRAMES_IN_FLIGHT_PER_DEVICE
+            assert held <= limit, f"{peer} has {held} frames here, the window is {limit}"
+        if self._paused:
+            assert not self._waiting(), "frames wait at a paused volunteer"
