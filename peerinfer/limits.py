@@ -64,11 +64,31 @@ BLOB_BYTES_MAX = 16 * GIB
 """16,384 chunk hashes of 32 bytes make a manifest of 512 KiB, which fits one header."""
 
 BLOB_STREAMS_PER_PEER_MAX = 4
+BLOB_STREAMS_MAX = 32
+"""Blob streams served at once. Each holds about three chunks in memory, so all of them under 100 MiB."""
+
+BLOB_CHUNKS_PER_REQUEST_MAX = 8
+"""One request is worth 8 MiB: long against a round trip, short enough to be given to someone else."""
+
+BLOB_PROVIDERS_MAX = 8
+"""Peers that one blob is fetched from at once; further ones stand by."""
+
+BLOB_PATIENCE_S = 2.0
+"""What a provider has not sent for this long is also asked of one that has nothing to do."""
+
+BLOB_STALL_S = 30.0
+"""A provider that sent no whole chunk for this long is given up: slower than 280 kbit/s is no help."""
+
+BLOB_IDLE_S = 60.0
+"""A blob stream on which nothing is asked for this long is closed by the side that serves."""
 
 # --- jobs --------------------------------------------------------------------------------------------------------
 JOB_TASKS_MAX = 10_000_000
 JOBS_MAX = 1000
 """Jobs that a coordinator holds at once."""
+
+JOBS_KEPT_MAX = 1000
+"""Jobs that a node remembers, outputs included; the oldest ended ones go first. Their spools are what fills a disk."""
 
 ATTEMPT_TIMEOUT_MIN_S = 5.0
 ATTEMPT_TIMEOUT_MAX_S = 3600.0

@@ -1,0 +1,339 @@
+"""What survives a crash: state.db (SQLite, WAL) beside the spools that hold the outputs.
+
+Three lanes, so that none waits for another: one connection that writes, one that reads, and the spools. A method
+returns when its change is with the kernel, which kill -9 does not undo. Changes that wait together share a transaction;
+each runs inside a savepoint of its own, so that one that fails takes no other with it.
+
+Order makes the two kinds of file agree: a record is in the spool before a row points at it, and the rows of a job go
+before its spool does. What a crash or a power cut leaves in between is cleared at the next start: spools that no job
+owns, and rows that point behind the end of their spool (their tasks simply run again).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from peerinfer.errors import LimitExceeded, StateUnusable
+from peerinfer.ids import JobId, PeerId, is_job_id
+from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
+from peerinfer_node.lane import Call, Lane
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReceiptRow, ResultRow
+from peerinfer_node.spool import Spool
+from peerinfer_node.store_schema import Damaged, connect, move_aside, open_checked, unusable
+
+T = TypeVar("T")
+
+_JOB = "job, manifest, request, state, created_at_s, ended_at_s, summary"
+_RESULT = "task_key, job, task, record_offset, record_group, first_item, items"
+
+
+class SqliteStore:
+    """`ports.Store` over state.db and the folder `jobs` beside it. Made by `open`; to be closed."""
+
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, spool: Spool) -> None:
+        self.warning: str | None = None
+        """One line for the user if state.db had to be moved aside."""
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._spool = spool
+        self._writing = Lane("store-write", self._commit_together)
+        self._reading = Lane("store-read")
+        self._spooling = Lane("store-spool")
+
+    @classmethod
+    def open(cls, path: Path | str) -> SqliteStore:
+        """Opens or creates state.db at `path`, and `jobs` beside it.
+
+        A file that is damaged, or of a newer version, is moved aside to state.db.corrupt-<n> with its spools; `warning`
+        says so. Raises `StateUnusable` if the files cannot be used at all. Blocks while the whole file is checked.
+        """
+        path = Path(path)
+        jobs = path.parent / "jobs"
+        warning = None
+        try:
+            writer = open_checked(path)
+        except Damaged as damage:
+            aside = move_aside(path, jobs)
+            warning = f"state.db could not be used ({damage}); it was moved to {aside}, and a new one was started"
+            try:
+                writer = open_checked(path)
+            except Damaged as again:
+                raise StateUnusable(f"cannot use {path}: {again}") from None
+        try:
+            jobs.mkdir(mode=0o700, exist_ok=True)
+            spool = Spool(jobs)
+            _make_agree(writer, spool)
+            reader = connect(path)
+        except OSError as error:
+            writer.close()
+            raise StateUnusable(f"cannot use {jobs}: {error.strerror}") from None
+        except sqlite3.Error as error:
+            writer.close()
+            raise unusable(path, error) from None
+        except StateUnusable:
+            writer.close()
+            raise
+        store = cls(path, writer, reader, spool)
+        store.warning = warning
+        return store
+
+    def close(self) -> None:
+        """Finishes what was begun and closes every file. Blocks; may be called twice."""
+        for lane in (self._spooling, self._reading, self._writing):
+            lane.close()
+        self._spool.close()
+        self._reader.close()
+        self._writer.close()
+
+    def __enter__(self) -> SqliteStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- jobs ---
+
+    async def add_job(self, row: JobRow) -> None:
+        """Inserts or replaces. Past `JOBS_KEPT_MAX` the oldest ended jobs are forgotten.
+
+        Raises `LimitExceeded` if none of them has ended, ValueError if the id is not a job id.
+        """
+        if not is_job_id(row.job):
+            raise ValueError(f"not a job id: {row.job[:64]!r}")
+
+        def work() -> list[JobId]:
+            self._writer.execute(
+                f"INSERT INTO jobs ({_JOB}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET "  # noqa: S608
+                "manifest = excluded.manifest, request = excluded.request, state = excluded.state, "
+                "created_at_s = excluded.created_at_s, ended_at_s = excluded.ended_at_s, summary = excluded.summary",
+                (row.job, row.manifest, row.request, row.state, row.created_at_s, row.ended_at_s, row.summary),
+            )
+            kept = int(self._writer.execute("SELECT count(*) FROM jobs").fetchone()[0])
+            if kept <= JOBS_KEPT_MAX:
+                return []
+            gone = self._writer.execute(
+                "SELECT job FROM jobs WHERE ended_at_s IS NOT NULL AND job != ? ORDER BY ended_at_s, number LIMIT ?",
+                (row.job, kept - JOBS_KEPT_MAX),
+            ).fetchall()
+            if len(gone) < kept - JOBS_KEPT_MAX:
+                raise LimitExceeded("jobs kept", current=kept - 1, attempted=1, limit=JOBS_KEPT_MAX, unit="jobs")
+            self._writer.executemany("DELETE FROM jobs WHERE job = ?", gone)
+            return [JobId(job) for (job,) in gone]
+
+        for job in await self._write(work):
+            await self._forget_spool(job)
+
+    async def set_job_state(self, job: JobId, state: str, *, ended_at_s: float | None, summary: str) -> None:
+        """No effect on a job that is not known."""
+
+        def work() -> None:
+            self._writer.execute(
+                "UPDATE jobs SET state = ?, ended_at_s = ?, summary = ? WHERE job = ?",
+                (state, ended_at_s, summary, job),
+            )
+
+        await self._write(work)
+
+    async def job(self, job: JobId) -> JobRow | None:
+        def work() -> JobRow | None:
+            row = self._reader.execute(f"SELECT {_JOB} FROM jobs WHERE job = ?", (job,)).fetchone()  # noqa: S608
+            return None if row is None else JobRow(*row)
+
+        return await self._read(work)
+
+    async def jobs(self, *, limit: int = 1000) -> list[JobRow]:
+        def work() -> list[JobRow]:
+            rows = self._reader.execute(
+                f"SELECT {_JOB} FROM jobs ORDER BY created_at_s DESC, number DESC LIMIT ?",  # noqa: S608
+                (max(0, limit),),
+            )
+            return [JobRow(*row) for row in rows]
+
+        return await self._read(work)
+
+    async def forget_job(self, job: JobId) -> None:
+        def work() -> None:
+            self._writer.execute("DELETE FROM jobs WHERE job = ?", (job,))
+
+        await self._write(work)
+        await self._forget_spool(job)
+
+    # --- results ---
+
+    async def append_results(self, job: JobId, record: Sequence[Buffer]) -> int:
+        return await self._spooling.call(lambda: self._spool.append(job, record))
+
+    async def read_results(self, job: JobId, offset: int) -> bytes:
+        return await self._spooling.call(lambda: self._spool.read(job, offset))
+
+    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None:
+        """Inserts or replaces. Raises `StateUnusable` if a job is not known."""
+
+        def work() -> None:
+            jobs = dict.fromkeys([row.job for row in rows] + [receipt.job for receipt in receipts])
+            numbers = {job: self._number(job) for job in jobs}
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO results "
+                "(number, task, task_key, record_offset, record_group, first_item, items) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (numbers[row.job], row.task, row.task_key, row.offset, row.group, row.first_item, row.items)
+                    for row in rows
+                ],
+            )
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO receipts (number, frame, peer, signed) VALUES (?, ?, ?, ?)",
+                [(numbers[row.job], row.frame, row.peer, row.signed) for row in receipts],
+            )
+
+        await self._write(work)
+
+    async def results_of(self, job: JobId) -> list[ResultRow]:
+        def work() -> list[ResultRow]:
+            rows = self._reader.execute(
+                f"SELECT {_RESULT} FROM results JOIN jobs USING (number) WHERE job = ? ORDER BY task",  # noqa: S608
+                (job,),
+            )
+            return [ResultRow(*row) for row in rows]
+
+        return await self._read(work)
+
+    async def find_results(self, task_keys: Sequence[bytes]) -> dict[bytes, ResultRow]:
+        """Those that there are; of several with the same key, the one of the job added last."""
+
+        def work() -> dict[bytes, ResultRow]:
+            found = {}
+            for key in task_keys:
+                row = self._reader.execute(
+                    f"SELECT {_RESULT} FROM results JOIN jobs USING (number) WHERE task_key = ? "  # noqa: S608
+                    "ORDER BY number DESC, task LIMIT 1",
+                    (key,),
+                ).fetchone()
+                if row is not None:
+                    found[key] = ResultRow(*row)
+            return found
+
+        return await self._read(work)
+
+    async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
+        def work() -> None:
+            self._writer.executemany(
+                "DELETE FROM results WHERE number = (SELECT number FROM jobs WHERE job = ?) AND task = ?",
+                [(job, task) for task in tasks],
+            )
+
+        await self._write(work)
+
+    async def receipts_of(self, job: JobId) -> list[ReceiptRow]:
+        """By frame, then by peer."""
+
+        def work() -> list[ReceiptRow]:
+            rows = self._reader.execute(
+                "SELECT job, frame, peer, signed FROM receipts JOIN jobs USING (number) WHERE job = ? "
+                "ORDER BY frame, peer",
+                (job,),
+            )
+            return [ReceiptRow(*row) for row in rows]
+
+        return await self._read(work)
+
+    # --- peers and settings ---
+
+    async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
+        def work() -> None:
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO peers (peer, addresses, advert, last_seen_s) VALUES (?, ?, ?, ?)",
+                [(row.peer, json.dumps(row.addresses), row.advert, row.last_seen_s) for row in rows],
+            )
+            excess = self._writer.execute("SELECT count(*) FROM peers").fetchone()[0] - PEERS_REMEMBERED_MAX
+            if excess > 0:
+                self._writer.execute(
+                    "DELETE FROM peers WHERE peer IN (SELECT peer FROM peers ORDER BY last_seen_s, peer DESC LIMIT ?)",
+                    (excess,),
+                )
+
+        await self._write(work)
+
+    async def peers(self) -> list[PeerRow]:
+        def work() -> list[PeerRow]:
+            rows = self._reader.execute(
+                "SELECT peer, addresses, advert, last_seen_s FROM peers ORDER BY last_seen_s DESC, peer"
+            )
+            return [PeerRow(PeerId(row[0]), tuple(json.loads(row[1])), row[2], row[3]) for row in rows]
+
+        return await self._read(work)
+
+    async def setting(self, key: str) -> str | None:
+        def work() -> str | None:
+            row = self._reader.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._read(work)
+
+    async def set_setting(self, key: str, value: str | None) -> None:
+        def work() -> None:
+            if value is None:
+                self._writer.execute("DELETE FROM settings WHERE key = ?", (key,))
+            else:
+                self._writer.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, value))
+
+        await self._write(work)
+
+    # --- lanes ---
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._writing.call(work)
+        except sqlite3.Error as error:
+            raise unusable(self._path, error) from None
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._reading.call(work)
+        except sqlite3.Error as error:
+            raise unusable(self._path, error) from None
+
+    async def _forget_spool(self, job: JobId) -> None:
+        await self._spooling.call(lambda: self._spool.forget(job))
+
+    def _number(self, job: JobId) -> int:
+        row = self._writer.execute("SELECT number FROM jobs WHERE job = ?", (job,)).fetchone()
+        if row is None:
+            raise StateUnusable(f"job {job} is not in {self._path}")
+        return int(row[0])
+
+    def _commit_together(self, calls: Sequence[Call]) -> None:
+        """Performs the calls in one transaction. If the commit fails, so does every call."""
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                self._writer.execute("SAVEPOINT call")
+                call.perform()
+                # A full disk makes SQLite roll back everything; then there is no savepoint left to go back to.
+                if call.error is not None and self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK TO call")
+                self._writer.execute("RELEASE call")
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            causes = [call.error for call in calls if isinstance(call.error, sqlite3.Error)]
+            for call in calls:
+                call.error = causes[0] if causes else error
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+
+
+def _make_agree(writer: sqlite3.Connection, spool: Spool) -> None:
+    """Removes spools without a job, and rows whose record is not there."""
+    numbers = {JobId(job): number for job, number in writer.execute("SELECT job, number FROM jobs") if is_job_id(job)}
+    for job in spool.jobs():
+        if job not in numbers:
+            spool.forget(job)
+    for job, number in numbers.items():
+        writer.execute("DELETE FROM results WHERE number = ? AND record_offset >= ?", (number, spool.end(job)))
