@@ -1,0 +1,71 @@
+"""Whatever the daemon says is a snapshot."""
+
+from __future__ import annotations
+
+import math
+
+from fake_daemon import PEER, picture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerinfer.limits import NAME_CHARS_MAX
+from peerinfer_tui.events import changes
+from peerinfer_tui.snapshot import Reason, clean, read_snapshot
+from peerinfer_tui.view import attention, device_table, job_table, node_line, peer_table
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+FIELDS = sorted({field for answer in picture().values() for raw in ([answer] if isinstance(answer, dict) else answer)
+                 for field in raw})  # fmt: skip
+RECORD = st.dictionaries(st.sampled_from(FIELDS), JSON)
+
+
+def test_the_answers_of_a_healthy_daemon_are_read_whole() -> None:
+    answers = picture()
+    snapshot = read_snapshot(*(answers[f"/api/v1/{name}"] for name in ("node", "devices", "peers", "jobs")))
+    assert (snapshot.node.peer_id, snapshot.node.name, snapshot.node.alive) == (PEER, "alder", 1)
+    assert snapshot.devices[0].memory_bytes == 16 << 30
+    assert snapshot.devices[0].gemm_gflops == 210
+    assert snapshot.devices[0].power_w is None
+    assert snapshot.peers[0].devices == ("cpu",)
+    assert (snapshot.jobs[0].tasks, snapshot.jobs[0].accepted, snapshot.jobs[0].failed) == (100, 40, 0)
+
+
+@given(st.tuples(RECORD | JSON, *[st.lists(RECORD) | JSON] * 3), st.integers(1, 250))
+def test_any_json_can_be_shown_at_any_width(answers: tuple[object, ...], width: int) -> None:
+    snapshot = read_snapshot(*answers)
+    node_line(snapshot.node, width)
+    attention(snapshot, 0.0)
+    changes(snapshot, snapshot)
+    for lay in (device_table, job_table, peer_table):
+        table = lay(snapshot, width)
+        assert all(len(row.cells) == len(table.headings) for row in table.rows)
+
+
+def test_devices_of_a_peer_may_be_names_or_objects() -> None:
+    peers = [{"devices": ["cpu", {"name": "Radeon"}, 3]}]
+    assert read_snapshot({}, [], peers, []).peers[0].devices == ("cpu", "Radeon", "")
+
+
+def test_failed_tasks_may_be_a_list_or_a_count() -> None:
+    jobs = read_snapshot({}, [], [], [{"failed": [3, 5]}, {"failed": 4}]).jobs
+    assert [job.failed for job in jobs] == [2, 4]
+
+
+def test_reasons_keep_their_end() -> None:
+    node = read_snapshot({"reasons": [{"reason": "by hand", "until": 90.0}, "too hot", {"until": 1}]}, [], [], []).node
+    assert node.reasons == (Reason("by hand", 90.0), Reason("too hot"))
+
+
+def test_numbers_that_are_none_read_as_unknown() -> None:
+    for rtt in ("12", True, math.nan, math.inf, 10**400, None):
+        assert read_snapshot({}, [], [{"rtt_ms": rtt}], []).peers[0].rtt_ms is None
+
+
+def test_a_stranger_cannot_write_to_the_terminal_through_a_name() -> None:
+    assert clean("\x1b]0;owned\x07bi\x9brch\u202egnp\n2") == "]0;owned bi rch gnp 2"
+    assert clean("Ulme 🌳 榆树") == "Ulme 🌳 榆树"
+    assert len(clean("x" * 10_000)) == NAME_CHARS_MAX

@@ -1,0 +1,202 @@
+"""The window against a daemon of this process. Textual runs on asyncio, so every test brings its own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_daemon import OTHER, FakeDaemon
+from textual.app import App
+from textual.pilot import Pilot
+
+from peerinfer_tui.__main__ import main
+from peerinfer_tui.app import Window
+from peerinfer_tui.live_table import LiveTable
+
+POLL_S = 0.1
+DEADLINE_S = 10.0
+SIZES = [(80, 24), (120, 40), (200, 60)]
+
+
+def screen_text(window: App[Any]) -> str:
+    strips = window.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+async def wait_until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await pilot.pause(0.02)
+
+
+async def wait_for_text(pilot: Pilot[None], text: str) -> None:
+    try:
+        await wait_until(pilot, lambda: text in screen_text(pilot.app))
+    except TimeoutError:
+        pytest.fail(f"{text!r} did not appear on\n{screen_text(pilot.app)}")
+
+
+def in_window(
+    path: Path, story: Callable[[FakeDaemon, Pilot[None]], Coroutine[Any, Any, None]], size: tuple[int, int] = (80, 24)
+) -> None:
+    """Tells `story` with a window that has seen its first snapshot."""
+
+    async def tell() -> None:
+        async with FakeDaemon(path / "node.sock") as daemon:
+            window = Window(str(daemon.path), poll_s=POLL_S)
+            async with window.run_test(size=size, notifications=True) as pilot:
+                await wait_for_text(pilot, "alder")
+                await story(daemon, pilot)
+
+    asyncio.run(tell())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_overview_shows_node_devices_peers_and_jobs(tmp_path: Path, size: tuple[int, int]) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        for text in (
+            "alder",
+            "● running",
+            "16 GiB",
+            "54 °C",
+            "birch",
+            "1.4 ms",
+            "01234567",
+            "40 %",
+            "this node",
+            "quit",
+        ):
+            await wait_for_text(pilot, text)
+        lines = screen_text(pilot.app).split("\n")
+        assert len(lines) == size[1]
+
+    in_window(tmp_path, story, size)
+
+
+def test_the_screen_follows_the_daemon(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.answers["/api/v1/jobs"][0].update(state="done", accepted=100)
+        daemon.answers["/api/v1/peers"].append({"peer_id": "x" * 20, "name": "cedar", "state": "alive"})
+        await wait_for_text(pilot, "✓ done")
+        await wait_for_text(pilot, "100 %")
+        await wait_for_text(pilot, "cedar joined")
+
+    in_window(tmp_path, story)
+
+
+def test_the_cursor_stays_where_it_was_when_a_row_is_added(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.answers["/api/v1/peers"] += [{"peer_id": f"{n}", "name": n, "state": "alive"} for n in "pqrs"]
+        table = pilot.app.screen.query_one("#peers", LiveTable)
+        await wait_until(pilot, lambda: table.row_count == 5)
+        table.focus()
+        await pilot.press("down", "down")
+        daemon.answers["/api/v1/peers"].append({"peer_id": "z", "name": "z", "state": "alive"})
+        await wait_until(pilot, lambda: table.row_count == 6)
+        assert table.cursor_row == 2
+
+    in_window(tmp_path, story)
+
+
+def test_p_pauses_and_r_resumes(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await pilot.press("p")
+        await wait_until(pilot, lambda: daemon.posted == ["/api/v1/node/pause"])
+        await pilot.press("r")
+        await wait_until(pilot, lambda: daemon.posted[1:] == ["/api/v1/node/resume"])
+
+    in_window(tmp_path, story)
+
+
+def test_a_refusal_is_shown_in_the_daemons_words(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.refusal = "the node is [leaving]"
+        await pilot.press("p")
+        await wait_for_text(pilot, "the node is [leaving]")
+
+    in_window(tmp_path, story)
+
+
+def test_the_window_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await daemon.__aexit__()
+        await wait_for_text(pilot, "no daemon at")
+        await wait_for_text(pilot, "birch")  # what was last known stays, marked as old
+        assert pilot.app.screen.has_class("-stale")
+        daemon.answers["/api/v1/node"].update(pid=4712, name="alder again")
+        async with daemon:
+            await wait_for_text(pilot, "alder again")
+            await wait_for_text(pilot, "started again")
+            assert not pilot.app.screen.has_class("-stale")
+        async with daemon:
+            await wait_for_text(pilot, "alder again")
+
+    in_window(tmp_path, story)
+
+
+def test_garbage_from_the_socket_does_not_end_the_window(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.answers["/api/v1/peers"] = b"\xff not JSON"
+        await wait_for_text(pilot, "peers  0")
+        daemon.answers["/api/v1/peers"] = [{"peer_id": OTHER, "name": "\x1b[31mbirch[/b]", "state": "alive"}]
+        await wait_for_text(pilot, "[31mbirch[/b]")
+        assert "\x1b" not in screen_text(pilot.app)
+
+    in_window(tmp_path, story)
+
+
+def test_help_opens_and_any_key_closes_it(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await pilot.press("question_mark")
+        await wait_for_text(pilot, "stop lending this node's devices")
+        daemon.answers["/api/v1/node"]["name"] = "hazel"  # the screen below goes on meanwhile
+        await pilot.press("q")
+        await wait_for_text(pilot, "hazel")
+        assert pilot.app.is_running
+
+    in_window(tmp_path, story)
+
+
+def test_q_closes_the_window(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await pilot.press("q")
+        await wait_until(pilot, lambda: not pilot.app.is_running)
+
+    in_window(tmp_path, story)
+
+
+def test_the_layout_follows_the_terminal(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        for width, height in [*SIZES, (80, 24)]:
+            await pilot.resize_terminal(width, height)
+            await wait_for_text(pilot, "birch")
+            jobs, peers = (pilot.app.screen.query_one(name).region for name in ("#jobs", "#peers"))
+            assert (jobs.y == peers.y) == (width >= 140)
+            assert peers.right <= width
+
+    in_window(tmp_path, story)
+
+
+def test_without_a_daemon_the_command_says_so_and_exits_with_7(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 7
+    assert "start one with `peerinfer join`" in capsys.readouterr().err
+    assert main(["--socket", str(tmp_path / "none.sock")]) == 7
+    assert "no daemon at" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "peerinfer_tui", "--socket", str(tmp_path / "none.sock")]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=60
+    )
+    assert done.returncode == 7
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,37 @@
+"""The first line of the screen."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.widgets import Static
+
+from peerinfer_tui.paint import painted
+from peerinfer_tui.snapshot import NodePicture
+from peerinfer_tui.view import node_line
+
+
+class NodeLine(Static):
+    """Says which node this is, and whether anybody is there."""
+
+    def __init__(self) -> None:
+        super().__init__(id="node", markup=False)
+        self._node = NodePicture()
+        self._lost = ""
+
+    def show(self, node: NodePicture) -> None:
+        self._node, self._lost = node, ""
+        self._draw()
+
+    def show_lost(self, reason: str) -> None:
+        self._lost = reason
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        self.set_class(bool(self._lost), "-lost")
+        if self._lost:
+            self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"))
+        else:
+            self.update(painted(node_line(self._node, self.content_size.width), self.app.theme_variables))
