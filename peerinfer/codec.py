@@ -140,6 +140,11 @@ def record(cls: type[Any]) -> Check:
     return check
 
 
+def fields_of(part: Any) -> Sequence[Any]:
+    """A part or message as MessagePack takes it, without a tag: what `record` of its class reads back."""
+    return _layout(type(part)).fields(part)
+
+
 def _forward(check: Check, inner: Check, wrap: Callable[[Check], Check]) -> Check:
     to_wire = getattr(inner, _TO_WIRE, None)
     if to_wire is not None:

@@ -46,6 +46,10 @@ COLD_BYTES_PER_S = 200_000.0
 """The slowest model transfer that is waited for, added to the time of a worker's first frame of a job."""
 
 COLD_START_S = 90.0
+REFUSAL_REST_S = 1.0
+REFUSALS_MAX = 10
+"""Refusals in a row for passing reasons, after which a worker gets no more of this job."""
+
 STRIKES_MAX = 3
 """Frames in a row that timed out, after which a worker gets no more of this job."""
 
@@ -119,6 +123,16 @@ class JobCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBroken:
+    """This node cannot go on with the job (its disk is full, its inputs are gone)."""
+
+    job: JobId
+    reason: str
+    kind: str
+    """Name of the error."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerJoined:
     peer: PeerId
     offer: WorkerOffer
@@ -171,6 +185,7 @@ Event = (
     | TasksAdded
     | JobClosed
     | JobCancelled
+    | JobBroken
     | WorkerJoined
     | WorkerLost
     | WindowSet
@@ -206,6 +221,14 @@ class KeepResults:
     frame: int
     job: JobId
     tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropResults:
+    """Nothing of this answer is wanted."""
+
+    peer: PeerId
+    frame: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +280,16 @@ class DropWorker:
 
 
 Effect = (
-    SendFrame | CancelFrame | KeepResults | Audit | VoidResults | JobChanged | TaskFailedForGood | JobEnded | DropWorker
+    SendFrame
+    | CancelFrame
+    | KeepResults
+    | DropResults
+    | Audit
+    | VoidResults
+    | JobChanged
+    | TaskFailedForGood
+    | JobEnded
+    | DropWorker
 )
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -301,6 +333,8 @@ class _Worker:
     offer: WorkerOffer
     window: int = 0
     reason: str = "has not said yet how much it takes"
+    rests_until_s: float = 0.0
+    """After a refusal, so that the same frame is not offered in a circle."""
     frames: dict[int, _Frame] = field(default_factory=dict)
 
 
@@ -311,6 +345,8 @@ class _Job:
     accepted_s: float
     last_usable_s: float
     refused: dict[PeerId, str] = field(default_factory=dict)
+    refusals: dict[PeerId, int] = field(default_factory=dict)
+    """In a row, and not for good."""
     strikes: dict[PeerId, int] = field(default_factory=dict)
     warm: set[PeerId] = field(default_factory=set)
     served_s: float = 0.0
@@ -351,6 +387,9 @@ class Coordination:
             case JobCancelled(job, reason):
                 if job in self._jobs:
                     self._end(self._jobs[job], "cancelled", reason, "")
+            case JobBroken(job, reason, kind):
+                if job in self._jobs:
+                    self._end(self._jobs[job], "failed", reason, kind)
             case WorkerJoined(peer, offer):
                 self._workers[peer] = _Worker(peer, offer)
             case WorkerLost(peer, reason):
@@ -361,8 +400,8 @@ class Coordination:
                     self._workers[peer].reason = reason
             case FrameAnswered():
                 self._answered(event, now_s)
-            case FrameRefused(peer, frame, reason, final):
-                self._refused(peer, frame, reason, final, now_s)
+            case FrameRefused():
+                self._refused(event, now_s)
             case AuditDone():
                 self._audit_done(event)
             case Tick():
@@ -370,7 +409,7 @@ class Coordination:
         self._expire(now_s)
         self._fill(now_s)
         self._conclude(now_s)
-        self.deadline_s = self._deadline(now_s)
+        self.deadline_s = min(self._deadlines(now_s), default=NEVER)
         effects, self._effects = self._effects, []
         return effects
 
@@ -433,8 +472,9 @@ class Coordination:
         for job in self._jobs.values():
             job.ledger.wake(now_s)
         for worker in self._workers.values():
-            while len(worker.frames) < worker.window and self._give_one(worker, now_s):
-                pass
+            if now_s >= worker.rests_until_s:
+                while len(worker.frames) < worker.window and self._give_one(worker, now_s):
+                    pass
 
     def _give_one(self, worker: _Worker, now_s: float) -> bool:
         waiting = [job for job in self._jobs.values() if job.ledger.waiting and self._why_not(job, worker) is None]
@@ -513,14 +553,14 @@ class Coordination:
     def _answered(self, event: FrameAnswered, now_s: float) -> None:
         worker = self._workers.get(event.peer)
         frame = worker.frames.pop(event.frame, None) if worker else None
-        if worker is None or frame is None:
-            return
-        job = self._jobs.get(frame.job)
-        if job is None:
+        job = self._jobs.get(frame.job) if frame else None
+        if worker is None or frame is None or job is None:
+            self._effects.append(DropResults(event.peer, event.frame))
             return
         peer, spec = event.peer, job.spec
         job.warm.add(peer)
         job.strikes.pop(peer, None)
+        job.refusals.pop(peer, None)
         if event.done and event.compute_s > 0:
             self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, event.compute_s)
         provisional = spec.verify == "spot" and not worker.offer.local
@@ -532,6 +572,8 @@ class Coordination:
         if kept:
             job.kept[peer] = job.kept.get(peer, 0) + len(kept)
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
+        else:
+            self._effects.append(DropResults(peer, frame.number))
         if provisional and kept:
             self._draw_audits(job, peer, kept)
         for position, kind, reason in event.failures:
@@ -566,18 +608,19 @@ class Coordination:
         else:
             self._effects.append(TaskFailedForGood(job.spec.job, task, f"{kind}: {reason}"))
 
-    def _refused(self, peer: PeerId, number: int, reason: str, final: bool, now_s: float) -> None:
+    def _refused(self, event: FrameRefused, now_s: float) -> None:
+        peer = event.peer
         worker = self._workers.get(peer)
-        frame = worker.frames.pop(number, None) if worker else None
+        frame = worker.frames.pop(event.frame, None) if worker else None
         job = self._jobs.get(frame.job) if frame else None
         if worker is None or frame is None or job is None:
             return
         job.ledger.give_back(frame.tasks)
-        if final:
-            job.refused[peer] = reason
+        job.refusals[peer] = job.refusals.get(peer, 0) + 1
+        if event.final or job.refusals[peer] >= REFUSALS_MAX:
+            job.refused[peer] = event.reason
         else:
-            worker.window = min(worker.window, len(worker.frames))
-            worker.reason = reason
+            worker.rests_until_s = now_s + REFUSAL_REST_S
         self._effects.append(JobChanged(job.spec.job))
 
     def _lose(self, peer: PeerId, reason: str) -> None:
@@ -642,11 +685,10 @@ class Coordination:
 
     # --- pictures --------------------------------------------------------------------------------------------------
 
-    def _deadline(self, now_s: float) -> float:
-        return min(self._deadlines(), default=NEVER)
-
-    def _deadlines(self) -> Iterable[float]:
+    def _deadlines(self, now_s: float) -> Iterable[float]:
         for worker in self._workers.values():
+            if worker.rests_until_s > now_s:
+                yield worker.rests_until_s
             for frame in worker.frames.values():
                 yield frame.expires_s
         for job in self._jobs.values():
@@ -655,7 +697,8 @@ class Coordination:
                 yield delayed
             if job.spec.deadline_s is not None:
                 yield job.accepted_s + job.spec.deadline_s
-            if not job.spec.online and not any(self._why_not(job, worker) is None for worker in self._workers.values()):
+            stuck = not job.spec.online and not job.ledger.all_answered
+            if stuck and not any(self._why_not(job, worker) is None for worker in self._workers.values()):
                 yield job.last_usable_s + job.spec.patience_s
 
     @property

@@ -1,6 +1,6 @@
 """Every message that peers exchange. docs/PROTOCOL.md explains the conversations; a test keeps the two in step.
 
-Tags 1–19 work streams, 20–29 blobs, 30–39 members, 40–49 signed statements.
+Tags 1–19 work streams, 20–29 blobs, 30–39 members, 40–49 signed statements, 50–59 records on disk.
 """
 
 from __future__ import annotations
@@ -325,3 +325,25 @@ class Manifest:
     committee: tuple[str, ...] = wire(listed(_id, 16))
     byzantine: int = wire(uint(8))
     """How many liars among the committee are tolerated (b of the quorum formula)."""
+
+
+# --- records on disk -----------------------------------------------------------------------------------------------
+
+
+@part
+class RecordGroup:
+    """Outputs of some tasks, joined along the first axis."""
+
+    tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    rows: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    """Rows of each task, in the same order."""
+    tensors: tuple[TensorSpec, ...] = wire(listed(record(TensorSpec), TENSORS_MAX))
+
+
+@message(50)
+class ResultRecord:
+    """The header of one record of a job's spool: an answered frame. The tensors follow it."""
+
+    peer: str = wire(_id)
+    frame: int = wire(uint(48))
+    groups: tuple[RecordGroup, ...] = wire(listed(record(RecordGroup), FRAME_TASKS_MAX))

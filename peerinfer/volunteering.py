@@ -108,6 +108,13 @@ class RefuseFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class DropFrame:
+    """Forget a frame that was never started; no answer is wanted."""
+
+    key: FrameKey
+
+
+@dataclass(frozen=True, slots=True)
 class StateChanged:
     """What the advert and the status say has changed."""
 
@@ -120,7 +127,7 @@ class Finished:
     """Asked to finish, and nothing runs or waits any more."""
 
 
-Effect = SetWindow | StartFrame | StopFrame | RefuseFrame | StateChanged | Finished
+Effect = SetWindow | StartFrame | StopFrame | RefuseFrame | DropFrame | StateChanged | Finished
 
 
 @dataclass(slots=True)
@@ -212,7 +219,9 @@ class Volunteering:
         self._effects.append(SetWindow(peer, self._window(), self.reason))
 
     def _leave(self, peer: PeerId) -> None:
-        self._coordinators.pop(peer, None)
+        coordinator = self._coordinators.pop(peer, None)
+        if coordinator is not None:
+            self._effects += [DropFrame(key) for key in coordinator.waiting]
         for key in [key for key in self._running if key[0] == peer]:
             self._effects.append(StopFrame(key))
 
@@ -240,6 +249,7 @@ class Volunteering:
         coordinator = self._coordinators.get(key[0])
         if coordinator is not None and key in coordinator.waiting:
             coordinator.waiting.remove(key)
+            self._effects.append(DropFrame(key))
         elif key in self._running:
             self._effects.append(StopFrame(key))
 

@@ -1,0 +1,50 @@
+"""The one driver of machines: wait for an event or the deadline, ask the machine, perform its effects in order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from peerinfer.machine import Machine, Tick
+from peerinfer_node.ports import LocalClock
+
+E = TypeVar("E")
+F = TypeVar("F")
+
+EVENTS_WAITING_MAX = 100_000
+"""Every source of events is itself bounded (windows, streams, requests); beyond this something is broken."""
+
+
+class Driver(Generic[E, F]):
+    """Runs one machine. `post` may be called from anywhere in the event loop, also while an effect is performed."""
+
+    def __init__(self, machine: Machine[E, F], clock: LocalClock, perform: Callable[[F], Awaitable[None]]) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._perform = perform
+        self._events: deque[E | Tick] = deque()
+        self._posted = trio.Event()
+
+    def post(self, event: E) -> None:
+        if len(self._events) >= EVENTS_WAITING_MAX:
+            raise RuntimeError(f"{len(self._events)} events wait for {type(self._machine).__name__}")
+        self._events.append(event)
+        self._posted.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            if not self._events:
+                self._posted = trio.Event()
+                wait_s = self._machine.deadline_s - self._clock.now_s()
+                with trio.move_on_after(max(wait_s, 0.0) if math.isfinite(wait_s) else math.inf):
+                    await self._posted.wait()
+                if not self._events:
+                    self._events.append(Tick())
+            while self._events:
+                for effect in self._machine.handle(self._events.popleft(), self._clock.now_s()):
+                    await self._perform(effect)

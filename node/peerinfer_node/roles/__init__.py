@@ -1,0 +1,1 @@
+"""What a node does with its streams: coordinate, volunteer, serve blobs, tell who is there."""

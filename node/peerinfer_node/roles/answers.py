@@ -1,0 +1,101 @@
+"""Results of a frame as the coordinator takes them: checked against what was asked, then cut by task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peerinfer.envelope import unseal
+from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.ids import PeerId
+from peerinfer.messages import Frame, OutputGroup, Receipt, Results
+from peerinfer.tensors import FREE, Port
+
+Rows = dict[str, NDArray[Any]]
+"""Outputs by name; the first axis is the items of one task, or of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Checked results of one frame."""
+
+    peer: PeerId
+    frame: Frame
+    groups: tuple[OutputGroup, ...]
+    body: bytes
+    receipt: bytes
+
+    def rows(self, task: int) -> Rows:
+        """The outputs of one task that the frame answered. Raises KeyError if it did not."""
+        position = self.frame.tasks.index(task)
+        start = 0
+        for group in self.groups:
+            if position in group.positions:
+                before = group.positions[: group.positions.index(position)]
+                first = sum(self.frame.items[other] for other in before)
+                return cut(group.tensors, self.body, start, first, self.frame.items[position])
+            start += sum(spec.size_bytes for spec in group.tensors)
+        raise KeyError(task)
+
+
+def raw_bytes(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array, row-major, without a copy where it lies so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def cut(tensors: Sequence[Any], body: bytes | memoryview, start: int, first: int, items: int) -> Rows:
+    """Rows `first` to `first + items` of a group whose tensors lie in `body` from `start` on. Views, not copies."""
+    rows: Rows = {}
+    for spec in tensors:
+        count = spec.size_bytes // np.dtype(spec.dtype).itemsize
+        array = np.frombuffer(body, dtype=spec.dtype, count=count, offset=start).reshape(spec.shape)
+        rows[spec.name] = array[first : first + items]
+        start += spec.size_bytes
+    return rows
+
+
+def check_results(peer: PeerId, frame: Frame, results: Results, body: bytes, outputs: Mapping[str, Port]) -> Answer:
+    """Raises `ProtocolError` unless every task is answered once, with the outputs that the model gives and a receipt."""
+    wrong = f"the results of frame {frame.frame} from {peer}"
+    positions = [position for group in results.groups for position in group.positions]
+    positions += [failure.position for failure in results.failures]
+    if sorted(positions) != list(range(len(frame.tasks))):
+        raise ProtocolError(f"{wrong} do not answer every task once")
+    if sum(spec.size_bytes for group in results.groups for spec in group.tensors) != len(body):
+        raise ProtocolError(f"{wrong} claim other sizes than they have")
+    for group in results.groups:
+        items = sum(frame.items[position] for position in group.positions)
+        if sorted(spec.name for spec in group.tensors) != sorted(outputs):
+            raise ProtocolError(f"{wrong} hold other outputs than were asked for")
+        for spec in group.tensors:
+            port = outputs[spec.name]
+            if spec.dtype != port.dtype or not spec.shape or spec.shape[0] != items:
+                raise ProtocolError(f"{wrong} hold {spec.name} as {spec.dtype}{list(spec.shape)} for {items} items")
+            if not _fits(spec.shape[1:], port.shape):
+                raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
+    try:
+        _, receipt = unseal(Receipt, results.receipt, signer=peer)
+    except DecodeError as error:
+        raise ProtocolError(f"{wrong} have no valid receipt: {error}") from None
+    named = (receipt.job, receipt.term, receipt.frame, receipt.tasks, receipt.attempts)
+    if named != (frame.job, frame.term, frame.frame, frame.tasks, frame.attempts):
+        raise ProtocolError(f"{wrong} have a receipt for something else")
+    if receipt.outputs_digest != hashlib.sha256(body).digest():
+        raise ProtocolError(f"{wrong} have a receipt for other outputs")
+    return Answer(peer, frame, results.groups, body, results.receipt)
+
+
+def _fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:
+    """True if items of this shape can come from an output of this shape, with or without its first axis."""
+
+    def agrees(dims: tuple[int, ...]) -> bool:
+        return len(dims) == len(item_shape) and all(
+            want in (FREE, have) for want, have in zip(dims, item_shape, strict=True)
+        )
+
+    return agrees(port[1:]) or agrees(port) or not port

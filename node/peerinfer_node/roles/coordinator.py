@@ -1,0 +1,369 @@
+"""The coordinator's side of work streams: sends frames, takes results, has samples computed again, keeps what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import trio
+
+from peerinfer.coordination import (
+    Audit,
+    AuditDone,
+    CancelFrame,
+    Coordination,
+    DropResults,
+    DropWorker,
+    Effect,
+    Event,
+    FrameAnswered,
+    FrameRefused,
+    JobAccepted,
+    JobBroken,
+    JobChanged,
+    JobEnded,
+    JobSpec,
+    KeepResults,
+    SendFrame,
+    TaskFailedForGood,
+    VoidResults,
+    WindowSet,
+    WorkerJoined,
+    WorkerLost,
+    WorkerOffer,
+)
+from peerinfer.errors import PeerinferError, ProtocolError
+from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.limits import INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
+from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node.driver import Driver
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
+from peerinfer_node.roles.answers import Answer, check_results
+from peerinfer_node.roles.work_stream import Conversation, greet, say_goodbye
+
+FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
+IDLE_LINK_S = 30.0
+"""A work stream that no job has used for this long is closed."""
+
+AUDITS_TOGETHER_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInputs:
+    """Tensors of some tasks, joined along the first axis, ready to travel."""
+
+    items: tuple[int, ...]
+    tensors: tuple[TensorSpec, ...]
+    body: Sequence[Buffer]
+
+
+class JobBody(Protocol):
+    """What the tasks of one job consist of and where their results go. The machine knows neither."""
+
+    @property
+    def brief(self) -> JobBrief: ...
+
+    @property
+    def outputs(self) -> dict[str, Port]:
+        """The outputs wanted."""
+
+    async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
+        """May raise `InputError` (a file that was there has gone)."""
+
+    async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
+        """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
+
+    async def audit(self, tasks: Sequence[int]) -> Sequence[tuple[bool | None, str]]:
+        """Computes kept tasks here and compares: for each whether it agrees (None: cannot tell), and the detail."""
+
+    async def void(self, tasks: Sequence[int]) -> None: ...
+
+    def changed(self) -> None: ...
+
+    async def failed(self, task: int, reason: str) -> None: ...
+
+    async def ended(self, state: str, reason: str, kind: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Link:
+    stream: MessageStream
+    conversation: Conversation
+    outbox: trio.MemorySendChannel[SendFrame]
+    briefed: set[JobId] = field(default_factory=set)
+    sent: dict[int, Frame] = field(default_factory=dict)
+
+
+class CoordinatorRole:
+    """Coordinates this node's jobs over work streams that others open for it with `work_with`."""
+
+    def __init__(
+        self,
+        *,
+        machine: Coordination,
+        blobs: BlobStore,
+        fetch_blob: FetchBlob,
+        clock: LocalClock,
+        log: Log,
+        swarm: str,
+    ) -> None:
+        self.machine = machine
+        self._blobs = blobs
+        self._fetch_blob = fetch_blob
+        self._log = log
+        self._swarm = swarm
+        self._links: dict[PeerId, _Link] = {}
+        self._bodies: dict[JobId, JobBody] = {}
+        self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
+        self._nursery: trio.Nursery | None = None
+        self._answers: dict[tuple[PeerId, int], Answer] = {}
+        """Checked, until the machine has said which of their tasks count."""
+        self._audits: list[Audit] = []
+        self._audit_drawn = trio.Event()
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    # --- outside -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._audit)
+            await self._driver.run()
+
+    def accept(self, spec: JobSpec, body: JobBody) -> None:
+        self._bodies[spec.job] = body
+        self._driver.post(JobAccepted(spec))
+
+    def post(self, event: Event) -> None:
+        self._driver.post(event)
+
+    @property
+    def wants_workers(self) -> bool:
+        return bool(self._bodies)
+
+    @property
+    def workers(self) -> list[PeerId]:
+        return list(self._links)
+
+    def body_of(self, job: JobId) -> JobBody | None:
+        return self._bodies.get(job)
+
+    async def work_with(self, raw: Stream, offer: WorkerOffer) -> str:
+        """Uses the volunteer behind this stream until it leaves. Returns why it ended, in one line."""
+        stream = MessageStream(raw)
+        peer = stream.peer
+        try:
+            await greet(stream, swarm=self._swarm)
+        except PeerinferError as error:
+            await stream.close()
+            return str(error)
+        outbox, frames = trio.open_memory_channel[SendFrame](float("inf"))  # bounded by the worker's window
+        link = _Link(stream, Conversation(stream, lambda message, body: self._receive(link, message, body)), outbox)
+        self._links[peer] = link
+        self._driver.post(WorkerJoined(peer, offer))
+        reason = "this node stops"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_frames, link, frames)
+                nursery.start_soon(self._close_when_idle, link, nursery.cancel_scope)
+                reason = await link.conversation.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.bytes_in += stream.bytes_in
+            self.bytes_out += stream.bytes_out
+            del self._links[peer]
+            self._driver.post(WorkerLost(peer, reason))
+            with trio.CancelScope(shield=True):
+                await stream.close()
+        return reason
+
+    async def _close_when_idle(self, link: _Link, scope: trio.CancelScope) -> None:
+        idle_checks = 0
+        while idle_checks < 2:
+            await trio.sleep(IDLE_LINK_S / 2)
+            idle_checks = 0 if self._bodies or link.sent else idle_checks + 1
+        await say_goodbye(link.stream, "no work for now")
+        scope.cancel()
+
+    # --- what workers say --------------------------------------------------------------------------------------------
+
+    async def _receive(self, link: _Link, message: Any, body: bytes) -> None:
+        peer = link.stream.peer
+        match message:
+            case Window(frames, reason):
+                self._driver.post(WindowSet(peer, frames, reason))
+            case Results():
+                self._take(link, message, body)
+            case Refused(number, reason, final):
+                if link.sent.pop(number, None) is not None:
+                    self._settle(link)
+                    self._driver.post(FrameRefused(peer, number, reason, final))
+            case _:
+                raise ProtocolError(f"{peer} sent {type(message).__name__} to a coordinator")
+
+    def _take(self, link: _Link, results: Results, body: bytes) -> None:
+        frame = link.sent.pop(results.frame, None)
+        self._settle(link)
+        job_body = self._bodies.get(JobId(frame.job)) if frame else None
+        if frame is None or job_body is None:
+            return  # It was cancelled here while its answer was on the way.
+        if results.outputs is None:
+            self._check(link, frame, results, body, job_body)
+        else:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._take_blob, link, frame, results, job_body)
+
+    async def _take_blob(self, link: _Link, frame: Frame, results: Results, job_body: JobBody) -> None:
+        """Large outputs come beside the stream, which stays free for signs of life."""
+        peer, cid = link.stream.peer, Cid(results.outputs or "")
+        try:
+            await self._fetch_blob(cid, [peer])
+            self._check(link, frame, results, await self._blobs.read(cid), job_body)
+        except (PeerinferError, KeyError, ValueError) as error:
+            self._log.warning("outputs not received", peer=peer, reason=str(error))
+            await say_goodbye(link.stream, f"the outputs of frame {frame.frame} cannot be had")
+
+    def _check(self, link: _Link, frame: Frame, results: Results, body: bytes, job_body: JobBody) -> None:
+        peer = link.stream.peer
+        answer = check_results(peer, frame, results, body, job_body.outputs)
+        self._answers[peer, frame.frame] = answer
+        done = tuple(sorted(position for group in results.groups for position in group.positions))
+        failures = tuple((failure.position, failure.kind, failure.reason) for failure in results.failures)
+        self._driver.post(FrameAnswered(peer, frame.frame, done, failures, max(results.compute_s, 0.0)))
+
+    def _settle(self, link: _Link) -> None:
+        link.conversation.set_busy(bool(link.sent))
+
+    # --- what the machine wants --------------------------------------------------------------------------------------
+
+    async def _perform(self, effect: Effect) -> None:
+        assert self._nursery is not None
+        match effect:
+            case SendFrame(peer, number, job, _, _):
+                if peer in self._links:
+                    self._links[peer].outbox.send_nowait(effect)
+            case CancelFrame(peer, number, reason):
+                self._cancel_frame(peer, number, reason)
+            case KeepResults(peer, number, job, tasks):
+                await self._keep(peer, number, job, tasks)
+            case DropResults(peer, number):
+                del self._answers[peer, number]
+            case Audit(job, task, peer):
+                self._audits.append(effect)
+                self._audit_drawn.set()
+            case VoidResults(job, peer, tasks, reason):
+                self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
+                if job in self._bodies:
+                    await self._bodies[job].void(tasks)
+            case JobChanged(job):
+                if job in self._bodies:
+                    self._bodies[job].changed()
+            case TaskFailedForGood(job, task, reason):
+                self._log.warning("task failed", job=job, task=task, reason=reason)
+                if job in self._bodies:
+                    await self._bodies[job].failed(task, reason)
+            case JobEnded(job, state, reason, kind):
+                await self._end(job, state, reason, kind)
+            case DropWorker(peer, reason):
+                if peer in self._links:
+                    self._nursery.start_soon(say_goodbye, self._links[peer].stream, reason)
+
+    async def _keep(self, peer: PeerId, number: int, job: JobId, tasks: Sequence[int]) -> None:
+        answer, body = self._answers.pop((peer, number)), self._bodies.get(job)
+        if body is None:
+            return
+        try:
+            await body.keep(answer, tasks)
+        except PeerinferError as error:
+            self._log.error("results could not be kept", job=job, reason=str(error))
+            self._driver.post(JobBroken(job, str(error), type(error).__name__))
+
+    def _cancel_frame(self, peer: PeerId, number: int, reason: str) -> None:
+        link = self._links.get(peer)
+        if link is not None and link.sent.pop(number, None) is not None:
+            assert self._nursery is not None
+            self._settle(link)
+            self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX]))
+
+    async def _audit(self) -> None:
+        """Computes drawn samples on this node's own device, those of one job together."""
+        while True:
+            if not self._audits:
+                self._audit_drawn = trio.Event()
+                await self._audit_drawn.wait()
+            job = self._audits[0].job
+            drawn = [audit for audit in self._audits if audit.job == job][:AUDITS_TOGETHER_MAX]
+            self._audits = [audit for audit in self._audits if audit not in drawn]
+            body = self._bodies.get(job)
+            if body is None:
+                continue
+            try:
+                verdicts = await body.audit([audit.task for audit in drawn])
+            except PeerinferError as error:
+                verdicts = [(None, str(error))] * len(drawn)
+            for audit, (agrees, detail) in zip(drawn, verdicts, strict=True):
+                self._driver.post(AuditDone(job, audit.task, audit.peer, agrees, detail))
+
+    async def _end(self, job: JobId, state: str, reason: str, kind: str) -> None:
+        body = self._bodies.pop(job, None)
+        if body is None:
+            return
+        assert self._nursery is not None
+        for link in self._links.values():
+            if job in link.briefed:
+                link.briefed.discard(job)
+                self._nursery.start_soon(self._tell, link, JobDone(job))
+        await body.ended(state, reason, kind)
+
+    async def _tell(self, link: _Link, message: Any) -> None:
+        try:
+            await link.stream.send(message)
+        except PeerinferError as error:
+            self._log.debug("message not delivered", peer=link.stream.peer, reason=str(error))
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    async def _send_frames(self, link: _Link, frames: trio.MemoryReceiveChannel[SendFrame]) -> None:
+        async for order in frames:
+            try:
+                await self._send_frame(link, order)
+            except PeerinferError as error:
+                link.sent.pop(order.frame, None)
+                self._settle(link)
+                self._driver.post(FrameRefused(link.stream.peer, order.frame, str(error), final=False))
+
+    async def _send_frame(self, link: _Link, order: SendFrame) -> None:
+        body = self._bodies.get(order.job)
+        if body is None:
+            return
+        brief = body.brief
+        if order.job not in link.briefed:
+            await link.stream.send(brief)
+            link.briefed.add(order.job)
+        inputs = await body.inputs(order.tasks)
+        size = sum(spec.size_bytes for spec in inputs.tensors)
+        cid: Cid | None = None
+        parts: Sequence[Buffer] = inputs.body
+        if size > INLINE_BYTES_MAX:
+            cid = await self._blobs.put(b"".join(parts))
+            await self._blobs.pin(cid, order.job)
+            parts = ()
+        frame = Frame(
+            frame=order.frame,
+            job=order.job,
+            term=Term(brief.term.round, brief.term.candidate),
+            tasks=order.tasks,
+            attempts=order.attempts,
+            items=inputs.items,
+            tensors=inputs.tensors,
+            inputs=cid,
+            inputs_bytes=size if cid else 0,
+        )
+        link.sent[order.frame] = frame
+        self._settle(link)
+        await link.stream.send(frame, parts)

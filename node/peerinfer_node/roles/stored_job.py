@@ -1,0 +1,188 @@
+"""A job over inputs in files, whose results lie in the node's store until they are fetched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import trio
+
+from peerinfer.binding import Binding
+from peerinfer.comparison import disagreement
+from peerinfer.control import ResultBlock
+from peerinfer.errors import PeerinferError
+from peerinfer.ids import Cid, JobId
+from peerinfer.messages import JobBrief, Manifest
+from peerinfer.splitting import Split
+from peerinfer.tensors import Port
+from peerinfer_node.formats import Inputs
+from peerinfer_node.ports import Batch, Executor, ReceiptRow, Store
+from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
+from peerinfer_node.roles.coordinator import FrameInputs
+from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
+
+INLINE_READ_BYTES_MAX = 256 * 1024
+"""Arrays below this size are cut in the event loop; a thread would cost more."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """What a job is made of, after everything about it was checked."""
+
+    manifest: Manifest
+    signed_manifest: bytes
+    inputs: Inputs
+    binding: Binding
+    split: Split
+    task_keys: bytes
+    """32 bytes for each task, in order."""
+    compare: str
+    rtol: float | None
+    atol: float | None
+
+    def task_key(self, task: int) -> bytes:
+        return self.task_keys[32 * task : 32 * task + 32]
+
+
+def task_key(model: Cid, inputs_fingerprint: bytes) -> bytes:
+    """The name of a piece of work: the same model over the same inputs, in whichever job."""
+    return hashlib.sha256(b"peerinfer/task/1\0" + model.encode() + b"\0" + inputs_fingerprint).digest()
+
+
+class StoredJob:
+    """Implements `JobBody`."""
+
+    def __init__(
+        self,
+        job: JobId,
+        files: JobFiles,
+        brief: JobBrief,
+        *,
+        store: Store,
+        executor: Executor,
+        on_change: Callable[[], None],
+        on_end: Callable[[str, str, str], object],
+    ) -> None:
+        self.job = job
+        self.files = files
+        self._brief = brief
+        self._store = store
+        self._executor = executor
+        self._on_change = on_change
+        self._on_end = on_end
+        self._outputs = {port.name: port for port in files.manifest.outputs}
+        self.failures: dict[int, str] = {}
+        self.ended_as: tuple[str, str, str] | None = None
+
+    # --- what the coordinator asks -----------------------------------------------------------------------------------
+
+    @property
+    def brief(self) -> JobBrief:
+        return self._brief
+
+    @property
+    def outputs(self) -> dict[str, Port]:
+        return self._outputs
+
+    async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
+        files = self.files
+        size = files.binding.item_bytes * sum(files.split.items_of(task) for task in tasks)
+        if files.inputs.item_names is None and size <= INLINE_READ_BYTES_MAX:
+            return self._cut(tasks)
+        return await trio.to_thread.run_sync(self._cut, tasks)
+
+    def _cut(self, tasks: Sequence[int]) -> FrameInputs:
+        files, split = self.files, self.files.split
+        counts = [split.items_of(task) for task in tasks]
+        pieces = []
+        start = 0
+        while start < len(tasks):
+            stop = start + 1
+            while stop < len(tasks) and tasks[stop] == tasks[stop - 1] + 1:
+                stop += 1
+            first = split.first_item(tasks[start])
+            pieces.append(files.inputs.rows(first, first + sum(counts[start:stop])))
+            start = stop
+        specs = files.binding.frame_specs(sum(counts))
+        body = []
+        for number, given in enumerate(files.binding.inputs):
+            if given.mode == "shared" or len(pieces) == 1:
+                body.append(raw_bytes(pieces[0][number]))
+            else:
+                body += [raw_bytes(piece[number]) for piece in pieces]
+        return FrameInputs(tuple(files.binding.frame_rows(count) for count in counts), specs, body)
+
+    async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
+        offset = await self._store.append_results(self.job, record_of(answer))
+        keys = {task: self.files.task_key(task) for task in tasks}
+        receipt = ReceiptRow(self.job, answer.frame.frame, answer.peer, answer.receipt)
+        await self._store.add_results(rows_of(self.job, answer, tasks, keys, offset), [receipt])
+
+    async def audit(self, tasks: Sequence[int]) -> Sequence[tuple[bool | None, str]]:
+        claimed: dict[int, Rows] = {}
+        for row in await self._store.results_of(self.job):
+            if row.task in tasks:
+                claimed[row.task] = OpenRecord(await self._store.read_results(row.job, row.offset)).rows(row)
+        verdicts: list[tuple[bool | None, str]] = []
+        for task in tasks:
+            try:
+                reference = await self.compute_here(task)
+            except (PeerinferError, KeyError) as error:
+                verdicts.append((None, str(error)))
+                continue
+            problem = disagreement(
+                claimed[task], reference, compare=self.files.compare, rtol=self.files.rtol, atol=self.files.atol
+            )
+            verdicts.append((not problem, f"task {task}: {problem}" if problem else ""))
+        return verdicts
+
+    async def compute_here(self, task: int) -> Rows:
+        """The outputs of one task on this node's own device. Raises as `Executor.run` does, also if the task fails."""
+        given = await self.inputs([task])
+        batch = Batch(given.items, given.tensors, given.body, self._brief.merge, self._brief.outputs)
+        result = await self._executor.run(Cid(self._brief.model), batch, self._brief.timeout_s)
+        if result.failures:
+            raise PeerinferError(result.failures[0][2])
+        rows: Rows = {}
+        start = 0
+        group = result.groups[0]
+        for spec in group.tensors:
+            array = np.frombuffer(group.body, dtype=spec.dtype, count=int(np.prod(spec.shape)), offset=start)
+            rows[spec.name] = array.reshape(spec.shape)
+            start += spec.size_bytes
+        return rows
+
+    async def void(self, tasks: Sequence[int]) -> None:
+        await self._store.void_results(self.job, tasks)
+
+    def changed(self) -> None:
+        self._on_change()
+
+    async def failed(self, task: int, reason: str) -> None:
+        self.failures[task] = reason
+
+    async def ended(self, state: str, reason: str, kind: str) -> None:
+        self.ended_as = (state, reason, kind)
+        self._on_end(state, reason, kind)
+
+
+async def read_results(
+    store: Store, job: JobId, manifest: Manifest, binding: Binding | None
+) -> AsyncIterator[ResultBlock]:
+    """What there is of a job's outputs, one block for each task, record after record."""
+    split = Split(manifest.items, manifest.items_per_task)
+    outputs = {port.name: port for port in manifest.outputs}
+    rows = sorted(await store.results_of(job), key=lambda row: (row.job, row.offset))
+    record: OpenRecord | None = None
+    held: tuple[JobId, int] | None = None
+    for row in rows:
+        if held != (row.job, row.offset):
+            record = OpenRecord(await store.read_results(row.job, row.offset))
+            held = (row.job, row.offset)
+        assert record is not None
+        found = record.rows(row)
+        if binding is not None:
+            found = {name: binding.per_item(outputs[name], values) for name, values in found.items()}
+        yield ResultBlock(split.first_item(row.task), split.items_of(row.task), found)

@@ -1,0 +1,392 @@
+"""The volunteer's side of work streams: takes frames, runs them on the devices, answers with results and a receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from peerinfer.envelope import seal
+from peerinfer.errors import (
+    AttemptTimeout,
+    ExecutionError,
+    ModelRefused,
+    OutOfMemory,
+    PeerinferError,
+    ProtocolError,
+    WorkerDied,
+)
+from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
+from peerinfer.limits import BODY_BYTES_MAX, GIB, INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.messages import (
+    Cancel,
+    Frame,
+    JobBrief,
+    JobDone,
+    OutputGroup,
+    Receipt,
+    Refused,
+    Results,
+    TaskFailure,
+    Window,
+)
+from peerinfer.volunteering import (
+    CoordinatorJoined,
+    CoordinatorLeft,
+    DropFrame,
+    Effect,
+    Event,
+    FinishAsked,
+    Finished,
+    FrameCancelled,
+    FrameFinished,
+    FrameKey,
+    FrameOffered,
+    PauseAsked,
+    RefuseFrame,
+    ResumeAsked,
+    SetWindow,
+    StartFrame,
+    StateChanged,
+    StopFrame,
+    Volunteering,
+    VolunteerPicture,
+)
+from peerinfer_node.driver import Driver
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
+from peerinfer_node.roles.work_stream import Conversation, greet, say_goodbye
+
+BRIEFS_PER_STREAM_MAX = 64
+MODEL_BYTES_MAX = 4 * GIB
+BATCH_BYTES_MAX = 1 * GIB
+"""Inputs of one frame that come as a blob, and outputs that go as one."""
+
+FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Link:
+    """One coordinator's stream, as this side sees it."""
+
+    stream: MessageStream
+    conversation: Conversation
+    briefs: OrderedDict[str, JobBrief]
+    frames: int = 0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A frame that has arrived and is not answered yet."""
+
+    link: _Link
+    brief: JobBrief
+    frame: Frame
+    body: bytes
+    scope: trio.CancelScope
+
+
+class WorkerRole:
+    """Runs other nodes' frames on this node's devices. `run` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        *,
+        executors: Sequence[Executor],
+        blobs: BlobStore,
+        fetch_blob: FetchBlob,
+        keys: Keys,
+        clock: LocalClock,
+        log: Log,
+        swarm: str,
+        lends: bool,
+    ) -> None:
+        self._executors = list(executors)
+        self._idle: list[Executor] = list(executors)
+        self._blobs = blobs
+        self._fetch_blob = fetch_blob
+        self._keys = keys
+        self._log = log
+        self._swarm = swarm
+        self._links: dict[PeerId, _Link] = {}
+        self._held: dict[FrameKey, _Held] = {}
+        self._nursery: trio.Nursery | None = None
+        self._machine = Volunteering(len(executors) if lends else 0)
+        self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
+        self.on_state: Callable[[str, str], None] = lambda state, reason: None
+        self.finished = trio.Event()
+        self.tasks_done = 0
+        self.items_done = 0
+        self.compute_s = 0.0
+
+    # --- outside ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self._driver.run()
+
+    @property
+    def picture(self) -> VolunteerPicture:
+        return self._machine.snapshot()
+
+    def pause(self, reason: str, until_s: float = math.inf) -> None:
+        """`until_s` is on the node's monotonic clock."""
+        self._driver.post(PauseAsked(reason, until_s))
+
+    def resume(self) -> None:
+        self._driver.post(ResumeAsked())
+
+    def finish(self) -> None:
+        """`finished` is set when nothing runs any more."""
+        self.finished = trio.Event()
+        self._driver.post(FinishAsked())
+
+    async def serve(self, raw: Stream) -> None:
+        """Talks to one coordinator until it leaves."""
+        stream = MessageStream(raw)
+        try:
+            await greet(stream, swarm=self._swarm)
+        except PeerinferError as error:
+            self._log.info("work stream refused", peer=stream.peer, reason=str(error))
+            await stream.close()
+            return
+        if stream.peer in self._links:
+            await say_goodbye(stream, "one work stream for each coordinator")
+            return
+        link = _Link(
+            stream, Conversation(stream, lambda message, body: self._receive(link, message, body)), OrderedDict()
+        )
+        self._links[stream.peer] = link
+        self._driver.post(CoordinatorJoined(stream.peer))
+        reason = "the node stops"
+        try:
+            reason = await link.conversation.run()
+        finally:
+            del self._links[stream.peer]
+            self._driver.post(CoordinatorLeft(stream.peer))
+            self._log.info("coordinator left", peer=stream.peer, reason=reason)
+            with trio.CancelScope(shield=True):
+                await stream.close()
+
+    # --- what coordinators say ---------------------------------------------------------------------------------------
+
+    async def _receive(self, link: _Link, message: Any, body: bytes) -> None:
+        match message:
+            case JobBrief():
+                self._brief(link, message)
+            case Frame():
+                self._take(link, message, body)
+            case Cancel(number, _):
+                self._driver.post(FrameCancelled((link.stream.peer, number)))
+            case JobDone(job):
+                link.briefs.pop(job, None)
+            case _:
+                raise ProtocolError(f"{link.stream.peer} sent {type(message).__name__} to a worker")
+
+    def _brief(self, link: _Link, brief: JobBrief) -> None:
+        try:
+            digest_of_cid(brief.model)
+        except ValueError as error:
+            raise ProtocolError(f"{link.stream.peer} names a model that is no cid: {error}") from None
+        if not is_job_id(brief.job):
+            raise ProtocolError(f"{link.stream.peer} names a job that is no job id")
+        if not 0 < brief.timeout_s <= 86_400:
+            raise ProtocolError(f"{link.stream.peer} allows {brief.timeout_s} s for a task")
+        link.briefs[brief.job] = brief
+        link.briefs.move_to_end(brief.job)
+        if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
+            link.briefs.popitem(last=False)
+
+    def _take(self, link: _Link, frame: Frame, body: bytes) -> None:
+        brief = link.briefs.get(frame.job)
+        key = (link.stream.peer, frame.frame)
+        if brief is None:
+            raise ProtocolError(f"{link.stream.peer} sent a frame of a job that it did not introduce")
+        if key in self._held:
+            raise ProtocolError(f"{link.stream.peer} used frame number {frame.frame} twice")
+        check_frame(frame, brief, len(body))
+        self._held[key] = _Held(link, brief, frame, body, trio.CancelScope())
+        link.frames += 1
+        link.conversation.set_busy(True)
+        self._driver.post(FrameOffered(key, JobId(frame.job), frame.term))
+
+    # --- what the machine wants --------------------------------------------------------------------------------------
+
+    async def _perform(self, effect: Effect) -> None:
+        assert self._nursery is not None
+        match effect:
+            case SetWindow(peer, frames, reason):
+                if peer in self._links:
+                    self._nursery.start_soon(self._tell, self._links[peer], Window(frames, reason[:REASON_CHARS_MAX]))
+            case StartFrame(key):
+                self._nursery.start_soon(self._run_frame, key)
+            case StopFrame(key):
+                if key in self._held:
+                    self._held[key].scope.cancel()
+            case RefuseFrame(key, reason, final):
+                held = self._held.get(key)
+                if held is not None:
+                    self._nursery.start_soon(self._tell, held.link, Refused(key[1], reason[:REASON_CHARS_MAX], final))
+                    if not held.scope.cancel_called:
+                        self._drop(key)
+            case DropFrame(key):
+                self._drop(key)
+            case StateChanged(state, reason):
+                self.on_state(state, reason)
+            case Finished():
+                self.finished.set()
+
+    async def _tell(self, link: _Link, message: Any, body: Sequence[bytes | memoryview] = ()) -> None:
+        try:
+            await link.stream.send(message, body)
+        except PeerinferError as error:
+            self._log.debug("answer not delivered", peer=link.stream.peer, reason=str(error))
+
+    def _drop(self, key: FrameKey) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            held.link.frames -= 1
+            held.link.conversation.set_busy(held.link.frames > 0)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def _run_frame(self, key: FrameKey) -> None:
+        held = self._held.get(key)
+        if held is None:
+            self._driver.post(FrameFinished(key))
+            return
+        executor = self._idle.pop()
+        try:
+            with held.scope:
+                message, body = await self._answer(held, executor)
+                await self._tell(held.link, message, body)
+        finally:
+            self._idle.append(executor)
+            self._drop(key)
+            self._driver.post(FrameFinished(key))
+
+    async def _answer(self, held: _Held, executor: Executor) -> tuple[Any, Sequence[bytes | memoryview]]:
+        frame, brief = held.frame, held.brief
+        try:
+            body = held.body
+            if frame.inputs is not None:
+                cid = Cid(frame.inputs)
+                await self._fetch_blob(cid, [held.link.stream.peer])
+                body = await self._blobs.read(cid)
+                if len(body) != sum(spec.size_bytes for spec in frame.tensors):
+                    return Refused(frame.frame, "the inputs' blob has another size than the frame says", True), ()
+            batch = Batch(frame.items, frame.tensors, [body], brief.merge, brief.outputs)
+            result = await self._run(held, executor, batch)
+            return await self._results(held, result, executor)
+        except ModelRefused as error:
+            return Refused(frame.frame, f"refuses the model: {error}"[:REASON_CHARS_MAX], True), ()
+        except ExecutionError as error:
+            return await self._results(held, _all_failed(len(frame.tasks), error), executor)
+        except PeerinferError as error:
+            return Refused(frame.frame, str(error)[:REASON_CHARS_MAX], False), ()
+        except KeyError:
+            return Refused(frame.frame, "a blob was dropped from the cache while it was needed", False), ()
+
+    async def _run(self, held: _Held, executor: Executor, batch: Batch) -> BatchResult:
+        """Loads the model if it must be; once more if it fell out of the device's memory meanwhile."""
+        model, timeout_s = Cid(held.brief.model), held.brief.timeout_s
+        await self._load(held, executor)
+        try:
+            return await executor.run(model, batch, timeout_s)
+        except KeyError:
+            await self._load(held, executor)
+            return await executor.run(model, batch, timeout_s)
+
+    async def _load(self, held: _Held, executor: Executor) -> None:
+        model = Cid(held.brief.model)
+        if await executor.holds(model):
+            return
+        if held.brief.model_bytes > MODEL_BYTES_MAX:
+            raise ModelRefused(f"it has {held.brief.model_bytes} bytes, the limit is {MODEL_BYTES_MAX}")
+        if not await self._blobs.has(model):
+            await self._fetch_blob(model, [held.link.stream.peer])
+        await executor.load(model, await self._blobs.read(model))
+
+    async def _results(
+        self, held: _Held, result: BatchResult, executor: Executor
+    ) -> tuple[Results, Sequence[bytes | memoryview]]:
+        frame = held.frame
+        body = [group.body for group in result.groups]
+        digest = hashlib.sha256()
+        for part in body:
+            digest.update(part)
+        compute_s = result.compute_s
+        receipt = Receipt(
+            frame.job,
+            frame.term,
+            frame.frame,
+            frame.tasks,
+            frame.attempts,
+            digest.digest(),
+            compute_s,
+            executor.device.name,
+        )
+        done = sum(len(group.positions) for group in result.groups)
+        self.tasks_done += done
+        self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
+        self.compute_s += compute_s
+        body_bytes = sum(len(part) for part in body)
+        outputs: str | None = None
+        if body_bytes > INLINE_BYTES_MAX:
+            outputs = await self._blobs.put(b"".join(body))
+            body = []
+        results = Results(
+            frame=frame.frame,
+            groups=tuple(OutputGroup(group.positions, group.tensors) for group in result.groups),
+            failures=tuple(
+                TaskFailure(position, kind, reason[:REASON_CHARS_MAX]) for position, kind, reason in result.failures
+            ),
+            compute_s=compute_s,
+            receipt=seal(receipt, self._keys.peer_id, self._keys.sign),
+            outputs=outputs,
+            outputs_bytes=body_bytes,
+        )
+        return results, body
+
+
+def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
+    """Raises `ProtocolError` unless the frame's numbers agree with each other and with its body."""
+    tasks = len(frame.tasks)
+    if not tasks or len(set(frame.tasks)) != tasks:
+        raise ProtocolError(f"frame {frame.frame} holds no tasks, or one twice")
+    if len(frame.attempts) != tasks or len(frame.items) != tasks or 0 in frame.items:
+        raise ProtocolError(f"frame {frame.frame} has {tasks} tasks but not as many attempts and items")
+    if not frame.tensors or len({spec.name for spec in frame.tensors}) != len(frame.tensors):
+        raise ProtocolError(f"frame {frame.frame} holds no tensors, or two of one name")
+    rows = sum(frame.items)
+    for spec in frame.tensors:
+        if spec.shape and spec.shape[0] != rows:
+            raise ProtocolError(f"frame {frame.frame}: {spec.name} has {spec.shape[0]} items, its tasks have {rows}")
+    claimed = sum(spec.size_bytes for spec in frame.tensors)
+    if frame.inputs is None:
+        if claimed != body_bytes or claimed > BODY_BYTES_MAX:
+            raise ProtocolError(f"frame {frame.frame} claims {claimed} bytes of tensors and carries {body_bytes}")
+    else:
+        if body_bytes or claimed != frame.inputs_bytes or claimed > BATCH_BYTES_MAX:
+            raise ProtocolError(
+                f"frame {frame.frame} claims {claimed} bytes of tensors in a blob of {frame.inputs_bytes}"
+            )
+        try:
+            digest_of_cid(frame.inputs)
+        except ValueError as error:
+            raise ProtocolError(f"frame {frame.frame} names inputs that are no cid: {error}") from None
+    if frame.term.order < brief.term.order:
+        raise ProtocolError(f"frame {frame.frame} has an older term than its job's brief")
+
+
+def _all_failed(tasks: int, error: ExecutionError) -> BatchResult:
+    kinds: dict[type[ExecutionError], str] = {AttemptTimeout: "timeout", OutOfMemory: "memory", WorkerDied: "crash"}
+    kind = kinds.get(type(error), "internal")
+    return BatchResult((), tuple((position, kind, str(error)) for position in range(tasks)))
