@@ -1,0 +1,225 @@
+"""Tasks to runs of a model and back: joins what may be joined, splits the outputs, and keeps a bad task to itself.
+
+Nothing here knows ONNX Runtime: a model is a function from named arrays to arrays.
+
+Joined tasks (`merge`) run in micro-batches. Past a megabyte of input a larger batch gains nothing on a processor
+(convolutions never gain; small dense models gain up to 1.8 times by 16 rows), and short runs can be stopped. Where the
+joined run fails, or does not give one row per item, every task runs alone, so that one bad task fails alone. Stacked
+items run one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peerinfer.limits import GIB, MIB
+from peerinfer.messages import OutputGroup, TaskFailure
+from peerinfer.tensors import ITEM_BYTES, TensorSpec
+
+RUN_INPUT_BYTES_TARGET = 1 * MIB
+"""Rows are joined up to about this much input."""
+
+RUN_ROWS_MAX = 256
+
+OUTPUT_BYTES_MAX = 1 * GIB
+"""Of one batch. Tasks past it fail; the daemon would have to hold their outputs in memory."""
+
+Array = npt.NDArray[Any]
+Feeds = dict[str, Array]
+RunModel = Callable[[Feeds], list[Array]]
+"""Runs the model once. Raises `RunFailed` or `RunStopped`."""
+
+Outputs = tuple[tuple[Array, ...], ...]
+"""For each output of the model its rows, in pieces."""
+
+
+class RunFailed(Exception):
+    """The model did not get through these inputs. `kind` is one of `messages.FAILURE_KINDS`."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+class RunStopped(Exception):
+    """The daemon asked to stop; nobody waits for a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What has to be known of a model to cut its inputs and join its outputs."""
+
+    input_ranks: dict[str, int]
+    outputs: tuple[str, ...]
+    """Names of the outputs that the run gives, in order."""
+    has_item_axis: tuple[bool, ...]
+    """For each output: its first axis is that of the items (fixed to 1, or free like an input's first axis)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    groups: tuple[OutputGroup, ...]
+    body: list[Array]
+    failures: tuple[TaskFailure, ...]
+
+
+def run_batch(
+    items: Sequence[int],
+    tensors: Sequence[TensorSpec],
+    body: memoryview,
+    merge: bool,
+    signature: Signature,
+    run: RunModel,
+) -> Answer:
+    """Runs a batch as `ports.Batch` describes it. `body` must have exactly the bytes that `tensors` name."""
+    feeds = _feeds(tensors, body)
+    shared = {name: array for name, array in feeds.items() if array.ndim == 0}
+    rows = {name: array for name, array in feeds.items() if array.ndim > 0}
+    joined = _Joined(rows, shared, signature, run) if merge else _Stacked(rows, shared, signature, run)
+    if isinstance(joined, _Joined):
+        try:
+            outputs = joined.rows(0, sum(items))
+        except RunFailed:
+            pass  # Which of the tasks is to blame shows when each runs alone.
+        else:
+            if outputs is not None:
+                return _grouped({tuple(range(len(items))): outputs}, [], signature)
+    return _alone(items, joined, signature)
+
+
+def _alone(items: Sequence[int], tasks: _Joined | _Stacked, signature: Signature) -> Answer:
+    done: dict[tuple[int, ...], Outputs] = {}
+    failures: list[TaskFailure] = []
+    start = 0
+    for position, count in enumerate(items):
+        try:
+            done[(position,)] = tasks.task(start, start + count)
+        except RunFailed as failure:
+            failures.append(TaskFailure(position, failure.kind, failure.reason))
+        start += count
+    return _grouped(done, failures, signature)
+
+
+class _Joined:
+    """Tasks whose rows may run together."""
+
+    def __init__(self, rows: Feeds, shared: Feeds, signature: Signature, run: RunModel) -> None:
+        self._rows = rows
+        self._shared = shared
+        self._signature = signature
+        self._run = run
+        row_bytes = sum(array.itemsize * math.prod(array.shape[1:]) for array in rows.values())
+        self._step = max(1, min(RUN_ROWS_MAX, RUN_INPUT_BYTES_TARGET // max(1, row_bytes)))
+
+    def rows(self, start: int, stop: int) -> Outputs | None:
+        """The outputs of these rows, or None if they are not one row each. Raises `RunFailed`."""
+        runs: list[list[Array]] = []
+        for first in range(start, max(stop, start + 1), self._step):
+            last = min(first + self._step, stop)
+            outputs = self._run_rows(first, last)
+            for number, output in enumerate(outputs):
+                if output.ndim == 0 or output.shape[0] != last - first:
+                    return None
+                if runs and output.shape[1:] != runs[0][number].shape[1:]:
+                    return None
+            runs.append(outputs)
+        return tuple(zip(*runs, strict=True))
+
+    def task(self, start: int, stop: int) -> Outputs:
+        """The outputs of one task, in one run if smaller ones do not fit together. Raises `RunFailed`."""
+        outputs = self.rows(start, stop)
+        if outputs is not None:
+            return outputs
+        whole = self._run_rows(start, stop)
+        for name, output in zip(self._signature.outputs, whole, strict=True):
+            if output.ndim == 0 or output.shape[0] != stop - start:
+                shape = f"the shape {list(output.shape)}"
+                raise RunFailed("model", f"output {name!r} has {shape} for {stop - start} items: run them unbatched")
+        return tuple((output,) for output in whole)
+
+    def _run_rows(self, first: int, last: int) -> list[Array]:
+        return self._run({name: array[first:last] for name, array in self._rows.items()} | self._shared)
+
+
+class _Stacked:
+    """Tasks whose items are whole inputs, stacked along a first axis that the model may not have."""
+
+    def __init__(self, stacked: Feeds, shared: Feeds, signature: Signature, run: RunModel) -> None:
+        self._stacked = stacked
+        self._shared = shared
+        self._signature = signature
+        self._run = run
+        self._keeps_axis = {name for name, array in stacked.items() if signature.input_ranks.get(name) == array.ndim}
+
+    def task(self, start: int, stop: int) -> Outputs:
+        """The outputs of one task, its items along a new first axis or along the model's own. Raises `RunFailed`."""
+        runs = [self._item(item) for item in range(start, stop)]
+        if not runs:
+            raise RunFailed("model", "a task without items has no outputs unless it may be joined with others")
+        outputs: list[tuple[Array, ...]] = []
+        for name, pieces in zip(self._signature.outputs, zip(*runs, strict=True), strict=True):
+            if any(piece.shape != pieces[0].shape for piece in pieces):
+                raise RunFailed("model", f"output {name!r} differs in shape between items: send one item per task")
+            outputs.append(pieces)
+        return tuple(outputs)
+
+    def _item(self, item: int) -> list[Array]:
+        feeds = {
+            name: array[item : item + 1] if name in self._keeps_axis else array[item]
+            for name, array in self._stacked.items()
+        }
+        outputs = self._run(feeds | self._shared)
+        return [
+            output if self._keeps_axis and has_axis and output.ndim and output.shape[0] == 1 else output[np.newaxis]
+            for output, has_axis in zip(outputs, self._signature.has_item_axis, strict=True)
+        ]
+
+
+def _feeds(tensors: Sequence[TensorSpec], body: memoryview) -> Feeds:
+    feeds: Feeds = {}
+    offset = 0
+    for spec in tensors:
+        part = body[offset : offset + spec.size_bytes]
+        if spec.dtype == "bool":
+            array: Array = np.frombuffer(part, np.uint8) != 0  # another byte than 0 and 1 is undefined behaviour
+        else:
+            dtype = np.dtype(spec.dtype)
+            array = np.frombuffer(part if offset % dtype.itemsize == 0 else bytes(part), dtype)
+        feeds[spec.name] = array.reshape(spec.shape)
+        offset += spec.size_bytes
+    return feeds
+
+
+def _grouped(done: dict[tuple[int, ...], Outputs], failures: list[TaskFailure], signature: Signature) -> Answer:
+    """Puts tasks with equal outputs (but for the rows) into one group each."""
+    alike: dict[tuple[Any, ...], list[tuple[tuple[int, ...], Outputs]]] = {}
+    total_bytes = 0
+    for positions, outputs in done.items():
+        size_bytes = sum(piece.nbytes for pieces in outputs for piece in pieces)
+        if total_bytes + size_bytes > OUTPUT_BYTES_MAX:
+            reason = f"the outputs of this batch pass the limit of {OUTPUT_BYTES_MAX} bytes: send fewer items"
+            failures.extend(TaskFailure(position, "memory", reason) for position in positions)
+            continue
+        total_bytes += size_bytes
+        key = tuple((pieces[0].dtype.name, pieces[0].shape[1:]) for pieces in outputs)
+        alike.setdefault(key, []).append((positions, outputs))
+    groups: list[OutputGroup] = []
+    body: list[Array] = []
+    for key, members in alike.items():
+        specs: list[TensorSpec] = []
+        for number, (name, (dtype, trailing)) in enumerate(zip(signature.outputs, key, strict=True)):
+            pieces = [np.ascontiguousarray(piece) for _, outputs in members for piece in outputs[number]]
+            if dtype not in ITEM_BYTES:
+                raise AssertionError(f"{name}: {dtype} passed the check at load")
+            specs.append(TensorSpec(name, dtype, (sum(len(piece) for piece in pieces), *trailing)))
+            body += pieces
+        positions = tuple(position for group, _ in members for position in group)
+        groups.append(OutputGroup(positions, tuple(specs)))
+    return Answer(tuple(groups), body, tuple(failures))

@@ -1,0 +1,49 @@
+"""A short benchmark of a device: what the balancer believes of it before it has run anything."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from peerinfer.limits import MIB
+
+MEASURE_SECONDS = 0.25
+"""For each of the two figures."""
+
+_GEMM_SIZE = 1024
+_COPY_BYTES = 64 * MIB
+
+
+def gemm_gflops(make_session: Callable[[bytes], Any]) -> float:
+    """fp32 GFLOP/s of a square matrix product, through the same kind of session that inference on this device uses."""
+    shape = [_GEMM_SIZE, _GEMM_SIZE]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("a", "b", "c")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", ports[:2], ports[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = make_session(model.SerializeToString())
+    matrix = np.full(shape, 1 / _GEMM_SIZE, np.float32)
+    return 2 * _GEMM_SIZE**3 / _best_seconds(lambda: session.run(None, {"a": matrix, "b": matrix})) / 1e9
+
+
+def copy_gbs() -> float:
+    """GB/s read and written by copying memory."""
+    source = np.ones(_COPY_BYTES, np.uint8)
+    target = np.empty_like(source)
+    return 2 * _COPY_BYTES / _best_seconds(lambda: np.copyto(target, source)) / 1e9
+
+
+def _best_seconds(action: Callable[[], object]) -> float:
+    """The shortest of several runs: what the device can do when nobody disturbs it. The first one warms up."""
+    action()
+    best_s = math.inf
+    ending = time.perf_counter() + MEASURE_SECONDS
+    while best_s == math.inf or time.perf_counter() < ending:
+        started = time.perf_counter()
+        action()
+        best_s = min(best_s, time.perf_counter() - started)
+    return best_s

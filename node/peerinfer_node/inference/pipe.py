@@ -1,0 +1,272 @@
+"""What the daemon and the process of a device say to each other over a socket pair.
+
+    header length (u32) | body length (u64) | header | body          little-endian
+
+The header is one MessagePack array `[kind, field, …]`, the body raw tensors or a model, never parsed. The daemon asks,
+one request at a time, and the process answers each with one reply that carries the request's number. A second socket
+pair carries nothing but the numbers of requests to stop, so that it can be read while an inference runs.
+
+Neither side may trust the other's lengths: a process that a model has taken over writes what it likes. Reading gives a
+message or `DecodeError` and allocates no more than `PIPE_BODY_BYTES_MAX`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgpack
+
+from peerinfer.codec import fields_of, flag, listed, number, one_of, packed_u32, part, record, text, uint, wire
+from peerinfer.errors import DecodeError
+from peerinfer.limits import (
+    FRAME_TASKS_MAX,
+    GIB,
+    HEADER_BYTES_MAX,
+    KIB,
+    MIB,
+    NAME_CHARS_MAX,
+    REASON_CHARS_MAX,
+    TENSORS_MAX,
+)
+from peerinfer.messages import OutputGroup, TaskFailure
+from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node.ports import Buffer
+
+MODEL_BYTES_MAX = 2 * GIB - 1
+"""Protobuf holds no more in one message."""
+
+PIPE_BODY_BYTES_MAX = 2 * GIB
+"""Of a request or a reply; both ends hold it in memory once."""
+
+SESSIONS_MAX = 64
+"""Models that one process keeps loaded, whatever their size."""
+
+SOCKET_BUFFER_BYTES = 1 * MIB
+"""Asked for; the kernel gives what `net.core.wmem_max` allows. Larger buffers mean fewer wake-ups for large bodies."""
+
+_PREFIX = struct.Struct("<IQ")
+_STOP = struct.Struct("<Q")
+_MAPPED_BYTES_MIN = 1 * MIB
+_JOINED_BYTES_MAX = 64 * KIB
+_VECTORS_MAX = 512  # Linux takes 1,024 buffers in one call.
+
+_model = text(64)
+_request = uint(63)
+_name = text(NAME_CHARS_MAX)
+_ports = listed(record(Port), TENSORS_MAX)
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+@part
+class Load:
+    """The body is the model."""
+
+    request: int = wire(_request)
+    model: str = wire(_model)
+
+
+@part
+class Run:
+    """The fields are those of `ports.Batch`; the body is its tensors."""
+
+    request: int = wire(_request)
+    model: str = wire(_model)
+    items: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    tensors: tuple[TensorSpec, ...] = wire(listed(record(TensorSpec), TENSORS_MAX))
+    merge: bool = wire(flag)
+    outputs: tuple[str, ...] = wire(listed(_name, TENSORS_MAX))
+
+
+@part
+class Unload:
+    request: int = wire(_request)
+    model: str = wire(_model)
+
+
+@part
+class Measure:
+    request: int = wire(_request)
+
+
+# --- replies -------------------------------------------------------------------------------------------------------
+
+
+@part
+class Ready:
+    """The first thing that a process says."""
+
+    request: int = wire(_request)
+    """Zero: nobody asked."""
+    level: str = wire(one_of("full", "partial", "none"))
+    layers: str = wire(_name)
+
+
+@part
+class Loaded:
+    request: int = wire(_request)
+    inputs: tuple[Port, ...] = wire(_ports)
+    outputs: tuple[Port, ...] = wire(_ports)
+    load_s: float = wire(number)
+    held: tuple[str, ...] = wire(listed(_model, SESSIONS_MAX))
+    """Every model that is loaded now: others may have gone to make room."""
+
+
+@part
+class NotLoaded:
+    """The model was refused, or did not fit into memory."""
+
+    request: int = wire(_request)
+    kind: str = wire(one_of("model", "memory"))
+    reason: str = wire(text(REASON_CHARS_MAX))
+    held: tuple[str, ...] = wire(listed(_model, SESSIONS_MAX))
+
+
+@part
+class Ran:
+    """The body holds the groups' tensors one after the other."""
+
+    request: int = wire(_request)
+    groups: tuple[OutputGroup, ...] = wire(listed(record(OutputGroup), FRAME_TASKS_MAX))
+    failures: tuple[TaskFailure, ...] = wire(listed(record(TaskFailure), FRAME_TASKS_MAX))
+    compute_s: float = wire(number)
+
+
+@part
+class Stopped:
+    """The run was stopped as asked; there is no result."""
+
+    request: int = wire(_request)
+
+
+@part
+class Unknown:
+    """The model is not loaded."""
+
+    request: int = wire(_request)
+
+
+@part
+class Unloaded:
+    request: int = wire(_request)
+
+
+@part
+class Measured:
+    request: int = wire(_request)
+    gemm_gflops: float = wire(number)
+    bandwidth_gbs: float = wire(number)
+
+
+Request = Load | Run | Unload | Measure
+Reply = Ready | Loaded | NotLoaded | Ran | Stopped | Unknown | Unloaded | Measured
+
+_CLASSES: tuple[type[Any], ...] = (
+    Load, Run, Unload, Measure, Ready, Loaded, NotLoaded, Ran, Stopped, Unknown, Unloaded, Measured,
+)  # fmt: skip
+_KIND_OF = {cls: kind for kind, cls in enumerate(_CLASSES)}
+_READERS = [record(cls) for cls in _CLASSES]
+
+
+# --- bytes ---------------------------------------------------------------------------------------------------------
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Raises ValueError if the header would be too long: names and reasons are bounded, but many can add up."""
+    header: bytes = msgpack.packb((_KIND_OF[type(message)], *fields_of(message)))
+    if len(header) > HEADER_BYTES_MAX:
+        raise ValueError(f"a header of {len(header)} bytes passes the limit of {HEADER_BYTES_MAX}")
+    return header
+
+
+def decode(header: Buffer) -> Any:
+    """The message in `header`, or `DecodeError`; no other error for any bytes."""
+    try:
+        raw = msgpack.unpackb(header, use_list=False)
+        if not isinstance(raw, tuple) or not raw or type(raw[0]) is not int or not 0 <= raw[0] < len(_READERS):
+            raise ValueError("not an array that starts with a kind")
+        return _READERS[raw[0]](raw[1:])
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise DecodeError(f"not a message: {error}"[:200]) from None
+
+
+def lengths_of(prefix: Buffer) -> tuple[int, int]:
+    """Lengths of header and body, or `DecodeError` if one passes its limit."""
+    header_bytes, body_bytes = _PREFIX.unpack(prefix)
+    if header_bytes > HEADER_BYTES_MAX or body_bytes > PIPE_BODY_BYTES_MAX:
+        raise DecodeError(f"lengths of {header_bytes} and {body_bytes} bytes pass the limits")
+    return header_bytes, body_bytes
+
+
+PREFIX_BYTES = _PREFIX.size
+
+
+def room_for(body_bytes: int) -> memoryview:
+    """Writable memory. Large amounts are mapped, and cost nothing before bytes arrive: a claim alone is free."""
+    return memoryview(bytearray(body_bytes) if body_bytes < _MAPPED_BYTES_MIN else mmap.mmap(-1, body_bytes))
+
+
+class Outgoing:
+    """One message on its way: what of it a socket has not taken yet. Large tensors are never copied together."""
+
+    def __init__(self, message: Request | Reply, body: Iterable[Buffer] = ()) -> None:
+        views = [memoryview(part).cast("B") for part in body if memoryview(part).nbytes]
+        body_bytes = sum(view.nbytes for view in views)
+        if body_bytes > PIPE_BODY_BYTES_MAX:
+            raise ValueError(f"a body of {body_bytes} bytes passes the limit of {PIPE_BODY_BYTES_MAX}")
+        header = encode(message)
+        self._views: deque[memoryview] = deque()
+        small = [_PREFIX.pack(len(header), body_bytes), header]
+        small_bytes = 0
+        for view in views:
+            if view.nbytes < _JOINED_BYTES_MAX and small_bytes < _JOINED_BYTES_MAX:
+                small.append(bytes(view))
+                small_bytes += view.nbytes
+                continue
+            self._views.append(memoryview(b"".join(small)))
+            if view.nbytes < _JOINED_BYTES_MAX:
+                small, small_bytes = [bytes(view)], view.nbytes
+            else:
+                small, small_bytes = [], 0
+                self._views.append(view)
+        self._views.append(memoryview(b"".join(small)))
+
+    def send_some(self, sock: socket.socket) -> bool:
+        """Gives the socket what it takes in one call; True when nothing is left. Raises OSError."""
+        sent = sock.sendmsg([view for view, _ in zip(self._views, range(_VECTORS_MAX), strict=False)])
+        while self._views and sent >= self._views[0].nbytes:
+            sent -= self._views.popleft().nbytes
+        if self._views and sent:
+            self._views[0] = self._views[0][sent:]
+        return not self._views
+
+
+def stop_bytes(request: int) -> bytes:
+    return _STOP.pack(request)
+
+
+def read_stop(control: socket.socket) -> int:
+    """Waits for the number of a request to stop. Raises EOFError when the daemon is gone."""
+    data = control.recv(_STOP.size, socket.MSG_WAITALL)
+    if len(data) < _STOP.size:
+        raise EOFError
+    (request,) = _STOP.unpack(data)
+    return int(request)
+
+
+def exact(message: Any, kinds: Sequence[type[Any]]) -> Any:
+    """The message if it is of one of these kinds, else `DecodeError`."""
+    if type(message) not in kinds:
+        raise DecodeError(f"a {type(message).__name__} came out of turn")
+    return message
+
+
+def shortened(reason: str) -> str:
+    """One printable line that fits a reason field."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+    return line if len(line) <= REASON_CHARS_MAX else line[: REASON_CHARS_MAX - 1] + "…"

@@ -1,0 +1,276 @@
+"""One device's worker as the daemon sees it: a process that is started when needed, and killed and replaced freely.
+
+The process runs strangers' models, so it is believed in nothing: every length is bounded, every answer checked against
+the question, and whatever is odd ends the process. A batch that is not wanted any more is stopped politely first, which
+works between two nodes of a graph; after `STOP_GRACE_S` comes SIGKILL. The models that a killed process held are
+forgotten: `holds` is false and the caller loads them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from peerinfer.errors import (
+    AttemptTimeout,
+    DecodeError,
+    InputError,
+    ModelRefused,
+    OutOfMemory,
+    WorkerDied,
+)
+from peerinfer.ids import Cid
+from peerinfer.limits import FRAME_TASKS_MAX, GIB, TENSORS_MAX
+from peerinfer_node.inference import pipe
+from peerinfer_node.inference.device_process import DeviceProcess
+from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Group, ModelInterface
+
+START_TIMEOUT_S = 30.0
+"""Starting takes 0.3 s on an idle machine; importing from a cold, slow disk takes longer."""
+
+LOAD_TIMEOUT_S = 60.0
+"""A hundred megabytes load in a quarter of a second; a hostile model may never finish."""
+
+MEASURE_TIMEOUT_S = 30.0
+
+STOP_GRACE_S = 0.25
+"""A polite stop acts within 20 ms on real models; a single huge node would go on for as long as it likes."""
+
+DEATH_GRACE_S = 0.25
+"""Between the end of a process's socket and the status that says why."""
+
+MEMORY_BYTES_DEFAULT = 4 * GIB
+"""Address space of the process. Python and ONNX Runtime take 0.3 GiB of it."""
+
+CACHE_BYTES_DEFAULT = 2 * GIB
+"""Loaded models. The one in use always stays."""
+
+
+class SubprocessExecutor:
+    """Implements `ports.Executor`. Starts no task and no process before it is asked for something.
+
+    `timeout_s` of `run` is for one task: a batch may take `timeout_s` times its tasks. `sandbox` is "none" until the
+    first process has started (`benchmark` starts one).
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        threads: int = 1,
+        memory_bytes: int = MEMORY_BYTES_DEFAULT,
+        cache_bytes: int = CACHE_BYTES_DEFAULT,
+        allow_loops: bool = False,
+    ) -> None:
+        """`allow_loops` lets models with loops in, which may never end: for a node that runs its owner's models only."""
+        self._device = device
+        self._arguments = [f"--threads={threads}", f"--memory-bytes={memory_bytes}", f"--cache-bytes={cache_bytes}"]
+        self._arguments += ["--allow-loops"] if allow_loops else []
+        self._turn = trio.Lock()
+        self._process: DeviceProcess | None = None
+        self._held: frozenset[str] = frozenset()
+        self._level = "none"
+        self._layers = ""
+        self._requests = 0
+        self._closed = False
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    @property
+    def sandbox(self) -> str:
+        return self._level
+
+    @property
+    def layers(self) -> str:
+        """What the sandbox consists of, for people."""
+        return self._layers
+
+    async def holds(self, model: Cid) -> bool:
+        return self._process is not None and self._process.is_alive and model in self._held
+
+    async def load(self, model: Cid, data: Buffer) -> ModelInterface:
+        """Raises `ModelRefused`, `WorkerDied`, `AttemptTimeout`, `OutOfMemory`."""
+        if memoryview(data).nbytes > pipe.MODEL_BYTES_MAX:
+            raise ModelRefused(f"the model has {memoryview(data).nbytes} bytes, the limit is {pipe.MODEL_BYTES_MAX}")
+        async with self._turn:
+            request = pipe.Load(self._next_request(), model)
+            reply, _ = await self._ask(request, [data], (pipe.Loaded, pipe.NotLoaded), LOAD_TIMEOUT_S)
+            self._held = frozenset(reply.held)
+        if isinstance(reply, pipe.NotLoaded):
+            raise (OutOfMemory if reply.kind == "memory" else ModelRefused)(reply.reason)
+        return ModelInterface(reply.inputs, reply.outputs, reply.load_s)
+
+    async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
+        """Raises `WorkerDied`, `AttemptTimeout`, `InputError` (the batch contradicts itself), KeyError (not loaded)."""
+        _check_batch(batch)
+        async with self._turn:
+            if not await self.holds(model):
+                raise KeyError(model)
+            request = pipe.Run(self._next_request(), model, batch.items, batch.tensors, batch.merge, batch.outputs)
+            reply, body = await self._ask(
+                request,
+                batch.body,
+                (pipe.Ran, pipe.Unknown),
+                timeout_s * len(batch.items),
+                lambda reply, body: _check_results(reply, body, batch.items),
+            )
+        if isinstance(reply, pipe.Unknown):
+            raise KeyError(model)
+        failures = tuple((failure.position, failure.kind, failure.reason) for failure in reply.failures)
+        return BatchResult(tuple(_groups(reply, body)), failures, reply.compute_s)
+
+    async def unload(self, model: Cid) -> None:
+        async with self._turn:
+            if await self.holds(model):
+                self._held -= {model}
+                await self._ask(pipe.Unload(self._next_request(), model), (), (pipe.Unloaded,), START_TIMEOUT_S)
+
+    async def benchmark(self) -> Device:
+        async with self._turn:
+            request = pipe.Measure(self._next_request())
+            reply, _ = await self._ask(request, (), (pipe.Measured,), MEASURE_TIMEOUT_S)
+        figures = {"gemm_gflops": max(0.0, reply.gemm_gflops), "bandwidth_gbs": max(0.0, reply.bandwidth_gbs)}
+        self._device = replace(self._device, **figures)
+        return self._device
+
+    async def close(self) -> None:
+        """Ends the process; a batch under way fails with `WorkerDied`. Leaves no process and no descriptor. For good."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+        with trio.CancelScope(shield=True):  # bounded: whoever has the turn finds a dead process
+            async with self._turn:
+                if self._process is not None:
+                    await self._bury(self._process)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _next_request(self) -> int:
+        self._requests += 1
+        return self._requests
+
+    async def _ask(
+        self,
+        request: pipe.Request,
+        body: Iterable[Buffer],
+        kinds: Sequence[type[Any]],
+        timeout_s: float,
+        check: Callable[[Any, memoryview], None] = lambda reply, body: None,
+    ) -> tuple[Any, memoryview]:
+        """One question and its answer. However it ends, the process is ready for the next question or buried."""
+        process = await self._running_process()
+        is_answered = False
+        try:
+            with trio.move_on_after(timeout_s):
+                await process.send(request, body)
+                reply, reply_body = await process.receive()
+                if reply.request != request.request:
+                    raise DecodeError(f"request {reply.request} was answered instead of {request.request}")
+                pipe.exact(reply, kinds)
+                check(reply, reply_body)
+                is_answered = True
+                return reply, reply_body
+        except (EOFError, OSError):
+            raise WorkerDied(await self._bury(process, grace_s=DEATH_GRACE_S)) from None
+        except DecodeError as error:
+            await self._bury(process)
+            raise WorkerDied(f"the worker process answered nonsense and was killed: {error}") from error
+        finally:
+            if not is_answered:
+                await self._interrupt(process, request)
+        raise AttemptTimeout(f"no answer from the device within {timeout_s:g} s")
+
+    async def _interrupt(self, process: DeviceProcess, request: pipe.Request) -> None:
+        """Ends a question that nobody waits for any more, within `STOP_GRACE_S` and the time that dying takes."""
+        if process is not self._process:
+            return  # buried already
+        if isinstance(request, pipe.Run) and process.is_between_messages:
+            with (
+                contextlib.suppress(EOFError, OSError, DecodeError),
+                trio.CancelScope(deadline=trio.current_time() + STOP_GRACE_S, shield=True),
+            ):
+                process.stop(request.request)
+                reply, _ = await process.receive()
+                if reply.request == request.request:
+                    return
+        await self._bury(process)
+
+    async def _running_process(self) -> DeviceProcess:
+        if self._closed:
+            raise WorkerDied("the executor is closed")
+        if self._process is not None and self._process.is_alive:
+            return self._process
+        if self._process is not None:
+            await self._bury(self._process)
+        process = self._process = DeviceProcess(self._arguments)
+        is_ready = False
+        try:
+            with trio.move_on_after(START_TIMEOUT_S):
+                ready, _ = await process.receive()
+                pipe.exact(ready, (pipe.Ready,))
+                process.forget_words()
+                self._level, self._layers = ready.level, ready.layers
+                is_ready = True
+        except (EOFError, OSError):
+            raise WorkerDied(await self._bury(process, grace_s=DEATH_GRACE_S)) from None
+        except DecodeError as error:
+            raise WorkerDied(f"the worker process started with nonsense: {error}") from error
+        finally:
+            if not is_ready and process is self._process:
+                await self._bury(process)
+        if not is_ready:
+            raise WorkerDied(f"the worker process was not ready within {START_TIMEOUT_S:g} s")
+        return process
+
+    async def _bury(self, process: DeviceProcess, *, grace_s: float = 0.0) -> str:
+        self._process, self._held = None, frozenset()
+        return await process.bury(grace_s=grace_s)
+
+
+def _check_batch(batch: Batch) -> None:
+    """Raises `InputError` if the parts of a batch do not fit together; what it computes is not looked at."""
+    names = {spec.name for spec in batch.tensors}
+    if not 0 < len(batch.items) <= FRAME_TASKS_MAX or len(batch.tensors) > TENSORS_MAX:
+        raise InputError(f"a batch has 1 to {FRAME_TASKS_MAX} tasks and up to {TENSORS_MAX} tensors")
+    if len(names) < len(batch.tensors):
+        raise InputError("an input is given twice")
+    items = sum(batch.items)
+    for spec in batch.tensors:
+        if spec.shape and spec.shape[0] != items:
+            raise InputError(f"input {spec.name!r} has {spec.shape[0]} items, the tasks have {items}")
+    needed_bytes = sum(spec.size_bytes for spec in batch.tensors)
+    given_bytes = sum(memoryview(part).nbytes for part in batch.body)
+    if needed_bytes != given_bytes or needed_bytes > pipe.PIPE_BODY_BYTES_MAX:
+        raise InputError(f"the inputs have {given_bytes} bytes, their shapes need {needed_bytes}")
+
+
+def _check_results(reply: Any, body: memoryview, items: Sequence[int]) -> None:
+    """Raises `DecodeError` unless every task has exactly one outcome and every byte belongs to one tensor."""
+    if not isinstance(reply, pipe.Ran):
+        return
+    positions = [position for group in reply.groups for position in group.positions]
+    positions += [failure.position for failure in reply.failures]
+    if sorted(positions) != list(range(len(items))):
+        raise DecodeError("some task has no outcome, or two")
+    for group in reply.groups:
+        rows = sum(items[position] for position in group.positions)
+        if any(not spec.shape or spec.shape[0] != rows for spec in group.tensors):
+            raise DecodeError("the outputs of a group do not have one row for each item")
+    if sum(spec.size_bytes for group in reply.groups for spec in group.tensors) != body.nbytes:
+        raise DecodeError("the outputs do not fill their body")
+    if reply.compute_s < 0:
+        raise DecodeError("the time spent is negative")
+
+
+def _groups(reply: pipe.Ran, body: memoryview) -> Iterator[Group]:
+    start = 0
+    for group in reply.groups:
+        stop = start + sum(spec.size_bytes for spec in group.tensors)
+        yield Group(group.positions, group.tensors, body[start:stop])
+        start = stop
