@@ -1,0 +1,113 @@
+"""Multiaddrs in text: which ones we listen on, dial and announce.
+
+Part of the libp2p adapter (see `libp2p_network`). Only TCP over IPv4, IPv6 or a DNS name; anything else is not ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+import psutil
+
+from peerinfer.errors import DialFailed, UsageError
+from peerinfer.ids import PeerId, public_key_of
+
+ADDRESS_CHARS_MAX = 512
+_ADDRESS = re.compile(
+    r"/(?P<kind>ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]{1,253})/tcp/(?P<port>\d{1,5})(/p2p/(?P<peer>\w+))?"
+)
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}")
+_FAMILIES = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    kind: str
+    host: str
+    port: int
+    peer: PeerId | None
+
+    @property
+    def family(self) -> int:
+        """`AF_UNSPEC` if a name may mean either."""
+        return _FAMILIES.get(self.kind, socket.AF_UNSPEC)
+
+    def __str__(self) -> str:
+        suffix = f"/p2p/{self.peer}" if self.peer else ""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{suffix}"
+
+
+def parse(text: str) -> Address:
+    """Raises ValueError, in words that follow "ADDRESS: "."""
+    match = _ADDRESS.fullmatch(text) if len(text) <= ADDRESS_CHARS_MAX else None
+    if match is None:
+        raise ValueError("not of the form /ip4/HOST/tcp/PORT[/p2p/PEER] (ip6, dns, dns4 and dns6 too)")
+    kind, host, port, peer = match["kind"], match["host"], int(match["port"]), match["peer"]
+    if port > 65535:
+        raise ValueError(f"there is no port {port}")
+    if kind in ("ip4", "ip6"):
+        ip = ipaddress.IPv4Address(host) if kind == "ip4" else ipaddress.IPv6Address(host)
+        host = str(ip)
+    elif not _HOST_NAME.fullmatch(host):
+        raise ValueError("not a host name")
+    if peer is not None:
+        public_key_of(PeerId(peer))
+    return Address(kind, host, port, None if peer is None else PeerId(peer))
+
+
+def parse_listen(text: str) -> Address:
+    """Raises `UsageError`."""
+    try:
+        address = parse(text)
+    except ValueError as error:
+        raise UsageError(f"cannot listen on {text}: {error}") from error
+    if address.kind not in ("ip4", "ip6"):
+        raise UsageError(f"cannot listen on {text}: give an IP address instead of a name")
+    return address
+
+
+def parse_dialable(text: str) -> tuple[Address, PeerId]:
+    """Raises `DialFailed`. The text may come from a stranger."""
+    try:
+        address = parse(text)
+    except ValueError as error:
+        raise DialFailed(f"cannot dial {text[:ADDRESS_CHARS_MAX]}: {error}") from error
+    if address.peer is None:
+        raise DialFailed(f"cannot dial {text}: it does not say which peer to expect (…/p2p/PEER)")
+    if address.kind in ("ip4", "ip6"):
+        ip = ipaddress.ip_address(address.host)
+        if ip.is_unspecified or ip.is_multicast:
+            raise DialFailed(f"cannot dial {text}: nobody in particular has this address")
+    if address.port == 0:
+        raise DialFailed(f"cannot dial {text}: port 0 is no port")
+    return address, address.peer
+
+
+def concrete_hosts(host: str) -> list[str]:
+    """The addresses under which others reach a socket that listens on `host`.
+
+    For the wildcard these are the machine's own, loopback only if there is no other; link-local IPv6 needs a zone that
+    means nothing elsewhere, and is left out.
+    """
+    ip = ipaddress.ip_address(host)
+    if not ip.is_unspecified:
+        return [host]
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    reachable: list[str] = []
+    loopback: list[str] = []
+    states = psutil.net_if_stats()
+    for name, addresses in psutil.net_if_addrs().items():
+        if name in states and not states[name].isup:
+            continue
+        for entry in addresses:
+            if entry.family != family or "%" in entry.address:
+                continue
+            found = ipaddress.ip_address(entry.address)
+            if found.is_loopback:
+                loopback.append(str(found))
+            elif not found.is_link_local:
+                reachable.append(str(found))
+    return reachable or loopback

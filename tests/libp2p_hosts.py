@@ -1,0 +1,143 @@
+"""What the tests of the libp2p adapter share: nodes of ours, hosts of py-libp2p as it comes, and raw attackers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from peerinfer_node.keys import MemoryKeys
+from peerinfer_node.network.libp2p_network import Libp2pNetwork
+from peerinfer_node.network.libp2p_session import NoiseOverSocket, NoiseSession, Socket
+from peerinfer_node.network.libp2p_yamux import YamuxOnly
+
+ANY_PORT = "/ip4/127.0.0.1/tcp/0"
+ECHO = "/peerinfer/test/echo/1"
+DATA, WINDOW, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+_seeds = count()
+
+
+async def echo(stream: Any) -> None:
+    while data := await stream.read(65536):
+        await stream.write(data)
+    await stream.close()
+
+
+def node(*, listen: tuple[str, ...] = (ANY_PORT,), mdns: bool = False, **limits: Any) -> Libp2pNetwork:
+    """A node of its own identity that echoes."""
+    network = Libp2pNetwork(MemoryKeys(b"node %d" % next(_seeds)), listen, mdns=mdns, **limits)
+    network.serve(ECHO, echo)
+    return network
+
+
+async def echoed(network: Libp2pNetwork, peer: Any, data: bytes = b"hello") -> bytes:
+    """`data` as it comes back over a new stream."""
+    with trio.fail_after(10):
+        stream = await network.open_stream(peer, ECHO)
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.write(data)
+                await stream.close()
+
+            nursery.start_soon(send)
+            received = bytearray()
+            while part := await stream.read(65536):
+                received += part
+    return bytes(received)
+
+
+async def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110  (the library offers no event)
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def stock_host(*, safe: bool = True, listen: bool = True, **options: Any) -> AsyncIterator[IHost]:
+    """A host of py-libp2p's own parts; `safe` is with Noise and Yamux only, otherwise as `new_host` makes it."""
+    pair = options.pop("key_pair", None) or create_new_key_pair(b"stock %26d" % next(_seeds))
+    if safe:
+        noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
+        options = {"sec_opt": {NOISE_PROTOCOL: noise}, "muxer_opt": {YAMUX_PROTOCOL: Yamux}} | options
+    config = ConnectionConfig(min_connections=0, low_watermark=0, max_connections_per_peer=1)
+    host = new_host(key_pair=pair, connection_config=config, **options)
+    async with host.run([Multiaddr(ANY_PORT)] if listen else []):
+        try:
+            yield host
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(5):
+                await host.close()
+
+
+@asynccontextmanager
+async def raw_tcp(address: str) -> AsyncIterator[trio.SocketStream]:
+    """A connection that has said nothing yet."""
+    _, _, host, _, port, *_ = address.split("/")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        yield stream
+
+
+class RawPeer:
+    """A peer that has authenticated itself and sends whatever frames it likes."""
+
+    def __init__(self, session: NoiseSession) -> None:
+        self.session = session
+        self._unread = b""
+
+    def send_frame(self, kind: int, flags: int, stream_id: int, length: int, payload: bytes = b"") -> None:
+        self.session.send_nowait(struct.pack("!BBHII", 0, kind, flags, stream_id, length) + payload)
+
+    async def receive_frame(self) -> tuple[int, int, int, int, bytes]:
+        """Kind, flags, stream, length and payload."""
+        _, kind, flags, stream_id, length = struct.unpack("!BBHII", await self._take(12))
+        return kind, flags, stream_id, length, await self._take(length) if kind == DATA else b""
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._unread) < size:
+            self._unread += b"".join(await self.session.receive())
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    async def wait_closed(self) -> None:
+        """Reads until the node has closed the connection."""
+        with trio.fail_after(10):
+            try:
+                while True:
+                    await self.session.receive()
+            except Exception as error:
+                assert type(error).__name__ == "ConnectionClosedError"  # noqa: PT017
+
+
+@asynccontextmanager
+async def raw_peer(network: Libp2pNetwork, seed: bytes = b"r" * 32) -> AsyncIterator[RawPeer]:
+    pair = create_new_key_pair(seed)
+    noise = NoiseOverSocket(pair, noise_privkey=create_new_x25519_key_pair().private_key)
+    upgrader = TransportUpgrader({NOISE_PROTOCOL: noise}, {})
+    async with raw_tcp(network.addresses()[0]) as stream:
+        connection = RawConnection(Socket(stream), True)
+        with trio.fail_after(10):
+            session = await upgrader.upgrade_security(connection, True, ID.from_string(network.peer_id))
+            await YamuxOnly()._selector.select(session, True, 10)
+        yield RawPeer(session)
+
+
+Handler = Callable[[Any], Awaitable[None]]
