@@ -39,6 +39,7 @@ def end_descendants() -> int:
                     _signal(pid, number)
             _reap()
             time.sleep(0.05)
+    _reap()
     return found
 
 

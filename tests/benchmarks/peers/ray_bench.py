@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from trial import Network, hand_in, task_p50, tasks_per_s
 
-_TASKS = 2_000
+_TASKS = 5_000
 _OBJECT_STORE_BYTES = 100_000_000
 
 

@@ -117,11 +117,14 @@ def _ours(theirs: list[Measurement]) -> list[Measurement]:
     ]
 
 
-def _date_of_ours() -> str:
+def _about_ours() -> str:
     if not BENCH_MACHINE_JSON.exists():
         return "no figures of ours: run tests/benchmarks/run.py first"
     found = json.loads(BENCH_MACHINE_JSON.read_text(encoding="utf-8"))
-    return f"our figures are of {found['date']}, load {found['load_1m']}"
+    about = f"our figures are of {found['date']}, load {found['load_1m']}"
+    measured = read_values(BENCH_JSON)
+    missing = list(dict.fromkeys(name for name, _, _ in _COMPARISONS if name not in measured))
+    return f"{about}, without {', '.join(missing)}" if missing else about
 
 
 def main() -> None:
@@ -146,7 +149,7 @@ def main() -> None:
     rows = compare([*theirs, *_ours(theirs)])
     write_results(BENCH_PEERS_JSON, rows)
     print(table(rows))
-    print(f"measured {where['date']}, load {where['load_1m']}, {where['cores']} cores; {_date_of_ours()}")
+    print(f"measured {where['date']}, load {where['load_1m']}, {where['cores']} cores; {_about_ours()}")
     for system, reason in failures.items():
         print(f"{system} could not be measured: {reason}", file=sys.stderr)
     sys.exit(1 if failures else 0)
