@@ -24,7 +24,7 @@ from typing import Literal
 from peerinfer.estimates import Estimates
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, JOBS_MAX
+from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
 from peerinfer.machine import NEVER, Tick
 from peerinfer.splitting import frame_tasks
 
@@ -194,6 +194,29 @@ Event = (
     | AuditDone
 )
 
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobPicture:
+    """A job as people see it."""
+
+    job: JobId
+    tasks: int
+    open: int
+    assigned: int
+    provisional: int
+    final: int
+    failed: dict[int, str]
+    retried: int
+    audited: int
+    audits_failed: int
+    peers: dict[PeerId, int]
+    """Tasks that each peer's results were kept of."""
+    blocked: str
+    """Why nothing can be sent now, or ""."""
+
+
 # --- effects -------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +294,7 @@ class JobEnded:
     reason: str
     kind: str
     """Name of the error kind where it failed ("NoSuitablePeer", …), else ""."""
+    picture: JobPicture
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,29 +315,6 @@ Effect = (
     | JobEnded
     | DropWorker
 )
-
-# --- pictures ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JobPicture:
-    """A job as people see it."""
-
-    job: JobId
-    tasks: int
-    open: int
-    assigned: int
-    provisional: int
-    final: int
-    failed: dict[int, str]
-    retried: int
-    audited: int
-    audits_failed: int
-    peers: dict[PeerId, int]
-    """Tasks that each peer's results were kept of."""
-    blocked: str
-    """Why nothing can be sent now, or ""."""
-
 
 # --- inside --------------------------------------------------------------------------------------------------------
 
@@ -418,13 +419,6 @@ class Coordination:
     def _accept(self, spec: JobSpec, now_s: float) -> None:
         if spec.job in self._jobs:
             return
-        if len(self._jobs) >= JOBS_MAX:
-            self._effects.append(
-                JobEnded(
-                    spec.job, "failed", f"this node coordinates {JOBS_MAX} jobs already; try later", "LimitExceeded"
-                )
-            )
-            return
         ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final)
         job = _Job(
             spec, ledger, accepted_s=now_s, last_usable_s=now_s, served_s=self._least_served(), closed=not spec.online
@@ -449,8 +443,9 @@ class Coordination:
             for task in tasks:
                 job.ledger.finalise(task)
         job.provisional.clear()
+        picture = self._picture(job)
         del self._jobs[job.spec.job]
-        self._effects += [JobChanged(job.spec.job), JobEnded(job.spec.job, state, reason, kind)]
+        self._effects += [JobChanged(job.spec.job), JobEnded(job.spec.job, state, reason, kind, picture)]
 
     def _conclude(self, now_s: float) -> None:
         for job in list(self._jobs.values()):
@@ -716,11 +711,12 @@ class Coordination:
 
     def picture(self, job_id: JobId) -> JobPicture | None:
         job = self._jobs.get(job_id)
-        if job is None:
-            return None
+        return None if job is None else self._picture(job)
+
+    def _picture(self, job: _Job) -> JobPicture:
         ledger = job.ledger
         return JobPicture(
-            job=job_id,
+            job=job.spec.job,
             tasks=ledger.tasks,
             open=ledger.count(TaskState.OPEN),
             assigned=ledger.count(TaskState.ASSIGNED),
@@ -731,7 +727,7 @@ class Coordination:
             audited=job.audited,
             audits_failed=job.audits_failed,
             peers={peer: count for peer, count in job.kept.items() if count},
-            blocked=self.blocked(job_id),
+            blocked=self.blocked(job.spec.job),
         )
 
     def in_flight(self, peer: PeerId) -> int:

@@ -313,6 +313,8 @@ class Manifest:
     model_sha256: bytes = wire(_digest)
     inputs: tuple[Port, ...] = wire(listed(record(Port), TENSORS_MAX))
     outputs: tuple[Port, ...] = wire(listed(record(Port), TENSORS_MAX))
+    given: tuple[TensorSpec, ...] = wire(listed(record(TensorSpec), TENSORS_MAX))
+    """The whole arrays that feed the inputs; their first axis counts items."""
     items: int = wire(uint(48))
     tasks: int = wire(uint(32))
     items_per_task: int = wire(uint(32))

@@ -33,9 +33,9 @@ from peerinfer.coordination import (
     WorkerLost,
     WorkerOffer,
 )
-from peerinfer.errors import PeerinferError, ProtocolError
+from peerinfer.errors import LimitExceeded, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId
-from peerinfer.limits import INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.driver import Driver
@@ -86,7 +86,7 @@ class JobBody(Protocol):
 
     async def failed(self, task: int, reason: str) -> None: ...
 
-    async def ended(self, state: str, reason: str, kind: str) -> None: ...
+    async def ended(self, end: JobEnded) -> None: ...
 
 
 @dataclass(slots=True)
@@ -136,6 +136,9 @@ class CoordinatorRole:
             await self._driver.run()
 
     def accept(self, spec: JobSpec, body: JobBody) -> None:
+        """Raises `LimitExceeded` when this node coordinates too many jobs already."""
+        if len(self._bodies) >= JOBS_MAX:
+            raise LimitExceeded("jobs", current=len(self._bodies), attempted=1, limit=JOBS_MAX, unit="jobs")
         self._bodies[spec.job] = body
         self._driver.post(JobAccepted(spec))
 
@@ -267,8 +270,8 @@ class CoordinatorRole:
                 self._log.warning("task failed", job=job, task=task, reason=reason)
                 if job in self._bodies:
                     await self._bodies[job].failed(task, reason)
-            case JobEnded(job, state, reason, kind):
-                await self._end(job, state, reason, kind)
+            case JobEnded():
+                await self._end(effect)
             case DropWorker(peer, reason):
                 if peer in self._links:
                     self._nursery.start_soon(say_goodbye, self._links[peer].stream, reason)
@@ -309,16 +312,15 @@ class CoordinatorRole:
             for audit, (agrees, detail) in zip(drawn, verdicts, strict=True):
                 self._driver.post(AuditDone(job, audit.task, audit.peer, agrees, detail))
 
-    async def _end(self, job: JobId, state: str, reason: str, kind: str) -> None:
-        body = self._bodies.pop(job, None)
-        if body is None:
-            return
+    async def _end(self, end: JobEnded) -> None:
+        job = end.job
+        body = self._bodies.pop(job)
         assert self._nursery is not None
         for link in self._links.values():
             if job in link.briefed:
                 link.briefed.discard(job)
                 self._nursery.start_soon(self._tell, link, JobDone(job))
-        await body.ended(state, reason, kind)
+        await body.ended(end)
 
     async def _tell(self, link: _Link, message: Any) -> None:
         try:

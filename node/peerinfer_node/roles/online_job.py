@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peerinfer.errors import JobFailed, LimitExceeded, NoSuitablePeer, PeerinferError
+from peerinfer.coordination import JobEnded
+from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
 from peerinfer.ids import JobId
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
@@ -38,6 +39,10 @@ class OnlineJob:
         self._requests: dict[int, _Request] = {}
         self._next_task = 0
         self._closed: PeerinferError | None = None
+
+    @property
+    def inputs_wanted(self) -> tuple[Port, ...]:
+        return self._inputs
 
     async def infer(self, inputs: Rows, post: Callable[[int], None]) -> Rows:
         """One request; `post` tells the machine that so many tasks were added. Raises what became of it otherwise."""
@@ -108,11 +113,8 @@ class OnlineJob:
             request.error = JobFailed(reason)
             request.done.set()
 
-    async def ended(self, state: str, reason: str, kind: str) -> None:
-        del state
-        self._closed = (
-            NoSuitablePeer(reason) if kind == "NoSuitablePeer" else JobFailed(reason or "the model was unloaded")
-        )
+    async def ended(self, end: JobEnded) -> None:
+        self._closed = JobFailed(end.reason or "the model was unloaded")
         for request in self._requests.values():
             request.error = self._closed
             request.done.set()

@@ -12,6 +12,7 @@ import trio
 from peerinfer.binding import Binding
 from peerinfer.comparison import disagreement
 from peerinfer.control import ResultBlock
+from peerinfer.coordination import JobEnded
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Manifest
@@ -63,7 +64,7 @@ class StoredJob:
         store: Store,
         executor: Executor,
         on_change: Callable[[], None],
-        on_end: Callable[[str, str, str], object],
+        on_end: Callable[[JobEnded], None],
     ) -> None:
         self.job = job
         self.files = files
@@ -74,7 +75,6 @@ class StoredJob:
         self._on_end = on_end
         self._outputs = {port.name: port for port in files.manifest.outputs}
         self.failures: dict[int, str] = {}
-        self.ended_as: tuple[str, str, str] | None = None
 
     # --- what the coordinator asks -----------------------------------------------------------------------------------
 
@@ -163,14 +163,11 @@ class StoredJob:
     async def failed(self, task: int, reason: str) -> None:
         self.failures[task] = reason
 
-    async def ended(self, state: str, reason: str, kind: str) -> None:
-        self.ended_as = (state, reason, kind)
-        self._on_end(state, reason, kind)
+    async def ended(self, end: JobEnded) -> None:
+        self._on_end(end)
 
 
-async def read_results(
-    store: Store, job: JobId, manifest: Manifest, binding: Binding | None
-) -> AsyncIterator[ResultBlock]:
+async def read_results(store: Store, job: JobId, manifest: Manifest, binding: Binding) -> AsyncIterator[ResultBlock]:
     """What there is of a job's outputs, one block for each task, record after record."""
     split = Split(manifest.items, manifest.items_per_task)
     outputs = {port.name: port for port in manifest.outputs}
@@ -182,7 +179,5 @@ async def read_results(
             record = OpenRecord(await store.read_results(row.job, row.offset))
             held = (row.job, row.offset)
         assert record is not None
-        found = record.rows(row)
-        if binding is not None:
-            found = {name: binding.per_item(outputs[name], values) for name, values in found.items()}
+        found = {name: binding.per_item(outputs[name], values) for name, values in record.rows(row).items()}
         yield ResultBlock(split.first_item(row.task), split.items_of(row.task), found)

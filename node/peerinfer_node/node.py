@@ -1,0 +1,314 @@
+"""The composition root: the only place where the parts of a node are introduced to each other."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from peerinfer.config import NodeConfig
+from peerinfer.control import Json
+from peerinfer.coordination import Coordination, WorkerOffer
+from peerinfer.errors import PeerinferError
+from peerinfer.ids import PeerId
+from peerinfer.membership import Member, Membership
+from peerinfer_node.home import Home
+from peerinfer_node.log import Log
+from peerinfer_node.network.loopback import stream_pair
+from peerinfer_node.node_control import NodeControl
+from peerinfer_node.online import Online
+from peerinfer_node.ports import Network, PeerRow, Ports, Stream
+from peerinfer_node.roles.advertiser import Advertiser
+from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
+from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.jobs import Jobs
+from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
+from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
+from peerinfer_node.roles.worker import WorkerRole
+
+RECRUIT_AGAIN_S = 1.0
+"""A volunteer whose work stream ended is tried again after this time, if it still offers work."""
+
+BOOTSTRAP_AGAIN_S = 5.0
+PEERS_SAVED_EVERY_S = 30.0
+FINISH_TIMEOUT_S = 30.0
+"""A node that leaves waits this long for what it has promised to compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the node is told beside its ports."""
+
+    name: str = ""
+    swarm: str = ""
+    lends: bool = False
+    """Runs other nodes' work on its devices. Without, they serve its own checks only."""
+    takes_up_jobs: bool = False
+    """Goes on with jobs that were running when it stopped. A daemon does; a node that ends with its job does not."""
+    remembers_peers: bool = True
+    bootstrap: tuple[str, ...] = ()
+    api: str = ""
+
+
+class Node:
+    """One node. Everything starts in `run` and has ended when `run` returns."""
+
+    def __init__(self, ports: Ports, settings: NodeSettings, log: Log) -> None:
+        rng = random.Random(ports.seed)  # noqa: S311  (samples and jitter, not keys)
+        own, network, clock, swarm = ports.keys.peer_id, ports.network, ports.clock, settings.swarm
+        self.ports = ports
+        self.settings = settings
+        self.log = log
+        self.executor = ports.executors[0]
+        self.fetcher = BlobFetcher(network, ports.blobs, clock, agent=AGENT, swarm=swarm)
+        self.worker = WorkerRole(
+            executors=ports.executors,
+            blobs=ports.blobs,
+            fetch_blob=self.fetcher.fetch,
+            keys=ports.keys,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+            lends=settings.lends,
+        )
+        self.coordinator = CoordinatorRole(
+            machine=Coordination(random.Random(rng.random())),  # noqa: S311
+            blobs=ports.blobs,
+            fetch_blob=self.fetcher.fetch,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+        )
+        self.members = MembersRole(
+            machine=Membership(own, random.Random(rng.random())),  # noqa: S311
+            network=network,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+            on_change=lambda peer: self._look_for_workers(),
+        )
+        self.jobs = Jobs(
+            store=ports.store,
+            blobs=ports.blobs,
+            keys=ports.keys,
+            clock=clock,
+            log=log,
+            executor=self.executor,
+            coordinator=self.coordinator,
+            rng=random.Random(rng.random()),  # noqa: S311
+            on_accept=self._look_for_workers,
+        )
+        self.online = Online(
+            blobs=ports.blobs,
+            keys=ports.keys,
+            executor=self.executor,
+            coordinator=self.coordinator,
+            rng=random.Random(rng.random()),  # noqa: S311
+            on_accept=self._look_for_workers,
+        )
+        self.advertiser = Advertiser(
+            ports=ports,
+            settings=settings,
+            worker=self.worker,
+            members=self.members,
+            rng=random.Random(rng.random()),  # noqa: S311
+        )
+        self.control = NodeControl(self)
+        self.left = trio.Event()
+        self._recruit = trio.Event()
+        self._recruited: dict[PeerId, None] = {}
+        self._nursery: trio.Nursery | None = None
+        network.serve(WORK_PROTOCOL, self.worker.serve)
+        network.serve(BLOB_PROTOCOL, BlobServer(ports.blobs, agent=AGENT, swarm=swarm).serve)
+        network.serve(MEMBERS_PROTOCOL, self.members.serve)
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.ports.keys.peer_id
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """The node is up inside the context; leaving it stops everything, at once."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            async with self.ports.network.run():
+                for part in (self.worker, self.coordinator, self.members, self.jobs, self.advertiser):
+                    nursery.start_soon(part.run)
+                nursery.start_soon(self._find_workers)
+                nursery.start_soon(self._bootstrap)
+                nursery.start_soon(self._remember_peers)
+                await self.control.restore()
+                if self.settings.takes_up_jobs:
+                    nursery.start_soon(self.jobs.take_up)
+                try:
+                    yield
+                finally:
+                    with trio.move_on_after(2.0) as scope:
+                        scope.shield = True
+                        await self.advertiser.say_left()
+                    nursery.cancel_scope.cancel()
+            for executor in self.ports.executors:
+                with trio.move_on_after(5.0) as scope:
+                    scope.shield = True
+                    await executor.close()
+
+    def ready(self) -> Json:
+        """What scripts wait for before they use the node."""
+        return {
+            "event": "ready",
+            "peer_id": self.peer_id,
+            "name": self.settings.name,
+            "addresses": list(self.ports.network.addresses()),
+            "api": self.settings.api,
+            "devices": [device.name for device in self.advertiser.devices],
+            "sandbox": self.executor.sandbox,
+        }
+
+    async def wait_left(self) -> None:
+        """Returns when somebody asked this node to leave and its work is finished."""
+        await self.left.wait()
+
+    async def leave(self) -> None:
+        """Finishes what it computes for others, within `FINISH_TIMEOUT_S`."""
+        self.worker.finish()
+        with trio.move_on_after(FINISH_TIMEOUT_S):
+            await self.worker.finished.wait()
+        self.left.set()
+
+    # --- workers for own jobs ----------------------------------------------------------------------------------------
+
+    def _look_for_workers(self) -> None:
+        self._recruit.set()
+
+    async def _find_workers(self) -> None:
+        """Opens a work stream to every volunteer that is there while there is work."""
+        assert self._nursery is not None
+        while True:
+            self._recruit = trio.Event()
+            if self.coordinator.wants_workers:
+                if self.settings.lends:
+                    self._start_recruiting(self.peer_id, self._own_offer())
+                for member in self.members.machine.members():
+                    offer = offer_of(member)
+                    if offer is not None:
+                        self._start_recruiting(member.peer, offer)
+            with trio.move_on_after(RECRUIT_AGAIN_S):
+                await self._recruit.wait()
+
+    def _start_recruiting(self, peer: PeerId, offer: WorkerOffer) -> None:
+        assert self._nursery is not None
+        if peer not in self._recruited and peer not in self.coordinator.machine.caught:
+            self._recruited[peer] = None
+            self._nursery.start_soon(self._work_with, peer, offer)
+
+    async def _work_with(self, peer: PeerId, offer: WorkerOffer) -> None:
+        assert self._nursery is not None
+        try:
+            stream: Stream
+            if peer == self.peer_id:
+                stream, other_end = stream_pair(peer, peer)
+                self._nursery.start_soon(self.worker.serve, other_end)
+            else:
+                stream = await self.ports.network.open_stream(peer, WORK_PROTOCOL)
+            reason = await self.coordinator.work_with(stream, offer)
+            self.log.info("worker left", peer=peer, reason=reason)
+        except PeerinferError as error:
+            self.log.info("volunteer cannot be used", peer=peer, reason=str(error))
+        finally:
+            with trio.move_on_after(RECRUIT_AGAIN_S):
+                await trio.sleep(RECRUIT_AGAIN_S)
+            del self._recruited[peer]
+
+    def _own_offer(self) -> WorkerOffer:
+        devices = [executor.device for executor in self.ports.executors]
+        return WorkerOffer(
+            True, tuple(device.kind for device in devices), max(device.memory_bytes for device in devices)
+        )
+
+    # --- peers -------------------------------------------------------------------------------------------------------
+
+    async def _bootstrap(self) -> None:
+        if self.settings.remembers_peers:
+            for row in await self.ports.store.peers():
+                self.members.found(row.peer, row.addresses)
+        waiting = list(self.settings.bootstrap)
+        while waiting:
+            for address in list(waiting):
+                try:
+                    await self.ports.network.dial(address)
+                    waiting.remove(address)
+                except PeerinferError as error:
+                    self.log.warning("bootstrap peer not reached", address=address, reason=str(error))
+            await trio.sleep(BOOTSTRAP_AGAIN_S)
+
+    async def _remember_peers(self) -> None:
+        while self.settings.remembers_peers:
+            await trio.sleep(PEERS_SAVED_EVERY_S)
+            wall_s = self.ports.clock.wall_s()
+            rows = [
+                PeerRow(member.peer, member.addresses, member.signed, wall_s)
+                for member in self.members.machine.members()
+                if member.state == "alive" and member.addresses
+            ]
+            await self.ports.store.remember_peers(rows)
+
+
+def offer_of(member: Member) -> WorkerOffer | None:
+    """What a peer would bring as a worker, or None if it offers nothing now."""
+    advert = member.advert
+    if member.state != "alive" or advert is None or advert.state != "running" or not advert.devices:
+        return None
+    kinds = tuple(device.kind for device in advert.devices)
+    return WorkerOffer(False, kinds, max(device.memory_bytes for device in advert.devices))
+
+
+@asynccontextmanager
+async def open_node(
+    home: Home, config: NodeConfig, *, lends: bool, networked: bool, log: Log | None = None
+) -> AsyncIterator[Node]:
+    """A real node: libp2p, SQLite, files, one process for the device. `home` belongs to it while it is open.
+
+    `lends` offers its device to others; without a network it serves the node's own jobs. Raises `HomeInUse`,
+    `StateUnusable` (a port is taken, a file cannot be used) before anything has happened.
+    """
+    from peerinfer_node.blob_store import FileBlobStore
+    from peerinfer_node.clock import SystemClock
+    from peerinfer_node.devices.probe import cpu_device, default_threads
+    from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
+    from peerinfer_node.keys import FileKeys
+    from peerinfer_node.network.offline import OfflineNetwork
+    from peerinfer_node.store import SqliteStore
+
+    log = log or Log()
+    home.prepare()
+    with home.lock():
+        keys = FileKeys.load_or_create(home.identity_key)
+        network: Network
+        if networked:
+            from peerinfer_node.network.libp2p_network import Libp2pNetwork
+
+            network = Libp2pNetwork(keys, config.listen, mdns=config.mdns)
+        else:
+            network = OfflineNetwork(keys.peer_id)
+        threads = config.cpu_threads or default_threads()
+        executor = SubprocessExecutor(cpu_device(), threads=threads)
+        with SqliteStore.open(home.state_db) as store:
+            if store.warning:
+                log.warning(store.warning)
+            blobs = await FileBlobStore.open(home.blobs, config.max_cache_bytes)
+            seed = int.from_bytes(os.urandom(8), "big")
+            ports = Ports(network, store, blobs, keys, SystemClock(), seed, (executor,))
+            settings = NodeSettings(
+                name=config.name,
+                lends=lends or not networked,
+                takes_up_jobs=lends,
+                bootstrap=config.bootstrap if networked else (),
+                api=str(home.socket) if lends else "",
+            )
+            node = Node(ports, settings, log)
+            async with node.run():
+                yield node

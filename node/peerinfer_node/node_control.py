@@ -1,0 +1,218 @@
+"""The node as people and programs see it: implements `Control` over the node's roles."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+import peerinfer
+from peerinfer.blobs import parse_index
+from peerinfer.control import JobRequest, Json, ResultBlock
+from peerinfer.errors import UsageError
+from peerinfer.membership import Member
+
+if TYPE_CHECKING:
+    from peerinfer_node.node import Node
+
+_PAUSE = "pause"
+_FOR_EVER = "paused by its owner"
+
+
+class NodeControl:
+    """Every answer is made of the node's own pictures; nothing is kept here."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def status(self) -> Json:
+        node = self._node
+        picture = node.worker.picture
+        members = node.members.machine.members()
+        until_s = None
+        if math.isfinite(picture.until_s):
+            until_s = node.ports.clock.wall_s() + picture.until_s - node.ports.clock.now_s()
+        return {
+            "peer_id": node.peer_id,
+            "name": node.settings.name,
+            "swarm": node.settings.swarm,
+            "addresses": list(node.ports.network.addresses()),
+            "state": picture.state,
+            "reasons": [{"reason": picture.reason, "until": until_s}] if picture.reason else [],
+            "reachability": "unknown",
+            "peers": {
+                "alive": sum(member.state == "alive" for member in members),
+                "suspect": sum(member.state == "suspect" for member in members),
+                "relayed": sum(member.path == "relay" for member in members),
+            },
+            "devices": await self.devices(),
+            "jobs_coordinated": node.jobs.coordinated,
+            "coordinators_served": picture.coordinators,
+            "frames_running": picture.running,
+            "frames_waiting": picture.waiting,
+            "tasks_done": node.worker.tasks_done,
+            "items_done": node.worker.items_done,
+            "sandbox": node.executor.sandbox,
+            "version": peerinfer.__version__,
+            "pid": os.getpid(),
+            "api": node.settings.api,
+        }
+
+    async def peers(self) -> list[Json]:
+        return [self._peer(member) for member in self._node.members.machine.members()]
+
+    async def why(self, model: str) -> list[Json]:
+        if not await trio.Path(model).is_file():
+            raise UsageError(f"there is no model file {model}")
+        answers = []
+        for member in self._node.members.machine.members():
+            reason = self._why_not(member)
+            answers.append({**self._peer(member), "eligible": not reason, "why": reason or "can run it"})
+        return answers
+
+    async def devices(self) -> list[Json]:
+        picture = self._node.worker.picture
+        return [
+            {
+                "name": device.name,
+                "kind": device.kind,
+                "provider": device.provider,
+                "vendor_id": device.vendor_id,
+                "device_id": device.device_id,
+                "vram_bytes": device.memory_bytes,
+                "temperature_c": None,
+                "power_w": None,
+                "busy_ratio": None,
+                "benchmark": {"gemm_gflops": device.gemm_gflops, "bandwidth_gbs": device.bandwidth_gbs},
+                "certified": True,
+                "state": "busy" if picture.running else picture.state,
+                "reasons": [picture.reason] if picture.reason else [],
+            }
+            for device in self._node.advertiser.devices
+        ]
+
+    async def models(self) -> list[Json]:
+        blobs = self._node.ports.blobs
+        found = []
+        for cid in await blobs.held():
+            index = await blobs.manifest(cid)
+            if index is not None:
+                loaded = await self._node.executor.holds(cid)
+                found.append({"cid": cid, "bytes": parse_index(index).size, "loaded": loaded})
+        return found
+
+    def _peer(self, member: Member) -> Json:
+        node, advert = self._node, member.advert
+        caught = member.peer in node.coordinator.machine.caught
+        return {
+            "peer_id": member.peer,
+            "name": advert.name if advert else "",
+            "state": member.state,
+            "lends": advert.state if advert else "unknown",
+            "path": member.path,
+            "rtt_ms": None if member.rtt_s is None else round(member.rtt_s * 1000, 2),
+            "addresses": list(member.addresses),
+            "devices": [
+                {
+                    "name": device.name,
+                    "kind": device.kind,
+                    "provider": device.provider,
+                    "vram_bytes": device.memory_bytes,
+                }
+                for device in (advert.devices if advert else ())
+            ],
+            "reputation": {"integrity": 0.0 if caught else None, "reliability": None, "evidence": int(caught)},
+            "queue": node.coordinator.machine.in_flight(member.peer),
+            "last_seen_s": round(node.ports.clock.now_s() - member.heard_s, 1),
+            "agent": advert.agent if advert else "",
+            "sandbox": advert.sandbox if advert else "unknown",
+        }
+
+    def _why_not(self, member: Member) -> str:
+        caught = self._node.coordinator.machine.caught
+        if member.peer in caught:
+            return caught[member.peer]
+        if member.state != "alive":
+            return f"it is {member.state}: there is no connection to it"
+        if member.advert is None:
+            return "it has not said yet what it offers"
+        if not member.advert.devices:
+            return "it lends no device"
+        if member.advert.state != "running":
+            return f"it is {member.advert.state}: {'; '.join(member.advert.reasons) or 'no reason given'}"
+        return ""
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: JobRequest) -> str:
+        if request.verify not in ("none", "spot"):
+            raise UsageError(f"--verify {request.verify} is not available in this version; choose none or spot")
+        if request.strategy != "adaptive":
+            raise UsageError(f"--strategy {request.strategy} is not available in this version; leave it out")
+        if request.detach:
+            raise UsageError("--detach is not available in this version")
+        for path in (request.model, *request.inputs):
+            if not Path(path).is_absolute():
+                raise UsageError(f"{path} is not an absolute path")
+        return await self._node.jobs.submit(request)
+
+    async def jobs(self) -> list[Json]:
+        return await self._node.jobs.everything()
+
+    async def job(self, job: str) -> Json:
+        return await self._node.jobs.show(job)
+
+    def watch(self, job: str) -> AsyncIterator[Json]:
+        return self._node.jobs.watch(job)
+
+    def results(self, job: str) -> AsyncIterator[ResultBlock]:
+        return self._node.jobs.results(job)
+
+    async def provenance(self, job: str) -> Json:
+        return await self._node.jobs.provenance(job)
+
+    async def cancel(self, job: str) -> None:
+        await self._node.jobs.cancel(job)
+
+    # --- the owner's hand on the switch ------------------------------------------------------------------------------
+
+    async def pause(self, *, until_s: float | None) -> None:
+        if not self._node.settings.lends:
+            raise UsageError("this node lends nothing, so there is nothing to pause")
+        wall_s = self._node.ports.clock.wall_s()
+        if until_s is not None and not (math.isfinite(until_s) and until_s > wall_s):
+            raise UsageError("the pause would be over already; give a time in the future")
+        await self._node.ports.store.set_setting(_PAUSE, json.dumps({"until_s": until_s}))
+        self._pause(until_s)
+
+    def _pause(self, until_s: float | None) -> None:
+        clock = self._node.ports.clock
+        self._node.worker.pause(_FOR_EVER, math.inf if until_s is None else clock.now_s() + until_s - clock.wall_s())
+
+    async def resume(self) -> None:
+        await self._node.ports.store.set_setting(_PAUSE, None)
+        self._node.worker.resume()
+
+    async def finish(self) -> None:
+        self._node.worker.finish()
+
+    async def leave(self) -> None:
+        await self._node.leave()
+
+    async def restore(self) -> None:
+        """A pause survives a restart."""
+        stored = await self._node.ports.store.setting(_PAUSE)
+        if stored is None:
+            return
+        until_s = json.loads(stored)["until_s"]
+        if until_s is None or until_s > self._node.ports.clock.wall_s():
+            self._pause(until_s)
+        else:
+            await self._node.ports.store.set_setting(_PAUSE, None)

@@ -1,0 +1,90 @@
+"""Keeps this node's advert true and fresh: issued on change, and every minute with some jitter."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from peerinfer.envelope import seal
+from peerinfer.limits import ADDRESSES_PER_PEER_MAX, DEVICES_PER_NODE_MAX, NAME_CHARS_MAX
+from peerinfer.messages import Advert, DeviceAdvert
+from peerinfer_node.ports import Device, Ports
+from peerinfer_node.roles.members import MembersRole
+from peerinfer_node.roles.work_stream import AGENT
+from peerinfer_node.roles.worker import WorkerRole
+
+if TYPE_CHECKING:
+    from peerinfer_node.node import NodeSettings
+
+ADVERT_EVERY_S = 60.0
+ADVERT_JITTER = 0.2
+
+
+class Advertiser:
+    """Signs and spreads what this node offers. `devices` are the figures that it states."""
+
+    def __init__(
+        self, *, ports: Ports, settings: NodeSettings, worker: WorkerRole, members: MembersRole, rng: random.Random
+    ) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._worker = worker
+        self._members = members
+        self._rng = rng
+        self._incarnation = int(ports.clock.wall_s() * 1000)
+        self._sequence = 0
+        self._changed = trio.Event()
+        self._left = False
+        self.devices: list[Device] = [executor.device for executor in ports.executors]
+        worker.on_state = lambda state, reason: self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            self._members.advertise(self.advert())
+            wait_s = ADVERT_EVERY_S * (1 + ADVERT_JITTER * (2 * self._rng.random() - 1))
+            with trio.move_on_after(wait_s):
+                await self._changed.wait()
+
+    async def measure(self) -> None:
+        """Benchmarks the devices and states the figures."""
+        self.devices = [await executor.benchmark() for executor in self._ports.executors]
+        self._changed.set()
+
+    async def say_left(self) -> None:
+        """Tells everybody that this node goes."""
+        self._left = True
+        self._members.advertise(self.advert())
+        await trio.sleep(0.05)  # Lets the farewell leave before the connections close.
+
+    def advert(self) -> bytes:
+        picture = self._worker.picture
+        self._sequence += 1
+        advert = Advert(
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            issued_at_s=self._ports.clock.wall_s(),
+            name=self._settings.name,
+            agent=AGENT,
+            addresses=self._ports.network.addresses()[:ADDRESSES_PER_PEER_MAX],
+            state="left" if self._left else picture.state,
+            reasons=(picture.reason,) if picture.reason else (),
+            devices=tuple(
+                DeviceAdvert(
+                    device.name[:NAME_CHARS_MAX],
+                    device.kind,
+                    device.provider,
+                    device.memory_bytes,
+                    device.gemm_gflops,
+                    device.bandwidth_gbs,
+                )
+                for device in self.devices[:DEVICES_PER_NODE_MAX]
+            )
+            if self._settings.lends
+            else (),
+            models=(),
+            sandbox=self._ports.executors[0].sandbox,
+        )
+        return seal(advert, self._ports.keys.peer_id, self._ports.keys.sign)
