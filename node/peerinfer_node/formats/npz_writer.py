@@ -1,0 +1,96 @@
+"""Outputs as .npz. Members are stored as they are, so that they can be read in pieces, and dated 1980: the same outputs
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from peerinfer.binding import quoted
+from peerinfer.tensors import Port
+from peerinfer_node.formats.source import Array
+from peerinfer_node.formats.spool import Ordered
+
+FAILED = "__failed__"
+
+_FILL_BYTES = 1 << 20
+
+
+def write_npz(file: BinaryIO, ordered: Ordered) -> list[str]:
+    """Writes all items and returns warnings. Raises OSError."""
+    warnings = []
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for index, port in enumerate(ordered.outputs):
+            shapes = ordered.different_shapes(index)
+            if len(shapes) > 1:
+                _write_ragged(archive, ordered, index, port)
+                warnings.append(
+                    f"output {quoted(port.name)} differs in shape between items: it is written as {port.name}.values, "
+                    f"{port.name}.offsets and {port.name}.shapes"
+                )
+                continue
+            # Without a single result, what the model leaves free has no length.
+            row = shapes[0] if shapes else tuple(max(dim, 0) for dim in port.shape[1:])
+            with _member(archive, port.name, port.dtype, (ordered.items, *row)) as member:
+                for stretch in ordered.stretches(index):
+                    if stretch.rows is None:
+                        _fill(member, port.dtype, row, stretch.items)
+                    else:
+                        _write(member, stretch.rows)
+        if ordered.failed.any():
+            _write_array(archive, FAILED, ordered.failed)
+    return warnings
+
+
+def write_item(file: BinaryIO, outputs: Sequence[Port], values: Sequence[Array]) -> None:
+    """Writes the outputs of one item. Raises OSError."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for port, value in zip(outputs, values, strict=True):
+            _write_array(archive, port.name, value)
+
+
+def _write_ragged(archive: zipfile.ZipFile, ordered: Ordered, index: int, port: Port) -> None:
+    rank = max(len(row) for row in ordered.different_shapes(index))
+    shapes = np.zeros((ordered.items, rank), np.int64)
+    sizes = np.zeros(ordered.items, np.int64)
+    for first, stop, row in ordered.shapes(index):
+        # An item with fewer axes than others has -1 in the place of those it lacks.
+        shapes[first:stop] = [*row, *([-1] * (rank - len(row)))]
+        sizes[first:stop] = np.prod(row, dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    with _member(archive, f"{port.name}.values", port.dtype, (int(offsets[-1]),)) as member:
+        for stretch in ordered.stretches(index):
+            if stretch.rows is not None:
+                _write(member, stretch.rows)
+    _write_array(archive, f"{port.name}.offsets", offsets)
+    _write_array(archive, f"{port.name}.shapes", shapes)
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+    member = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+    descr = np.dtype(dtype).newbyteorder("<").str
+    npy_format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
+    return member
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, values: Array) -> None:
+    with _member(archive, name, values.dtype.name, values.shape) as member:
+        _write(member, values)
+
+
+def _write(member: IO[bytes], rows: Array) -> None:
+    member.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+
+
+def _fill(member: IO[bytes], dtype: str, row: tuple[int, ...], items: int) -> None:
+    """The rows of failed items: NaN where there is one, else 0."""
+    empty = np.nan if np.dtype(dtype).kind == "f" else 0
+    one = np.full(row, empty, np.dtype(dtype).newbyteorder("<")).tobytes()
+    step = max(1, _FILL_BYTES // max(len(one), 1))
+    for start in range(0, items, step):
+        member.write(one * min(step, items - start))
