@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,14 +42,14 @@ from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
-from peerinfer_node.roles.answers import Answer, check_results
+from peerinfer_node.roles.answers import Answer, Rows, check_results
 from peerinfer_node.roles.work_stream import Conversation, greet, say_goodbye
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
 """A work stream that no job has used for this long is closed."""
 
-AUDITS_TOGETHER_MAX = 32
+AUDITS_TOGETHER_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,14 @@ class FrameInputs:
     items: tuple[int, ...]
     tensors: tuple[TensorSpec, ...]
     body: Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an audit found: whether the claim agrees (None: this node cannot tell), and the detail."""
+
+    agrees: bool | None
+    detail: str = ""
 
 
 class JobBody(Protocol):
@@ -77,8 +85,8 @@ class JobBody(Protocol):
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
 
-    async def audit(self, tasks: Sequence[int]) -> Sequence[tuple[bool | None, str]]:
-        """Computes kept tasks here and compares: for each whether it agrees (None: cannot tell), and the detail."""
+    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
+        """Computes tasks here and compares with what was claimed of them (None: as it was kept)."""
 
     async def void(self, tasks: Sequence[int]) -> None: ...
 
@@ -122,7 +130,9 @@ class CoordinatorRole:
         self._nursery: trio.Nursery | None = None
         self._answers: dict[tuple[PeerId, int], Answer] = {}
         """Checked, until the machine has said which of their tasks count."""
-        self._audits: list[Audit] = []
+        self._kept: Answer | None = None
+        """The answer that was kept last."""
+        self._audits: list[tuple[Audit, Rows | None]] = []
         self._audit_drawn = trio.Event()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -256,8 +266,8 @@ class CoordinatorRole:
                 await self._keep(peer, number, job, tasks)
             case DropResults(peer, number):
                 del self._answers[peer, number]
-            case Audit(job, task, peer):
-                self._audits.append(effect)
+            case Audit(_, task, peer):
+                self._audits.append((effect, self._claim(peer, task)))
                 self._audit_drawn.set()
             case VoidResults(job, peer, tasks, reason):
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
@@ -282,6 +292,7 @@ class CoordinatorRole:
             return
         try:
             await body.keep(answer, tasks)
+            self._kept = answer
         except PeerinferError as error:
             self._log.error("results could not be kept", job=job, reason=str(error))
             self._driver.post(JobBroken(job, str(error), type(error).__name__))
@@ -299,18 +310,27 @@ class CoordinatorRole:
             if not self._audits:
                 self._audit_drawn = trio.Event()
                 await self._audit_drawn.wait()
-            job = self._audits[0].job
-            drawn = [audit for audit in self._audits if audit.job == job][:AUDITS_TOGETHER_MAX]
-            self._audits = [audit for audit in self._audits if audit not in drawn]
+            job = self._audits[0][0].job
+            same = [pair for pair in self._audits if pair[0].job == job]
+            others = [pair for pair in self._audits if pair[0].job != job]
+            drawn, self._audits = same[:AUDITS_TOGETHER_MAX], same[AUDITS_TOGETHER_MAX:] + others
             body = self._bodies.get(job)
             if body is None:
                 continue
             try:
-                verdicts = await body.audit([audit.task for audit in drawn])
+                verdicts = await body.audit({audit.task: claim for audit, claim in drawn})
             except PeerinferError as error:
-                verdicts = [(None, str(error))] * len(drawn)
-            for audit, (agrees, detail) in zip(drawn, verdicts, strict=True):
-                self._driver.post(AuditDone(job, audit.task, audit.peer, agrees, detail))
+                verdicts = {audit.task: Verdict(None, str(error)) for audit, _ in drawn}
+            for audit, _ in drawn:
+                verdict = verdicts[audit.task]
+                self._driver.post(AuditDone(job, audit.task, audit.peer, verdict.agrees, verdict.detail))
+
+    def _claim(self, peer: PeerId, task: int) -> Rows | None:
+        """What a worker has just answered of one task; copied, so that the answer itself can go."""
+        answer = self._kept
+        if answer is None or answer.peer != peer or task not in answer.frame.tasks:
+            return None
+        return {name: rows.copy() for name, rows in answer.rows(task).items()}
 
     async def _end(self, end: JobEnded) -> None:
         job = end.job

@@ -229,6 +229,7 @@ class Jobs:
             files,
             brief,
             store=self._store,
+            blobs=self._blobs,
             executor=self._executor,
             on_change=lambda: self._wake(job),
             on_end=self._note_end,

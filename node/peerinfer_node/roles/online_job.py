@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -13,7 +13,7 @@ from peerinfer.ids import JobId
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
-from peerinfer_node.roles.coordinator import FrameInputs
+from peerinfer_node.roles.coordinator import FrameInputs, Verdict
 
 REQUESTS_WAITING_MAX = 65_536
 """Beyond this many unanswered requests of one model new ones are refused: busy, retry later."""
@@ -98,8 +98,8 @@ class OnlineJob:
                 request.outputs = answer.rows(task)
                 request.done.set()
 
-    async def audit(self, tasks: Sequence[int]) -> Sequence[tuple[bool | None, str]]:
-        return [(None, "online tasks are not audited")] * len(tasks)
+    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
+        return dict.fromkeys(claims, Verdict(None, "online tasks are not audited"))
 
     async def void(self, tasks: Sequence[int]) -> None:
         del tasks

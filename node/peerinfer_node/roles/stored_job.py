@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import trio
 
 from peerinfer.binding import Binding
 from peerinfer.comparison import disagreement
 from peerinfer.control import ResultBlock
 from peerinfer.coordination import JobEnded
-from peerinfer.errors import PeerinferError
+from peerinfer.errors import ExecutionError
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Manifest
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
 from peerinfer_node.formats import Inputs
-from peerinfer_node.ports import Batch, Executor, ReceiptRow, Store
-from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
-from peerinfer_node.roles.coordinator import FrameInputs
+from peerinfer_node.ports import Batch, BlobStore, Executor, ReceiptRow, Store
+from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
+from peerinfer_node.roles.coordinator import FrameInputs, Verdict
 from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
 
 INLINE_READ_BYTES_MAX = 256 * 1024
@@ -62,6 +61,7 @@ class StoredJob:
         brief: JobBrief,
         *,
         store: Store,
+        blobs: BlobStore,
         executor: Executor,
         on_change: Callable[[], None],
         on_end: Callable[[JobEnded], None],
@@ -70,6 +70,7 @@ class StoredJob:
         self.files = files
         self._brief = brief
         self._store = store
+        self._blobs = blobs
         self._executor = executor
         self._on_change = on_change
         self._on_end = on_end
@@ -120,39 +121,47 @@ class StoredJob:
         receipt = ReceiptRow(self.job, answer.frame.frame, answer.peer, answer.receipt)
         await self._store.add_results(rows_of(self.job, answer, tasks, keys, offset), [receipt])
 
-    async def audit(self, tasks: Sequence[int]) -> Sequence[tuple[bool | None, str]]:
-        claimed: dict[int, Rows] = {}
-        for row in await self._store.results_of(self.job):
-            if row.task in tasks:
-                claimed[row.task] = OpenRecord(await self._store.read_results(row.job, row.offset)).rows(row)
-        verdicts: list[tuple[bool | None, str]] = []
-        for task in tasks:
-            try:
-                reference = await self.compute_here(task)
-            except (PeerinferError, KeyError) as error:
-                verdicts.append((None, str(error)))
+    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
+        known = {task: rows for task, rows in claims.items() if rows is not None}
+        known |= await self._read_back([task for task in claims if task not in known])
+        references = await self.compute_here(sorted(claims))
+        verdicts = {}
+        for task in claims:
+            reference = references[task]
+            if isinstance(reference, str):
+                verdicts[task] = Verdict(None, reference)
                 continue
-            problem = disagreement(
-                claimed[task], reference, compare=self.files.compare, rtol=self.files.rtol, atol=self.files.atol
-            )
-            verdicts.append((not problem, f"task {task}: {problem}" if problem else ""))
+            files = self.files
+            problem = disagreement(known[task], reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
+            verdicts[task] = Verdict(not problem, f"task {task}: {problem}" if problem else "")
         return verdicts
 
-    async def compute_here(self, task: int) -> Rows:
-        """The outputs of one task on this node's own device. Raises as `Executor.run` does, also if the task fails."""
-        given = await self.inputs([task])
-        batch = Batch(given.items, given.tensors, given.body, self._brief.merge, self._brief.outputs)
-        result = await self._executor.run(Cid(self._brief.model), batch, self._brief.timeout_s)
-        if result.failures:
-            raise PeerinferError(result.failures[0][2])
-        rows: Rows = {}
-        start = 0
-        group = result.groups[0]
-        for spec in group.tensors:
-            array = np.frombuffer(group.body, dtype=spec.dtype, count=int(np.prod(spec.shape)), offset=start)
-            rows[spec.name] = array.reshape(spec.shape)
-            start += spec.size_bytes
-        return rows
+    async def _read_back(self, tasks: Sequence[int]) -> dict[int, Rows]:
+        if not tasks:
+            return {}
+        wanted = set(tasks)
+        rows = [row for row in await self._store.results_of(self.job) if row.task in wanted]
+        return {row.task: OpenRecord(await self._store.read_results(row.job, row.offset)).rows(row) for row in rows}
+
+    async def compute_here(self, tasks: Sequence[int]) -> dict[int, Rows | str]:
+        """The outputs of each task on this node's own device, or why there are none."""
+        brief = self._brief
+        model = Cid(brief.model)
+        given = await self.inputs(tasks)
+        batch = Batch(given.items, given.tensors, given.body, brief.merge, brief.outputs)
+        try:
+            if not await self._executor.holds(model):
+                await self._executor.load(model, await self._blobs.read(model))
+            result = await self._executor.run(model, batch, brief.timeout_s)
+        except (ExecutionError, KeyError) as error:
+            return dict.fromkeys(tasks, str(error))
+        found: dict[int, Rows | str] = {tasks[position]: reason for position, _, reason in result.failures}
+        for group in result.groups:
+            first = 0
+            for position in group.positions:
+                found[tasks[position]] = cut(group.tensors, group.body, 0, first, given.items[position])
+                first += given.items[position]
+        return found
 
     async def void(self, tasks: Sequence[int]) -> None:
         await self._store.void_results(self.job, tasks)
