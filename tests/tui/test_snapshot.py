@@ -50,9 +50,9 @@ def test_devices_of_a_peer_may_be_names_or_objects() -> None:
     assert read_snapshot({}, [], peers, []).peers[0].devices == ("cpu", "Radeon", "")
 
 
-def test_failed_tasks_may_be_a_list_or_a_count() -> None:
-    jobs = read_snapshot({}, [], [], [{"failed": [3, 5]}, {"failed": 4}]).jobs
-    assert [job.failed for job in jobs] == [2, 4]
+def test_failed_tasks_are_counted_even_where_only_some_are_listed() -> None:
+    jobs = read_snapshot({}, [], [], [{"failed": [3, 5]}, {"failed": [{}, {}], "failed_tasks": 4000}]).jobs
+    assert [job.failed for job in jobs] == [2, 4000]
 
 
 def test_reasons_keep_their_end() -> None:

@@ -149,16 +149,26 @@ def test_a_quiet_node_needs_no_attention() -> None:
     assert attention(Snapshot(NODE, jobs=(JOB,)), now_s=0.0) == []
 
 
+def test_a_reason_of_the_whole_node_is_not_repeated_for_each_device() -> None:
+    paused = replace(NODE, state="paused", reasons=(Reason("by hand"),))
+    device = DevicePicture(name="cpu", state="paused", reasons=(Reason("by hand"),))
+    assert len(attention(Snapshot(paused, devices=(device,)), now_s=0.0)) == 1
+
+
 def test_the_gravest_matter_comes_first() -> None:
     snapshot = Snapshot(
         replace(NODE, state="paused", reasons=(Reason("by hand", 1900.0),), sandbox="none"),
         devices=(DevicePicture(name="RX 580", reasons=(Reason("too hot: 91 °C"),)),),
-        jobs=(replace(JOB, failed=1), replace(JOB, state="failed", reason="no peer could run the model")),
+        jobs=(
+            replace(JOB, failed=1, blocked="no peer lends a GPU"),
+            replace(JOB, state="failed", reason="no peer could run the model"),
+        ),
     )
     assert [words(line) for line in attention(snapshot, now_s=100.0)] == [
         "✕ job 01234567 failed: no peer could run the model",
         "▲ this node is paused: by hand, for 30 m 00 s more",
         "▲ RX 580: too hot: 91 °C",
         "▲ models run here without a sandbox",
+        "▲ job 01234567: waits: no peer lends a GPU",
         "▲ job 01234567: 1 task failed for good",
     ]

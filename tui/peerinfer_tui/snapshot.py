@@ -81,6 +81,8 @@ class JobPicture:
     elapsed_s: float | None = None
     items_per_second: float | None = None
     reason: str = ""
+    blocked: str = ""
+    """Why it does not move, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,6 @@ def _peer(raw: Mapping[str, Json]) -> PeerPicture:
 
 
 def _job(raw: Mapping[str, Json]) -> JobPicture:
-    failed = raw.get("failed")
     return JobPicture(
         job_id=_text(raw, "job_id"),
         state=_text(raw, "state"),
@@ -163,10 +164,11 @@ def _job(raw: Mapping[str, Json]) -> JobPicture:
         items=_count(raw, "items"),
         tasks=_count(raw, "tasks"),
         accepted=_count(raw, "accepted"),
-        failed=len(failed) if isinstance(failed, list) else _count(raw, "failed"),
+        failed=max(_count(raw, "failed_tasks"), len(_list(raw.get("failed")))),
         elapsed_s=_number(raw, "elapsed_s"),
         items_per_second=_number(raw, "items_per_second"),
         reason=_text(raw, "reason", REASON_CHARS_MAX),
+        blocked=_text(raw, "blocked", REASON_CHARS_MAX),
     )
 
 

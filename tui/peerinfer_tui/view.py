@@ -37,8 +37,7 @@ COLUMN_GAP = 2
 _STATE_TONES: dict[str, Tone] = {
     "running": "good",
     "alive": "good",
-    "ready": "good",
-    "certified": "good",
+    "busy": "good",
     "done": "accent",
     "queued": "plain",
     "idle": "dim",
@@ -154,7 +153,7 @@ def node_line(node: NodePicture, width: int) -> Line:
     facts = [counted(node.alive, "peer")]
     if node.suspect:
         facts.append(f"{node.suspect} suspect")
-    if node.reachability:
+    if node.reachability not in ("", "unknown"):
         facts.append(node.reachability)
     if node.sandbox:
         facts.append(f"sandbox {node.sandbox}")
@@ -189,6 +188,8 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
         warn.append((("▲ ", "warn"), (f"this node is {node.state}: {_why(reason, now_s)}", "plain")))
     for device in snapshot.devices:
         for reason in device.reasons:
+            if any(reason.reason == known.reason for known in node.reasons):
+                continue
             warn.append((("▲ ", "warn"), (f"{device.name}: {_why(reason, now_s)}", "plain")))
     if node.sandbox == "none":
         warn.append((("▲ ", "warn"), ("models run here without a sandbox", "plain")))
@@ -196,8 +197,10 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
         tasks = f"{counted(job.failed, 'task')} failed for good"
         if job.state == "failed":
             bad.append((("✕ ", "bad"), (f"job {short_job(job.job_id)} failed: {job.reason or tasks}", "plain")))
-        elif job.failed and job.state not in ("done", "cancelled"):
-            warn.append((("▲ ", "warn"), (f"job {short_job(job.job_id)}: {tasks}", "plain")))
+        elif job.state not in ("done", "cancelled"):
+            for matter in (f"waits: {job.blocked}" if job.blocked else "", tasks if job.failed else ""):
+                if matter:
+                    warn.append((("▲ ", "warn"), (f"job {short_job(job.job_id)}: {matter}", "plain")))
     return bad + warn
 
 
