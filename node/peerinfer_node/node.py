@@ -311,4 +311,6 @@ async def open_node(
             )
             node = Node(ports, settings, log)
             async with node.run():
+                if lends:
+                    await node.advertiser.measure()
                 yield node

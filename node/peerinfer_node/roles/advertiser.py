@@ -50,7 +50,7 @@ class Advertiser:
 
     async def measure(self) -> None:
         """Benchmarks the devices and states the figures."""
-        self.devices = [await executor.benchmark() for executor in self._ports.executors]
+        self.devices = [await executor.benchmark() for executor in self._ports.executors]  # one core each, in turn
         self._changed.set()
 
     async def say_left(self) -> None:
