@@ -101,6 +101,7 @@ class Node:
             coordinator=self.coordinator,
             rng=random.Random(rng.random()),  # noqa: S311
             on_accept=self._look_for_workers,
+            in_thread=ports.in_thread,
         )
         self.online = Online(
             blobs=ports.blobs,

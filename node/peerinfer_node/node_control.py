@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 import peerinfer
 from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
@@ -69,7 +67,7 @@ class NodeControl:
         return [self._peer(member) for member in self._node.members.machine.members()]
 
     async def why(self, model: str) -> list[Json]:
-        if not await trio.Path(model).is_file():
+        if not await self._node.ports.in_thread(Path(model).is_file):
             raise UsageError(f"there is no model file {model}")
         answers = []
         for member in self._node.members.machine.members():

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import trio
 
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.tensors import Port, TensorSpec
 
 Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
 
 
 # --- network -------------------------------------------------------------------------------------------------------
@@ -343,6 +346,13 @@ class LocalClock(Protocol):
         """Seconds since 1970, as this machine believes."""
 
 
+class InThread(Protocol):
+    """Runs work that reads files or computes for long, so that the event loop does not wait for it."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T:
+        """What `work()` returns or raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Everything that a node stands on."""
@@ -356,3 +366,5 @@ class Ports:
     """Of every random choice the node makes."""
     executors: Sequence[Executor] = field(default_factory=tuple)
     """Devices. The first is also used for the node's own checks of models and results."""
+    in_thread: InThread = trio.to_thread.run_sync
+    """A virtual clock cannot see threads, so a simulated node does such work where it stands."""

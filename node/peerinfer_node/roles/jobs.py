@@ -30,7 +30,18 @@ from peerinfer.messages import JobBrief, Manifest, Term
 from peerinfer.splitting import Split, split_items
 from peerinfer_node.formats import Inputs, open_inputs
 from peerinfer_node.log import Log
-from peerinfer_node.ports import Batch, BlobStore, Executor, JobRow, Keys, LocalClock, ModelInterface, ResultRow, Store
+from peerinfer_node.ports import (
+    Batch,
+    BlobStore,
+    Executor,
+    InThread,
+    JobRow,
+    Keys,
+    LocalClock,
+    ModelInterface,
+    ResultRow,
+    Store,
+)
 from peerinfer_node.roles.answers import raw_bytes
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.result_records import OpenRecord
@@ -100,6 +111,7 @@ class Jobs:
         coordinator: CoordinatorRole,
         rng: random.Random,
         on_accept: Callable[[], None],
+        in_thread: InThread,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -110,6 +122,7 @@ class Jobs:
         self._coordinator = coordinator
         self._rng = rng
         self._on_accept = on_accept
+        self._in_thread = in_thread
         self._active: dict[JobId, _Active] = {}
         self._ended, self._to_close = trio.open_memory_channel[JobEnded](float("inf"))  # bounded by JOBS_MAX
 
@@ -150,11 +163,11 @@ class Jobs:
 
     async def prepare(self, request: JobRequest) -> _Prepared:
         """Opens model and inputs, fits them to each other, and cuts the items into tasks."""
-        data = await trio.to_thread.run_sync(_read_model, request.model)
+        data = await self._in_thread(lambda: _read_model(request.model))
         model = await self._blobs.put(data)
         interface = await self._executor.load(model, data)
         check_outputs(interface.outputs)
-        inputs = await trio.to_thread.run_sync(
+        inputs = await self._in_thread(
             lambda: open_inputs(
                 request.inputs,
                 interface.inputs,
@@ -175,13 +188,13 @@ class Jobs:
         )
         if split.tasks > JOB_TASKS_MAX:
             raise InputError(f"{split.tasks} tasks pass the limit of {JOB_TASKS_MAX}; give a larger --batch")
-        model_sha256, keys = await trio.to_thread.run_sync(_fingerprints, data, model, inputs, split)
+        model_sha256, keys = await self._in_thread(lambda: _fingerprints(data, model, inputs, split))
         return _Prepared(interface, model, len(data), model_sha256, inputs, split, seconds_per_item, keys)
 
     async def _trial(self, model: Cid, inputs: Inputs) -> float:
         """Seconds that one item takes on this node's own device."""
         binding = inputs.binding
-        rows = await trio.to_thread.run_sync(inputs.rows, 0, binding.block)
+        rows = await self._in_thread(lambda: inputs.rows(0, binding.block))
         batch = Batch((1,), binding.frame_specs(binding.block), [raw_bytes(row) for row in rows], binding.merge)
         try:
             await self._executor.run(model, batch, TRIAL_TIMEOUT_S)  # The first run of a session is slower than others.
@@ -233,6 +246,7 @@ class Jobs:
             executor=self._executor,
             on_change=lambda: self._wake(job),
             on_end=self._note_end,
+            in_thread=self._in_thread,
         )
         spot = request.verify == "spot"
         unchecked: dict[PeerId, list[int]] = {}

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import trio
-
 from peerinfer.binding import Binding
 from peerinfer.comparison import disagreement
 from peerinfer.control import ResultBlock
@@ -18,7 +16,7 @@ from peerinfer.messages import JobBrief, Manifest
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
 from peerinfer_node.formats import Inputs
-from peerinfer_node.ports import Batch, BlobStore, Executor, ReceiptRow, Store
+from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, ReceiptRow, Store
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
 from peerinfer_node.roles.coordinator import FrameInputs, Verdict
 from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
@@ -65,6 +63,7 @@ class StoredJob:
         executor: Executor,
         on_change: Callable[[], None],
         on_end: Callable[[JobEnded], None],
+        in_thread: InThread,
     ) -> None:
         self.job = job
         self.files = files
@@ -74,6 +73,7 @@ class StoredJob:
         self._executor = executor
         self._on_change = on_change
         self._on_end = on_end
+        self._in_thread = in_thread
         self._outputs = {port.name: port for port in files.manifest.outputs}
         self.failures: dict[int, str] = {}
 
@@ -92,7 +92,7 @@ class StoredJob:
         size = files.binding.item_bytes * sum(files.split.items_of(task) for task in tasks)
         if files.inputs.item_names is None and size <= INLINE_READ_BYTES_MAX:
             return self._cut(tasks)
-        return await trio.to_thread.run_sync(self._cut, tasks)
+        return await self._in_thread(lambda: self._cut(tasks))
 
     def _cut(self, tasks: Sequence[int]) -> FrameInputs:
         files, split = self.files, self.files.split
