@@ -322,6 +322,13 @@ async def foreign_cid(messages: MessageStream, question: Any) -> None:
     await messages.send(BlobManifest(cid(b"another")), (index_of([b"another"]).encode(),))
 
 
+async def chunk_under_a_foreign_name(messages: MessageStream, question: Any) -> None:
+    if isinstance(question, BlobManifestWanted):
+        await messages.send(BlobManifest(question.cid), (index_of([noise(10)]).encode(),))
+    else:
+        await messages.send(BlobChunk(cid(b"another"), 0), (noise(10),))
+
+
 async def another_kind(messages: MessageStream, question: Any) -> None:
     await messages.send(KeepAlive())
 
@@ -343,6 +350,7 @@ async def index_without_end(messages: MessageStream, question: Any) -> None:
         foreign_index,
         junk_index,
         foreign_cid,
+        chunk_under_a_foreign_name,
         another_kind,
         the_question_back,
         index_without_end,
@@ -356,6 +364,49 @@ async def test_a_liar_is_a_protocol_error_and_no_harm_to_the_honest(wires: Wires
     wires.handlers[B] = (await server_with(data)).serve
     with trio.fail_after(5):
         await fetch(wires, data, A, B)
+
+
+async def test_a_flood_of_indexes_is_cut_off_while_the_store_is_busy(wires: Wires) -> None:
+    cut_off = trio.Event()
+
+    async def flood(stream: Stream) -> None:
+        await scripted(index_without_end)(stream)
+        cut_off.set()
+
+    class BusyStore(MemoryBlobStore):
+        async def begin(self, name: Cid, manifest: bytes) -> list[int]:
+            await cut_off.wait()
+            return await super().begin(name, manifest)
+
+    wires.handlers[A] = flood
+    with trio.fail_after(5), pytest.raises(ProtocolError, match="sent the index twice"):
+        await fetch(wires, noise(10), A, store=BusyStore())
+
+
+async def test_a_provider_that_was_given_up_is_cut_off_while_the_fetch_goes_on(
+    wires: Wires, autojump_clock: trio.testing.MockClock
+) -> None:
+    data = noise(6 * CHUNK_BYTES)
+    cut_off_s = 0.0
+
+    async def silent(messages: MessageStream, chunk: BlobChunk, body: bytes) -> None:
+        nonlocal cut_off_s
+        try:
+            while True:
+                await messages.receive()
+        finally:
+            cut_off_s = trio.current_time()
+
+    async def slow(messages: MessageStream, chunk: BlobChunk, body: bytes) -> None:
+        await trio.sleep(20)
+        await messages.send(chunk, (body,))
+
+    wires.handlers[A] = provider_of(data, silent)
+    wires.handlers[B] = provider_of(data, slow)
+    started_s = trio.current_time()
+    await fetch(wires, data, A, B)
+    assert cut_off_s - started_s == pytest.approx(BLOB_STALL_S)
+    assert trio.current_time() - started_s == pytest.approx(120)
 
 
 async def test_what_a_peer_says_of_itself_stays_on_one_line(wires: Wires) -> None:
@@ -480,6 +531,41 @@ async def test_one_who_joins_brings_providers_along_and_all_fail_together(wires:
     assert errors[0] == errors[1]
     wires.handlers[B] = (await server_with(data)).serve
     await fetcher.fetch(cid(data), [B])
+
+
+async def test_one_who_comes_when_a_fetch_has_just_failed_starts_another(wires: Wires) -> None:
+    data = noise(10)
+    cleaning, gate = trio.Event(), trio.Event()
+    wires.handlers[A] = (await server_with()).serve
+    wires.handlers[B] = (await server_with(data)).serve
+    open_stream = wires.open_stream
+
+    async def open_slow_to_end(peer: PeerId, protocol: str) -> Stream:
+        stream = await open_stream(peer, protocol)
+        reset = stream.reset
+
+        async def slow_reset() -> None:
+            cleaning.set()
+            await gate.wait()
+            await reset()
+
+        stream.reset = slow_reset  # type: ignore[method-assign]
+        return stream
+
+    wires.open_stream = open_slow_to_end  # type: ignore[method-assign]
+    fetcher = BlobFetcher(wires, MemoryBlobStore(), SystemClock())  # type: ignore[arg-type]
+
+    async def first() -> None:
+        with pytest.raises(NetworkError, match="does not hold it"):
+            await fetcher.fetch(cid(data), [A])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await cleaning.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(fetcher.fetch, cid(data), [B])
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------

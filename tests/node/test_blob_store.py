@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -183,6 +185,19 @@ async def test_a_name_that_is_no_cid_never_touches_the_disk(make_store: MakeStor
     assert files(tmp_path, "**/*") == before
 
 
+def test_the_folder_itself_makes_no_path_of_what_is_no_cid(tmp_path: Path) -> None:
+    folder = BlobFolder(tmp_path / "blobs")
+    before = files(tmp_path, "**/*")
+    for name in map(Cid, TRAVERSALS):
+        with pytest.raises(ValueError, match="not"):
+            folder.add(name, b"", 0)
+        with pytest.raises(ValueError, match="not"):
+            folder.remove(name)
+        with pytest.raises(ValueError, match="not"):
+            folder.add_pin(name, "job")
+    assert files(tmp_path, "**/*") == before
+
+
 # --- room ------------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +255,18 @@ async def test_a_blob_under_way_keeps_its_room_and_goes_if_it_must(make_store: M
     with pytest.raises(StateUnusable, match="make room"):
         await store.write_chunk(cid(under_way), 1, under_way[CHUNK_BYTES:])
     assert await store.read(cid(other)) == other
+
+
+async def test_writing_a_chunk_is_a_use(make_store: MakeStore) -> None:
+    under_way, other = noise(2 * CHUNK_BYTES), noise(100)
+    store = make_store(room(under_way, other))
+    await fill(store, under_way, without=(0, 1))
+    await store.put(other)
+    assert await store.write_chunk(cid(under_way), 0, under_way[:CHUNK_BYTES])
+    third = await store.put(b"!")
+    assert await store.held() == [third]
+    assert await store.write_chunk(cid(under_way), 1, under_way[CHUNK_BYTES:])
+    assert await store.read(cid(under_way)) == under_way
 
 
 async def test_a_pin_may_come_before_its_blob(make_store: MakeStore) -> None:
@@ -358,6 +385,46 @@ async def test_leftovers_and_nonsense_in_the_folder_are_no_trouble(tmp_path: Pat
     assert sorted(path.name for path in files(tmp_path, "*")) == sorted(
         [f"{cid(data)}.index", f"{cid(data)}.blob", "notes.txt", "pins"]
     )
+
+
+KEEP_PUTTING = """
+import sys, trio
+from pathlib import Path
+from peerinfer_node.blob_store import FileBlobStore
+
+async def main():
+    store = FileBlobStore(Path(sys.argv[1]), 1 << 30)
+    for path in sys.argv[2:]:
+        name = await store.put_file(path)
+        await store.pin(name, "job")
+        print(name, flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+async def test_whatever_moment_a_process_is_killed_at_nothing_false_is_held(tmp_path: Path) -> None:
+    sources = []
+    for seed in range(12):
+        sources.append(tmp_path / f"source {seed}")
+        sources[-1].write_bytes(noise(2 * CHUNK_BYTES + seed, seed))
+    root = tmp_path / "blobs"
+    for finished in (1, 2, 4, 7):
+        command = [sys.executable, "-c", KEEP_PUTTING, str(root), *map(str, sources)]
+        names: list[Cid] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
+            assert process.stdout is not None
+            while len(names) < finished:
+                names.append(Cid(process.stdout.readline().strip()))
+            process.kill()
+        store = FileBlobStore(root, 1 << 30)
+        held = await store.held()
+        assert set(names) <= set(held)
+        for name in held:
+            assert cid(await store.read(name)) == name
+    for source in sources:
+        assert await store.read(await store.put_file(str(source))) == source.read_bytes()
 
 
 def flip_a_byte(path: Path) -> None:

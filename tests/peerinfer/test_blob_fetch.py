@@ -220,6 +220,17 @@ def test_failure_is_a_lie_only_if_all_lied() -> None:
     assert effects[-1].lied
 
 
+def test_a_fetch_whose_providers_leave_while_the_store_makes_room_ends_when_that_is_done() -> None:
+    told = Told(index_with(4), A)
+    told.tell(IndexArrived(A, told.index.encode()))
+    assert told.tell(ProviderLost(A, "left")) == [Drop(A)]
+    assert isinstance(told.tell(Begun((3,)))[-1], Failed)
+    told = Told(index_with(4), A)
+    told.tell(IndexArrived(A, told.index.encode()))
+    told.tell(ProviderLost(A, "left"))
+    assert told.tell(Begun(()))[-1] == Completed()
+
+
 def test_without_a_provider_it_fails_at_once() -> None:
     (failed,) = Told(index_with(4)).first
     assert isinstance(failed, Failed)
