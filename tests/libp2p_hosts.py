@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -16,6 +16,8 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pa
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
+from libp2p.security.insecure import transport as insecure
+from libp2p.security.insecure.transport import InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
@@ -65,6 +67,11 @@ async def echoed(network: Libp2pNetwork, peer: Any, data: bytes = b"hello") -> b
     return bytes(received)
 
 
+def logged(caplog: Any) -> list[str]:
+    """What the node itself logged (pytest listens to the silenced loggers of the libraries too)."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("peerinfer")]
+
+
 async def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     with trio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110  (the library offers no event)
@@ -94,6 +101,22 @@ async def raw_tcp(address: str) -> AsyncIterator[trio.SocketStream]:
     _, _, host, _, port, *_ = address.split("/")
     async with await trio.open_tcp_stream(host, int(port)) as stream:
         yield stream
+
+
+class Impersonator(InsecureTransport):
+    """Dials in plaintext and shows the victim's public key instead of its own."""
+
+    def __init__(self, key_pair, victim):
+        super().__init__(key_pair)
+        self._own, self._victim = key_pair.public_key, victim
+
+    async def secure_outbound(self, conn, peer_id):
+        real = insecure.make_exchange_message
+        insecure.make_exchange_message = lambda key: real(self._victim if key == self._own else key)
+        try:
+            return await super().secure_outbound(conn, peer_id)
+        finally:
+            insecure.make_exchange_message = real
 
 
 class RawPeer:
@@ -128,16 +151,20 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_peer(network: Libp2pNetwork, seed: bytes = b"r" * 32) -> AsyncIterator[RawPeer]:
+async def raw_session(address: str, peer_id: str, seed: bytes = b"r" * 32) -> AsyncIterator[NoiseSession]:
+    """An authenticated connection on which yamux is agreed and nothing sent yet."""
     pair = create_new_key_pair(seed)
     noise = NoiseOverSocket(pair, noise_privkey=create_new_x25519_key_pair().private_key)
     upgrader = TransportUpgrader({NOISE_PROTOCOL: noise}, {})
-    async with raw_tcp(network.addresses()[0]) as stream:
+    async with raw_tcp(address) as stream:
         connection = RawConnection(Socket(stream), True)
         with trio.fail_after(10):
-            session = await upgrader.upgrade_security(connection, True, ID.from_string(network.peer_id))
+            session = await upgrader.upgrade_security(connection, True, ID.from_string(peer_id))
             await YamuxOnly()._selector.select(session, True, 10)
+        yield session
+
+
+@asynccontextmanager
+async def raw_peer(network: Libp2pNetwork) -> AsyncIterator[RawPeer]:
+    async with raw_session(network.addresses()[0], network.peer_id) as session:
         yield RawPeer(session)
-
-
-Handler = Callable[[Any], Awaitable[None]]

@@ -4,13 +4,13 @@ import os
 import psutil
 import pytest
 import trio
-from libp2p_hosts import ECHO, echoed, node, wait_until
+from libp2p_hosts import ECHO, echoed, logged, node, wait_until
 
 from peerinfer.errors import DialFailed, StreamClosed
 from peerinfer.messages import Goodbye
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_session import OUTBOX_BYTES_MAX
-from peerinfer_node.network.libp2p_yamux import WINDOW_BYTES, WINDOW_BYTES_MAX
+from peerinfer_node.network.libp2p_yamux_stream import WINDOW_BYTES, WINDOW_BYTES_MAX
 
 HOLD = "/peerinfer/test/hold/1"
 MIB = 1024 * 1024
@@ -197,10 +197,8 @@ async def test_a_handler_that_raises_is_logged_in_one_line_and_the_node_goes_on(
             with pytest.raises(StreamClosed):
                 await stream.read(1)
         assert await echoed(a, peer) == b"hello"
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{HOLD} of {a.peer_id} failed: RuntimeError: a fault of ours"
-    ]
-    assert caplog.records[0].exc_info is None
+    assert logged(caplog) == [f"{HOLD} of {a.peer_id} failed: RuntimeError: a fault of ours"]
+    assert all(record.exc_info is None for record in caplog.records)
 
 
 async def test_a_protocol_that_is_not_served_is_refused_by_its_name():

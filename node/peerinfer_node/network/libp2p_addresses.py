@@ -20,7 +20,6 @@ _ADDRESS = re.compile(
     r"/(?P<kind>ip4|ip6|dns|dns4|dns6)/(?P<host>[^/]{1,253})/tcp/(?P<port>\d{1,5})(/p2p/(?P<peer>\w+))?"
 )
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}")
-_FAMILIES = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,6 @@ class Address:
     host: str
     port: int
     peer: PeerId | None
-
-    @property
-    def family(self) -> int:
-        """`AF_UNSPEC` if a name may mean either."""
-        return _FAMILIES.get(self.kind, socket.AF_UNSPEC)
 
     def __str__(self) -> str:
         suffix = f"/p2p/{self.peer}" if self.peer else ""

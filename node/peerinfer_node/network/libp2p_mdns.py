@@ -13,15 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
-from zeroconf import (
-    BadTypeInNameException,
-    NonUniqueNameException,
-    ServiceBrowser,
-    ServiceInfo,
-    ServiceListener,
-    Zeroconf,
-)
 from zeroconf import Error as ZeroconfError
+from zeroconf import ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX
@@ -55,7 +48,7 @@ class _Listener(ServiceListener):  # type: ignore[misc]
         self._names.add(name)
         try:
             info = zc.get_service_info(type_, name, timeout=LOOKUP_MS)
-        except (BadTypeInNameException, ZeroconfError, OSError):
+        except (ZeroconfError, OSError):
             return
         if info is None:
             return
@@ -94,9 +87,12 @@ def addresses_in(properties: dict[bytes, bytes | None]) -> dict[PeerId, tuple[st
 async def run_mdns(peer: PeerId, addresses: Sequence[str], found: Found) -> None:
     """Announces `addresses` and calls `found` in trio's thread for every peer seen, until cancelled.
 
-    Raises OSError if this machine has no multicast.
+    Raises OSError if this machine has no multicast over IPv4.
     """
     hosts = {parse(address).host for address in addresses}
+    interfaces = sorted(host for host in hosts if ipaddress.ip_address(host).version == 4)
+    if not interfaces:
+        raise OSError("it needs an IPv4 address to listen on")
     port = parse(addresses[0]).port
     token = trio.lowlevel.current_trio_token()
     name = f"{secrets.token_hex(16)}.{SERVICE}"
@@ -109,7 +105,7 @@ async def run_mdns(peer: PeerId, addresses: Sequence[str], found: Found) -> None
         parsed_addresses=sorted(hosts),
     )
     # zeroconf starts threads, waits for them and sleeps between its probes: all of it happens in a thread of ours.
-    zeroconf = await trio.to_thread.run_sync(partial(_start, hosts))
+    zeroconf = await trio.to_thread.run_sync(partial(Zeroconf, interfaces=interfaces))
     try:
         listener = _Listener(name, peer, found, token)
         await trio.to_thread.run_sync(partial(_announce, zeroconf, info, listener))
@@ -119,16 +115,12 @@ async def run_mdns(peer: PeerId, addresses: Sequence[str], found: Found) -> None
             await trio.to_thread.run_sync(partial(_stop, zeroconf), abandon_on_cancel=True)  # type: ignore[call-arg,unused-ignore]
 
 
-def _start(hosts: set[str]) -> Zeroconf:
-    return Zeroconf(interfaces=sorted(host for host in hosts if ipaddress.ip_address(host).version == 4))
-
-
 def _announce(zeroconf: Zeroconf, info: ServiceInfo, listener: _Listener) -> None:
     ServiceBrowser(zeroconf, SERVICE, listener)
     try:
         zeroconf.register_service(info)
-    except NonUniqueNameException as error:
-        raise OSError(f"mDNS: {error}") from error
+    except ZeroconfError as error:
+        raise OSError(str(error)) from error
 
 
 def _stop(zeroconf: Zeroconf) -> None:

@@ -1,9 +1,9 @@
 """Streams to peers over libp2p: TCP, Noise and Yamux, and nothing else.
 
-This module and its siblings `libp2p_session`, `libp2p_yamux`, `libp2p_mdns` and `libp2p_addresses` are the one adapter
-to py-libp2p; no other module imports it. From the library come the identity's form, the negotiation of protocols, the
-Noise handshake, the swarm (its table of connections, notifications and resource manager): what two implementations
-must agree on. What a hostile or slow peer can lean on is ours: the sockets, the sessions and the muxer.
+This module and its siblings `libp2p_*` are the one adapter to py-libp2p; no other module imports it. From the library
+come the form of the identity, the negotiation of protocols, the Noise handshake and the swarm (its table of connections
+and its resource manager): what two implementations must agree on. What a hostile or slow peer can lean on is ours:
+the sockets, the sessions and the muxer.
 
 py-libp2p's defaults are not safe to use (FINDINGS in the repository's history; each has a test that fails when a new
 release mends it): its default host accepts plaintext, where knowing a public key is enough to be somebody; one
@@ -22,31 +22,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from libp2p.abc import INotifee
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.rcmgr import ResourceLimits, ResourceManager
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.tools.anyio_service import TrioManager
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from peerinfer.errors import DialFailed, PeerinferError, StateUnusable, StreamClosed
-from peerinfer.ids import PeerId, public_key_of
+from peerinfer.ids import PeerId
 from peerinfer_node.keys import Ed25519Keys
-from peerinfer_node.network import libp2p_yamux
 from peerinfer_node.network.libp2p_addresses import Address, concrete_hosts, parse_dialable, parse_listen
 from peerinfer_node.network.libp2p_mdns import run_mdns
-from peerinfer_node.network.libp2p_session import NoiseOverSocket, Socket, shielded
+from peerinfer_node.network.libp2p_session import Socket, shielded
+from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX, new_swarm
+from peerinfer_node.network.libp2p_yamux_stream import Stream
 from peerinfer_node.ports import (
     AddressFound,
     Buffer,
@@ -58,10 +49,6 @@ from peerinfer_node.ports import (
 
 CONNECTIONS_MAX = 512
 """Each costs three tasks and about 60 kB."""
-
-CONNECTIONS_PER_PEER_MAX = 3
-"""Two arise when both sides dial at once, a third when a peer comes back before its old connection is known dead; the
-oldest goes when there are more."""
 
 STREAMS_MAX = 2048
 """Both ways, over all connections."""
@@ -94,22 +81,12 @@ _LISTEN_BACKLOG = 128
 _log = logging.getLogger("peerinfer.network")
 
 
-def _silence_libp2p() -> None:
-    """Keeps the library's log out of the user's terminal: it reports every hostile or broken peer with a traceback."""
-    logger = logging.getLogger("libp2p")
-    logger.handlers = [logging.NullHandler()]
-    logger.setLevel(logging.CRITICAL + 1)
-    logger.propagate = False
-    # This module logs through the root logger, and so would even install a handler there.
-    swarm_connection.logging = logger
-
-
 class Libp2pStream:
     """The port's `Stream` over one of yamux."""
 
     def __init__(self, net_stream: Any, peer: PeerId) -> None:
         self._net_stream = net_stream
-        self._stream: libp2p_yamux.Stream = net_stream.muxed_stream
+        self._stream: Stream = net_stream.muxed_stream
         self._peer = peer
 
     @property
@@ -132,29 +109,6 @@ class Libp2pStream:
             await self._net_stream.reset()
 
 
-class _Notifee(INotifee):  # type: ignore[misc]
-    def __init__(self, network: Libp2pNetwork) -> None:
-        self._network = network
-
-    async def connected(self, network: Any, conn: Any) -> None:
-        self._network._note_connected(conn)
-
-    async def disconnected(self, network: Any, conn: Any) -> None:
-        self._network._note_disconnected(conn)
-
-    async def opened_stream(self, network: Any, stream: Any) -> None:
-        pass
-
-    async def closed_stream(self, network: Any, stream: Any) -> None:
-        pass
-
-    async def listen(self, network: Any, multiaddr: Any) -> None:
-        pass
-
-    async def listen_close(self, network: Any, multiaddr: Any) -> None:
-        pass
-
-
 class Libp2pNetwork:
     """The real twin of the Network port.
 
@@ -173,7 +127,6 @@ class Libp2pNetwork:
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         dial_timeout_s: float = DIAL_TIMEOUT_S,
     ) -> None:
-        _silence_libp2p()
         self._keys = keys
         self._peer_id = keys.peer_id
         self._listen = [parse_listen(text) for text in listen]
@@ -189,7 +142,6 @@ class Libp2pNetwork:
         self._dials = trio.CapacityLimiter(DIALS_MAX)
         self._connected: dict[PeerId, None] = {}
         self._events: deque[NetworkEvent] = deque(maxlen=EVENTS_MAX)
-        self._events_wanted = False
         self._event_added = trio.Event()
 
     @property
@@ -200,6 +152,7 @@ class Libp2pNetwork:
         return self._addresses
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """The stream ends with its handler: it is closed when the handler returns, and reset when it raises."""
         self._handlers[protocol] = handler
 
     # --- the life of the node -----------------------------------------------------------------------------------
@@ -209,7 +162,16 @@ class Libp2pNetwork:
         sockets = await self._bind()
         body_failure: BaseException | None = None
         try:
-            swarm = self._new_swarm()
+            swarm = new_swarm(
+                self._keys,
+                connections_max=self._connections_max,
+                handshakes_max=HANDSHAKES_MAX,
+                streams_max=self._streams_max,
+                handshake_timeout_s=self._handshake_timeout_s,
+                take_stream=self._take_stream,
+                connected=self._note_connected,
+                disconnected=self._note_disconnected,
+            )
             manager = TrioManager(swarm)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(manager.run)
@@ -265,44 +227,6 @@ class Libp2pNetwork:
         self._addresses = tuple(dict.fromkeys(addresses))
         return listeners
 
-    def _new_swarm(self) -> Any:
-        key_pair = create_new_key_pair(self._keys.private_bytes_for_transport())
-        noise = NoiseOverSocket(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
-        upgrader = TransportUpgrader({NOISE_PROTOCOL: noise}, {}, NEGOTIATE_TIMEOUT_S)
-        upgrader.muxer_multistream = libp2p_yamux.YamuxOnly()
-        own_id = ID.from_pubkey(key_pair.public_key)
-        peerstore = PeerStore()
-        peerstore.add_key_pair(own_id, key_pair)
-        swarm = Swarm(
-            own_id,
-            peerstore,
-            upgrader,
-            transports=[],
-            retry_config=RetryConfig(max_retries=0),
-            connection_config=ConnectionConfig(
-                max_connections=self._connections_max,
-                min_connections=0,
-                low_watermark=0,
-                high_watermark=self._connections_max,
-                max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
-                inbound_upgrade_timeout=self._handshake_timeout_s,
-                outbound_upgrade_timeout=self._handshake_timeout_s,
-            ),
-        )
-        resources = ResourceManager(
-            # A connection counts twice while it is upgraded.
-            ResourceLimits(max_connections=self._connections_max + HANDSHAKES_MAX, max_streams=self._streams_max),
-            # These two change the limits, or close the node to everybody, when a peer keeps running into them.
-            enable_graceful_degradation=False,
-            enable_circuit_breaker=False,
-            enable_metrics=False,
-        )
-        # Without the semaphore a stream past the limit is refused; with it the peer would hang.
-        swarm.set_resource_manager(resources, enable_stream_semaphore=False)
-        swarm.set_stream_handler(self._take_stream)
-        swarm.register_notifee(_Notifee(self))
-        return swarm
-
     async def _close_swarm(self, swarm: Any) -> None:
         # The library closes one connection after the other, each of which sleeps for 100 ms.
         async with trio.open_nursery() as nursery:
@@ -315,6 +239,13 @@ class Libp2pNetwork:
             await run_mdns(self._peer_id, self._addresses, self._note_found)
         except OSError as error:
             _log.warning("mDNS is off, peers on this network will not be found: %s", error)
+
+    def _connections_to(self, peer: PeerId) -> list[Any]:
+        """The library's connections to a peer that are open, oldest first."""
+        if self._swarm is None:
+            return []
+        known = self._swarm.get_connections(ID.from_string(peer))
+        return [connection for connection in known if not (connection.is_closed or connection.muxed_conn.is_closed)]
 
     # --- incoming -----------------------------------------------------------------------------------------------
 
@@ -336,7 +267,7 @@ class Libp2pNetwork:
             await swarm.upgrade_inbound_raw_conn(RawConnection(connection, False), Multiaddr("/ip4/0.0.0.0/tcp/0"))
         except Exception as error:
             _log.debug("refused a connection from %s: %s", host, error)
-            return
+            await connection.close()
         finally:
             self._handshakes[host] -= 1
             if not self._handshakes[host]:
@@ -348,11 +279,12 @@ class Libp2pNetwork:
         peer = PeerId(str(net_stream.muxed_conn.peer_id))
         protocol = "a protocol"
         try:
-            public_key_of(peer)
             served = Multiselect(dict.fromkeys(self._handlers))
             chosen, _ = await served.negotiate(MultiselectCommunicator(net_stream), NEGOTIATE_TIMEOUT_S)
             protocol = str(chosen)
-            await self._handlers[protocol](Libp2pStream(net_stream, peer))
+            stream = Libp2pStream(net_stream, peer)
+            await self._handlers[protocol](stream)
+            await stream.close()
         except PeerinferError as error:
             _log.debug("%s of %s ended: %s", protocol, peer, error)
             await _reset(net_stream)
@@ -370,7 +302,7 @@ class Libp2pNetwork:
         target, peer = parse_dialable(address)
         if peer == self._peer_id:
             raise DialFailed(f"cannot dial {address}: it is this node")
-        if peer in self._connected:
+        if self._connections_to(peer):
             return peer
         async with self._dials:
             with trio.move_on_after(self._dial_timeout_s):
@@ -391,17 +323,18 @@ class Libp2pNetwork:
                 cause = cause.exceptions[0]
             reason = getattr(cause, "strerror", None) or str(cause)
             raise DialFailed(f"cannot dial {target}: {reason.lower()}") from error
+        connection = Socket(stream)
         try:
             # Past the swarm's own dialling, which tries one address per peer and then blocks the peer for a minute.
-            await self._swarm.upgrade_outbound_raw_conn(RawConnection(Socket(stream), True), ID.from_string(peer))
+            await self._swarm.upgrade_outbound_raw_conn(RawConnection(connection, True), ID.from_string(peer))
         except BaseException as error:
-            await trio.aclose_forcefully(stream)
+            await connection.close()
             if isinstance(error, Exception):
                 raise DialFailed(f"cannot dial {target}: {_reason(error)}") from error
             raise
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
-        if self._swarm is None or peer not in self._connected:
+        if not self._connections_to(peer):
             raise DialFailed(f"not connected to {peer}")
         net_stream: Any = None
         opened = False
@@ -420,10 +353,8 @@ class Libp2pNetwork:
         raise StreamClosed(f"{peer} did not open {protocol} within {OPEN_STREAM_TIMEOUT_S:g} s")
 
     async def disconnect(self, peer: PeerId) -> None:
-        if self._swarm is None:
-            return
         async with trio.open_nursery() as nursery:
-            for connection in self._swarm.get_connections(ID.from_string(peer)):
+            for connection in self._connections_to(peer):
                 nursery.start_soon(_close_connection, connection)
 
     def connected(self) -> list[PeerId]:
@@ -435,6 +366,7 @@ class Libp2pNetwork:
     # --- events -------------------------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[NetworkEvent]:
+        """Also what happened since `run`, if nobody has read it yet."""
         while True:
             while self._events:
                 yield self._events.popleft()
@@ -445,16 +377,19 @@ class Libp2pNetwork:
         self._events.append(event)
         self._event_added.set()
 
-    def _note_connected(self, connection: Any) -> None:
+    async def _note_connected(self, connection: Any) -> None:
         peer = PeerId(str(connection.muxed_conn.peer_id))
         if peer not in self._connected:
             self._connected[peer] = None
             self._note(PeerConnected(peer))
+        # The newest connection of a peer stays; of the others, one without streams goes first.
+        *older, _ = self._connections_to(peer) or [None]
+        if len(older) >= CONNECTIONS_PER_PEER_MAX:
+            await _close_connection(min(older, key=lambda other: len(other.get_streams())))
 
-    def _note_disconnected(self, connection: Any) -> None:
+    async def _note_disconnected(self, connection: Any) -> None:
         peer = PeerId(str(connection.muxed_conn.peer_id))
-        still_there = self._swarm is not None and self._swarm.get_connections(connection.muxed_conn.peer_id)
-        if peer in self._connected and not still_there:
+        if peer in self._connected and not self._connections_to(peer):
             del self._connected[peer]
             self._note(PeerDisconnected(peer))
 

@@ -18,8 +18,11 @@ import trio
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.security.secure_session import SecureSession
+
+from peerinfer.ids import PeerId, public_key_of
 
 _RECEIVE_BYTES = 64 * 1024
 _RECEIVE_BYTES_BULK = 512 * 1024
@@ -222,10 +225,18 @@ class NoiseSession(SecureSession):  # type: ignore[misc]
 
 
 class NoiseOverSocket(NoiseTransport):  # type: ignore[misc]
-    """py-libp2p's Noise handshake, whose result is a `NoiseSession`."""
+    """py-libp2p's Noise handshake, whose result is a `NoiseSession` with a peer whose id holds its Ed25519 key."""
 
     async def secure_inbound(self, conn: RawConnection) -> NoiseSession:
-        return NoiseSession(await super().secure_inbound(conn), conn.stream)
+        return _session_over(await super().secure_inbound(conn), conn)
 
     async def secure_outbound(self, conn: RawConnection, peer_id: Any) -> NoiseSession:
-        return NoiseSession(await super().secure_outbound(conn, peer_id), conn.stream)
+        return _session_over(await super().secure_outbound(conn, peer_id), conn)
+
+
+def _session_over(session: Any, connection: RawConnection) -> NoiseSession:
+    try:
+        public_key_of(PeerId(str(session.remote_peer)))
+    except ValueError as error:
+        raise HandshakeFailure(f"the peer's identity is {error}") from error
+    return NoiseSession(session, connection.stream)

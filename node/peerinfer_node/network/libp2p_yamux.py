@@ -17,36 +17,36 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections import deque
-from types import TracebackType
 from typing import Any
 
 import trio
-from libp2p.abc import IMuxedConn, IMuxedStream
+from libp2p.abc import IMuxedConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 
-from peerinfer.errors import StreamClosed
-from peerinfer_node.network.libp2p_session import PLAINTEXT_BYTES_MAX, NoiseSession, shielded
+from peerinfer_node.network.libp2p_session import NoiseSession, shielded
+from peerinfer_node.network.libp2p_yamux_stream import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    PING,
+    RST,
+    SYN,
+    WINDOW,
+    WINDOW_BYTES_MAX,
+    Stream,
+)
 from peerinfer_node.ports import Buffer
-
-WINDOW_BYTES = 256 * 1024
-"""What either side may send on a new stream, by the specification."""
-
-WINDOW_BYTES_MAX = 2 * 1024 * 1024
-"""What a peer may send ahead on a stream that we read: 40 MB/s over a path of 50 ms."""
 
 STREAMS_PER_CONNECTION_MAX = 128
 """Streams that a peer may hold open on one connection; the next one is reset."""
 
 KEEPALIVE_S = 20.0
 SILENCE_MAX_S = 60.0
-"""A connection on which nothing came for so long is dead: pings go out every `KEEPALIVE_S`, and are answered."""
-
-LINGER_S = 60.0
-"""How long a stream that we finished, and no longer read, waits for the peer to finish it too."""
+"""A connection on which nothing came for so long is dead: pings go out after `KEEPALIVE_S`, and are answered."""
 
 CLOSE_TIMEOUT_S = 1.0
 """For the last bytes to leave when a connection is closed."""
@@ -54,161 +54,7 @@ CLOSE_TIMEOUT_S = 1.0
 _log = logging.getLogger("peerinfer.network")
 
 _HEADER = struct.Struct("!BBHII")
-_DATA, _WINDOW, _PING, _GO_AWAY = range(4)
-_SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
-_FRAME_BYTES = PLAINTEXT_BYTES_MAX - _HEADER.size
-"""Payload of one frame: it fits one Noise message."""
-
-_BYTES_BETWEEN_CHECKPOINTS = 256 * 1024
-
-
-class Stream(IMuxedStream):  # type: ignore[misc]
-    """One stream. Reads by one task and writes by one task at a time."""
-
-    def __init__(self, connection: Connection, stream_id: int) -> None:
-        self.muxed_conn = connection
-        self.stream_id = stream_id
-        self._connection = connection
-        self._unread: deque[bytes | memoryview] = deque()
-        self._unread_bytes = 0
-        self._arrived = trio.Event()
-        self._window_opened = trio.Event()
-        self._send_window = WINDOW_BYTES
-        self._receive_window = WINDOW_BYTES
-        self._receive_window_target = WINDOW_BYTES
-        self._read_bytes = 0
-        self._flags_due = 0
-        """SYN, until the first frame of ours carries it."""
-        self._is_finished_here = False
-        self._is_finished_there = False
-        self._broken: str | None = None
-        self.idle_since = 0.0
-        """When it was finished here or last read after that; counts once it is finished here."""
-
-    # --- reading ------------------------------------------------------------------------------------------------
-
-    async def read(self, n: int | None = None) -> bytes:
-        """At least one byte, or b"" once the peer has finished. Raises `StreamClosed`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._unread:
-            if self._broken:
-                raise StreamClosed(self._broken)
-            if self._is_finished_there:
-                return b""
-            if self._flags_due:
-                self._connection._send(_WINDOW, self._take_flags(), self.stream_id, 0)
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        data = self._unread.popleft()
-        if n is not None and len(data) > n:
-            view = memoryview(data)
-            data = view[:n]
-            self._unread.appendleft(view[n:])
-        self._unread_bytes -= len(data)
-        self._grant(len(data))
-        return bytes(data)
-
-    def _grant(self, read_bytes: int) -> None:
-        """Lets the peer send on, in large steps: a window update for every message would double the frames."""
-        self._read_bytes += read_bytes
-        self.idle_since = trio.current_time()
-        if self._read_bytes >= WINDOW_BYTES:
-            self._receive_window_target = WINDOW_BYTES_MAX
-        delta = self._receive_window_target - self._receive_window - self._unread_bytes
-        if delta >= self._receive_window_target // 2 and not (self._is_finished_there or self._broken):
-            self._receive_window += delta
-            self._connection._send(_WINDOW, self._take_flags(), self.stream_id, delta)
-
-    def _receive(self, data: bytes) -> None:
-        self._receive_window -= len(data)
-        self._unread.append(data)
-        self._unread_bytes += len(data)
-        self._arrived.set()
-
-    # --- writing ------------------------------------------------------------------------------------------------
-
-    async def write(self, data: Buffer) -> None:
-        """Waits while the peer's window or our outbox is full, for as long as that lasts. Raises `StreamClosed`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        view = memoryview(data).cast("B")
-        position = since_checkpoint = 0
-        while position < len(view):
-            if self._broken or self._is_finished_here:
-                raise StreamClosed(self._broken or "the stream is finished")
-            if not self._send_window:
-                self._window_opened = trio.Event()
-                await self._window_opened.wait()
-                continue
-            if self._connection.is_outbox_full:
-                await self._connection.wait_outbox_drained()
-                continue
-            part = view[position : position + min(self._send_window, _FRAME_BYTES)]
-            self._send_window -= len(part)
-            position += len(part)
-            self._connection._send(_DATA, self._take_flags(), self.stream_id, len(part), part)
-            since_checkpoint += len(part)
-            if since_checkpoint >= _BYTES_BETWEEN_CHECKPOINTS:
-                since_checkpoint = 0
-                await trio.lowlevel.checkpoint()
-
-    def _take_flags(self) -> int:
-        flags, self._flags_due = self._flags_due, 0
-        return flags
-
-    # --- the end ------------------------------------------------------------------------------------------------
-
-    async def close(self) -> None:
-        """Finishes our side; what the peer still sends can be read."""
-        if not (self._is_finished_here or self._broken):
-            self._is_finished_here = True
-            self.idle_since = trio.current_time()
-            self._connection._send(_WINDOW, self._take_flags() | _FIN, self.stream_id, 0)
-            self._connection._forget_if_over(self)
-        await trio.lowlevel.checkpoint()
-
-    async def reset(self) -> None:
-        # The library resets every stream of a lost connection; what had arrived on them can still be read.
-        if not self._connection.is_closed:
-            self._reset("the stream was reset here")
-        await trio.lowlevel.checkpoint()
-
-    def _reset(self, reason: str) -> None:
-        if not (self._broken or self.is_over):
-            self._connection._send(_WINDOW, self._take_flags() | _RST, self.stream_id, 0)
-        self._break(reason, discard=True)
-        self._connection._forget_if_over(self)
-
-    def _break(self, reason: str, *, discard: bool) -> None:
-        if self._is_finished_there and not discard:
-            self._is_finished_here = True  # Everything that the peer had to say is here.
-        else:
-            self._broken = self._broken or reason
-        if discard:
-            self._unread.clear()
-            self._unread_bytes = 0
-        self._arrived.set()
-        self._window_opened.set()
-
-    @property
-    def is_over(self) -> bool:
-        return self._broken is not None or (self._is_finished_here and self._is_finished_there)
-
-    def _linger_is_over(self, now: float) -> bool:
-        return self._is_finished_here and now - self.idle_since > LINGER_S
-
-    def set_deadline(self, ttl: int) -> None:
-        raise NotImplementedError("deadlines are trio's")
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        return self._connection.get_remote_address()
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+"""Version, kind, flags, stream, length."""
 
 
 class Connection(IMuxedConn):  # type: ignore[misc]
@@ -261,7 +107,7 @@ class Connection(IMuxedConn):  # type: ignore[misc]
             return
         with shielded(CLOSE_TIMEOUT_S):
             try:
-                self._send(_GO_AWAY, 0, 0, 0)
+                self.send_frame(GO_AWAY, 0, 0, 0)
                 await self._socket.wait_outbox_empty()
             except ConnectionClosedError:
                 pass  # It is gone already.
@@ -277,7 +123,7 @@ class Connection(IMuxedConn):  # type: ignore[misc]
         streams = list(self._streams.values())
         self._streams.clear()
         for stream in streams:
-            stream._break(reason, discard=False)
+            stream.break_off(reason, discard=False)
 
     async def _keep_alive(self) -> None:
         while True:
@@ -286,11 +132,11 @@ class Connection(IMuxedConn):  # type: ignore[misc]
             if now - self._silent_since > SILENCE_MAX_S:
                 raise ConnectionClosedError("the peer is silent")
             for stream in list(self._streams.values()):
-                if stream._linger_is_over(now):
-                    stream._reset("the peer did not finish the stream")
+                if stream.lingers_too_long(now):
+                    stream.reset_nowait("the peer did not finish the stream")
             if now - self._silent_since >= KEEPALIVE_S:
                 self._pings = (self._pings + 1) & 0xFFFFFFFF
-                self._send(_PING, _SYN, 0, self._pings)
+                self.send_frame(PING, SYN, 0, self._pings)
 
     # --- streams ------------------------------------------------------------------------------------------------
 
@@ -300,7 +146,7 @@ class Connection(IMuxedConn):  # type: ignore[misc]
         if self._closed.is_set():
             raise MuxedConnUnavailable("the connection is closed")
         stream = Stream(self, self._next_id)
-        stream._flags_due = _SYN
+        stream.flags_due = SYN
         self._next_id += 2
         self._streams[stream.stream_id] = stream
         return stream
@@ -315,14 +161,14 @@ class Connection(IMuxedConn):  # type: ignore[misc]
     def _is_id_of_peer(self, stream_id: int) -> bool:
         return stream_id % 2 != self._next_id % 2
 
-    def _forget_if_over(self, stream: Stream) -> None:
+    def forget_if_over(self, stream: Stream) -> None:
         if stream.is_over and stream.stream_id in self._streams:
             del self._streams[stream.stream_id]
             self._streams_of_peer -= self._is_id_of_peer(stream.stream_id)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
-    def _send(self, kind: int, flags: int, stream_id: int, length: int, payload: Buffer = b"") -> None:
+    def send_frame(self, kind: int, flags: int, stream_id: int, length: int, payload: Buffer = b"") -> None:
         try:
             self._session.send_nowait(b"".join((_HEADER.pack(0, kind, flags, stream_id, length), payload)))
         except ConnectionClosedError as error:
@@ -351,7 +197,7 @@ class Connection(IMuxedConn):  # type: ignore[misc]
                 position += len(part)
                 self._payload_missing -= len(part)
                 if self._payload_stream is not None and not self._payload_stream.is_over:
-                    self._payload_stream._receive(part)
+                    self._payload_stream.receive(part)
                 self._end_payload()
                 continue
             part = data[position : position + _HEADER.size - len(self._header)]
@@ -363,27 +209,26 @@ class Connection(IMuxedConn):  # type: ignore[misc]
 
     def _take_header(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
         """Raises `ConnectionClosedError` if the peer broke the protocol, or said goodbye."""
-        if version != 0 or kind > _GO_AWAY:
+        if version != 0 or kind > GO_AWAY:
             raise ConnectionClosedError("the peer does not speak yamux")
-        if kind == _GO_AWAY:
+        if kind == GO_AWAY:
             raise ConnectionClosedError("the peer closed the connection")
-        if kind == _PING:
-            if flags & _SYN:
-                self._send(_PING, _ACK, 0, length)
+        if kind == PING:
+            if flags & SYN:
+                self.send_frame(PING, ACK, 0, length)
             return
-        stream = self._open_for_peer(stream_id) if flags & _SYN else self._streams.get(stream_id)
-        if kind == _DATA:
-            if length > (WINDOW_BYTES_MAX if stream is None else stream._receive_window):
+        stream = self._open_for_peer(stream_id) if flags & SYN else self._streams.get(stream_id)
+        if kind == DATA:
+            if length > (WINDOW_BYTES_MAX if stream is None else stream.receive_window):
                 raise ConnectionClosedError("the peer sent more than it was granted")
             self._payload_stream, self._payload_missing = stream, length
         elif stream is not None and length:
-            stream._send_window += length
-            stream._window_opened.set()
-        self._finish_due = bool(flags & _FIN)
-        if flags & _RST and stream is not None:
-            stream._break("the peer reset the stream", discard=True)
-            self._forget_if_over(stream)
-        if kind == _WINDOW:
+            stream.open_window(length)
+        self._finish_due = bool(flags & FIN)
+        if flags & RST and stream is not None:
+            stream.break_off("the peer reset the stream", discard=True)
+            self.forget_if_over(stream)
+        if kind == WINDOW:
             self._payload_stream = stream
         self._end_payload()
 
@@ -393,26 +238,25 @@ class Connection(IMuxedConn):  # type: ignore[misc]
             return
         stream, self._payload_stream = self._payload_stream, None
         if self._finish_due and stream is not None:
-            stream._is_finished_there = True
-            stream._arrived.set()
-            self._forget_if_over(stream)
+            stream.finish_there()
+            self.forget_if_over(stream)
         self._finish_due = False
 
     def _open_for_peer(self, stream_id: int) -> Stream | None:
         if not self._is_id_of_peer(stream_id) or stream_id in self._streams or stream_id == 0:
             raise ConnectionClosedError("the peer used a stream id that is not its own")
         if self._streams_of_peer >= STREAMS_PER_CONNECTION_MAX:
-            self._send(_WINDOW, _RST, stream_id, 0)
+            self.send_frame(WINDOW, RST, stream_id, 0)
             return None
         stream = Stream(self, stream_id)
         try:
             self._opened_by_peer.send_nowait(stream)
         except trio.WouldBlock:
-            self._send(_WINDOW, _RST, stream_id, 0)
+            self.send_frame(WINDOW, RST, stream_id, 0)
             return None
         self._streams[stream_id] = stream
         self._streams_of_peer += 1
-        self._send(_WINDOW, _ACK, stream_id, 0)
+        self.send_frame(WINDOW, ACK, stream_id, 0)
         return stream
 
     # --- what libp2p asks ---------------------------------------------------------------------------------------
