@@ -1,6 +1,7 @@
 """Tiny ONNX models for the tests: each function returns the bytes of one model, the same bytes every time.
 
-All take `x` and give `y`, rows along the first axis, unless said otherwise.
+All take `x` and give `y`, rows along the first axis, unless said otherwise. `batch_of` and `outputs_of` put arrays into
+a batch for an executor and take them out of its results.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
+
+from peerinfer.tensors import TensorSpec
+from peerinfer_node.ports import Batch, BatchResult
 
 OPSET = 17
 IR_VERSION = 9
@@ -250,3 +254,28 @@ def orientation() -> bytes:
 def magika() -> bytes:
     """bytes int32[n,2048] -> target_label f32[n,214]: which type a file has (magika, Apache-2.0)."""
     return _beside("magika", "models/standard_v3_3/model.onnx")
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def batch_of(
+    items: Sequence[int], *, merge: bool = True, outputs: Sequence[str] = (), **arrays: npt.NDArray[Any]
+) -> Batch:
+    """A batch of `len(items)` tasks over these inputs."""
+    specs = tuple(TensorSpec(name, array.dtype.name, array.shape) for name, array in arrays.items())
+    return Batch(tuple(items), specs, [array.tobytes() for array in arrays.values()], merge, tuple(outputs))
+
+
+def outputs_of(result: BatchResult, items: Sequence[int]) -> dict[int, dict[str, npt.NDArray[Any]]]:
+    """The outputs of every task that has any, by position and name."""
+    found: dict[int, dict[str, npt.NDArray[Any]]] = {}
+    for group in result.groups:
+        offset = 0
+        for spec in group.tensors:
+            joined = np.frombuffer(group.body, spec.dtype, spec.size_bytes // np.dtype(spec.dtype).itemsize, offset)
+            offset += spec.size_bytes
+            ends = np.cumsum([items[position] for position in group.positions])[:-1]
+            for position, rows in zip(group.positions, np.split(joined.reshape(spec.shape), ends), strict=True):
+                found.setdefault(position, {})[spec.name] = rows
+    return found

@@ -10,6 +10,7 @@ items run one by one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,16 +83,13 @@ def run_batch(
     feeds = _feeds(tensors, body)
     shared = {name: array for name, array in feeds.items() if array.ndim == 0}
     rows = {name: array for name, array in feeds.items() if array.ndim > 0}
-    joined = _Joined(rows, shared, signature, run) if merge else _Stacked(rows, shared, signature, run)
-    if isinstance(joined, _Joined):
-        try:
-            outputs = joined.rows(0, sum(items))
-        except RunFailed:
-            pass  # Which of the tasks is to blame shows when each runs alone.
-        else:
+    tasks = _Joined(rows, shared, signature, run) if merge else _Stacked(rows, shared, signature, run)
+    if isinstance(tasks, _Joined) and len(items) > 1:
+        with contextlib.suppress(RunFailed):  # Which of the tasks is to blame shows when each runs alone.
+            outputs = tasks.rows(0, sum(items))
             if outputs is not None:
                 return _grouped({tuple(range(len(items))): outputs}, [], signature)
-    return _alone(items, joined, signature)
+    return _alone(items, tasks, signature)
 
 
 def _alone(items: Sequence[int], tasks: _Joined | _Stacked, signature: Signature) -> Answer:

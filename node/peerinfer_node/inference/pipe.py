@@ -51,7 +51,7 @@ SOCKET_BUFFER_BYTES = 1 * MIB
 
 _PREFIX = struct.Struct("<IQ")
 _STOP = struct.Struct("<Q")
-_MAPPED_BYTES_MIN = 1 * MIB
+_MAPPED_BYTES_MIN = 32 * MIB
 _JOINED_BYTES_MAX = 64 * KIB
 _VECTORS_MAX = 512  # Linux takes 1,024 buffers in one call.
 
@@ -207,7 +207,10 @@ PREFIX_BYTES = _PREFIX.size
 
 
 def room_for(body_bytes: int) -> memoryview:
-    """Writable memory. Large amounts are mapped, and cost nothing before bytes arrive: a claim alone is free."""
+    """Writable memory. Large amounts are mapped, so that a claim alone costs nothing before bytes arrive.
+
+    Smaller ones are not: fresh pages made 10 MB there and back take 14 ms instead of 7.
+    """
     return memoryview(bytearray(body_bytes) if body_bytes < _MAPPED_BYTES_MIN else mmap.mmap(-1, body_bytes))
 
 

@@ -115,6 +115,8 @@ class _Survey:
         self._nodes += 1
         if self._nodes > NODES_MAX:
             raise ModelRefused(f"the model has more than {NODES_MAX} nodes")
+        if not isinstance(node.op_type, str):  # protobuf gives bytes where a text is none
+            raise ModelRefused(f"not an ONNX model: an operator is called {node.op_type!r}"[:300])
         if node.domain not in DOMAINS:
             raise ModelRefused(f"the operator {node.op_type!r} is of the unknown domain {node.domain!r}"[:300])
         if node.op_type in _FORBIDDEN:

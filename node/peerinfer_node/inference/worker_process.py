@@ -249,7 +249,7 @@ class Worker:
             return _all_failed(request, "memory", "the inputs and outputs do not fit into the memory lent")
         finally:
             self._stopping.end()
-        parts = [memoryview(array.reshape(-1).view(self._numpy.uint8)) for array in answer.body]
+        parts = [array.reshape(-1).view(self._numpy.uint8).data for array in answer.body]
         return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s), parts)
 
 
