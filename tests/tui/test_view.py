@@ -166,7 +166,7 @@ def test_the_gravest_matter_comes_first() -> None:
     )
     assert [words(line) for line in attention(snapshot, now_s=100.0)] == [
         "✕ job 01234567 failed: no peer could run the model",
-        "▲ this node is paused: by hand, for 30 m 00 s more",
+        "▲ this node: by hand, for 30 m 00 s more",
         "▲ RX 580: too hot: 91 °C",
         "▲ models run here without a sandbox",
         "▲ job 01234567: waits: no peer lends a GPU",

@@ -143,7 +143,7 @@ def test_the_window_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
 def test_garbage_from_the_socket_does_not_end_the_window(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         daemon.answers["/api/v1/peers"] = b"\xff not JSON"
-        await wait_for_text(pilot, "peers  0")
+        await wait_for_text(pilot, "peers  none yet")
         daemon.answers["/api/v1/peers"] = [{"peer_id": OTHER, "name": "\x1b[31mbirch[/b]", "state": "alive"}]
         await wait_for_text(pilot, "[31mbirch[/b]")
         assert "\x1b" not in screen_text(pilot.app)

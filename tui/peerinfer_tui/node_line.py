@@ -15,7 +15,7 @@ class NodeLine(Static):
 
     def __init__(self) -> None:
         super().__init__(id="node", markup=False)
-        self._node = NodePicture()
+        self._node: NodePicture | None = None
         self._lost = ""
 
     def show(self, node: NodePicture) -> None:
@@ -33,5 +33,5 @@ class NodeLine(Static):
         self.set_class(bool(self._lost), "-lost")
         if self._lost:
             self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"))
-        else:
+        elif self._node is not None:
             self.update(painted(node_line(self._node, self.content_size.width), self.app.theme_variables))

@@ -49,6 +49,7 @@ _STATE_TONES: dict[str, Tone] = {
     "failed": "bad",
     "dead": "bad",
 }
+_HINTS = {"jobs": ": peerinfer run MODEL INPUT -o OUT", "peers": ": on another machine, peerinfer join"}
 _PEER_ORDER = {"alive": 0, "suspect": 1, "left": 3, "dead": 4}
 _JOB_ORDER = {"running": 0, "paused": 1, "queued": 2}
 _JOB_ENDED = 3
@@ -185,7 +186,7 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
     warn: list[Line] = []
     node = snapshot.node
     for reason in node.reasons:
-        warn.append((("▲ ", "warn"), (f"this node is {node.state}: {_why(reason, now_s)}", "plain")))
+        warn.append((("▲ ", "warn"), (f"this node: {_why(reason, now_s)}", "plain")))
     for device in snapshot.devices:
         for reason in device.reasons:
             if any(reason.reason == known.reason for known in node.reasons):
@@ -261,9 +262,9 @@ def job_table(snapshot: Snapshot, width: int) -> Table:
 def _table(noun: str, columns: Sequence[Column[T]], records: Sequence[tuple[str, T]], width: int) -> Table:
     shown = records[:ROWS_MAX]
     fitted = _fit(columns, width)
-    caption = f"{noun}  {len(records):,}" if len(shown) == len(records) else f"{noun}  {len(shown)} of {len(records):,}"
+    count = f"{len(records):,}" if len(shown) == len(records) else f"{len(shown)} of {len(records):,}"
     return Table(
-        caption=caption,
+        caption=f"{noun}  {count}" if records else f"{noun}  none yet{_HINTS.get(noun, '')}",
         headings=tuple(Heading(column.title, cells, column.right) for column, cells in fitted),
         rows=tuple(
             Row(key, tuple(column.show(record, cells) for column, cells in fitted)) for key, record in _distinct(shown)
