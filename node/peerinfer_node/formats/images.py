@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from peerinfer.binding import quoted, shape_text
 from peerinfer.errors import InputError
 from peerinfer.tensors import Port
-from peerinfer_node.formats.source import Array, SourceFile, check_path, unreadable
+from peerinfer_node.formats.source import Array, SourceFile, check_path, legible, reason_of, size_text, unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +37,7 @@ IMAGE_FILE_BYTES_MAX = 1 << 30
 
 # What Pillow thinks of a damaged tag belongs in no one's terminal: an image is read, or refused in our words.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _FLOATS = ("float16", "float32", "float64")
 
@@ -133,16 +135,18 @@ def _files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
         images = [name for name in names if name.lower().endswith(IMAGE_EXTENSIONS)]
         if not images:
             raise InputError(
-                f"the folder {path} holds no images ({', '.join(IMAGE_EXTENSIONS)}); subfolders are not read"
+                f"the folder {legible(path)} holds no images ({', '.join(IMAGE_EXTENSIONS)}); subfolders are not read"
             )
         if len(images) < len(names):
-            notes.append(f"{path}: {len(names) - len(images)} files that are not images were left out")
+            notes.append(f"{legible(path)}: {len(names) - len(images)} files that are not images were left out")
         found += [os.path.join(path, name) for name in images]
     return found, notes
 
 
 def _look(file: SourceFile) -> tuple[tuple[int, int], int]:
     """Height and width as people see the image, and the number of frames; from the header alone."""
+    if file.size_bytes > IMAGE_FILE_BYTES_MAX:
+        raise InputError(f"{file.path} is larger than {size_text(IMAGE_FILE_BYTES_MAX)}; make the image smaller")
     with file.open() as raw:
         found: tuple[tuple[int, int], int] = _translated(file.path, lambda: _shape(_opened(raw)))
     return found
@@ -170,13 +174,11 @@ def _translated(path: str, act: Callable[[], Any]) -> Any:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:
-        reason = "" if "cannot identify" in str(error) else f" ({(str(error).splitlines() or ['?'])[0][:100]})"
+        reason = "" if "cannot identify" in str(error) else f" ({reason_of(error)})"
         raise InputError(f"{path} is not a whole image{reason}; convert or copy it anew, or take it out") from None
 
 
 def _decode(file: SourceFile, plan: _Plan) -> Array:
-    if file.size_bytes > IMAGE_FILE_BYTES_MAX:
-        raise InputError(f"{file.path} is larger than {IMAGE_FILE_BYTES_MAX >> 30} GiB; make the image smaller")
     data = file.read(0, file.size_bytes)
     pixels: Array = _translated(file.path, lambda: _pixels(_opened(io.BytesIO(data.data)), plan))
     if plan.channels_last is None:

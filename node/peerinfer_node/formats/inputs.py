@@ -17,7 +17,7 @@ from peerinfer_node.formats.columns import Column, join
 from peerinfer_node.formats.images import IMAGE_EXTENSIONS, ImageColumn, ImageOptions, open_images
 from peerinfer_node.formats.npy import open_npy, open_npz
 from peerinfer_node.formats.safetensors_file import open_safetensors
-from peerinfer_node.formats.source import PIECE_BYTES, Array, MemoryBudget, SourceFile, check_path, size_text
+from peerinfer_node.formats.source import PIECE_BYTES, Array, MemoryBudget, SourceFile, check_path, legible, size_text
 from peerinfer_node.formats.tables import open_jsonl, open_parquet
 
 INPUT_EXTENSIONS = (".npz", ".npy", ".safetensors", ".parquet", ".jsonl")
@@ -85,9 +85,11 @@ def open_inputs(
     for path, columns in zip(paths, files, strict=True):
         if columns.keys() != files[0].keys():
             odd = sorted(columns.keys() ^ files[0].keys())[0]
-            raise InputError(f"{path}: array {quoted(odd)} is not in all of the files; each needs the same arrays")
+            raise InputError(
+                f"{legible(path)}: array {quoted(odd)} is not in all of the files; each needs the same arrays"
+            )
     joined = {
-        name: join(name, [(path, columns[name]) for path, columns in zip(paths, files, strict=True)])
+        name: join(name, [(legible(path), columns[name]) for path, columns in zip(paths, files, strict=True)])
         for name in files[0]
     }
     binding = bind(ports, [TensorSpec(name, column.dtype, column.shape) for name, column in joined.items()])
@@ -156,11 +158,11 @@ def _kind(paths: Sequence[str]) -> str:
             kinds.setdefault(extension, path)
         else:
             raise InputError(
-                f"{path}: inputs in {extension or 'files without an extension'} are not read; "
+                f"{legible(path)}: inputs in {legible(extension) or 'files without an extension'} are not read; "
                 f"give {', '.join(INPUT_EXTENSIONS)}, images or a folder of images"
             )
     if len(kinds) > 1:
-        raise InputError(f"{' and '.join(kinds.values())} are of different kinds; give files of one kind")
+        raise InputError(f"{' and '.join(map(legible, kinds.values()))} are of different kinds; give files of one kind")
     return next(iter(kinds))
 
 

@@ -17,7 +17,7 @@ from peerinfer.errors import InputError
 from peerinfer.limits import KIB, TENSOR_RANK_MAX, TENSORS_MAX
 from peerinfer.tensors import ITEM_BYTES
 from peerinfer_node.formats.columns import Column, FileColumn, shaped
-from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile, size_text
+from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile, reason_of, size_text
 
 NPY_HEADER_BYTES_MAX = 10 * KIB
 """NumPy's own limit for headers that are read without trust."""
@@ -66,7 +66,7 @@ def _archive(file: SourceFile) -> zipfile.ZipFile:
     except InputError:
         raise
     except Exception as error:  # zipfile meets hostile bytes with a dozen kinds of error
-        raise InputError(f"{file.path} is not a whole .npz file ({_short(error)}); save or copy it anew") from None
+        raise InputError(f"{file.path} is not a whole .npz file ({reason_of(error)}); save or copy it anew") from None
 
 
 def _member_column(file: SourceFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Column:
@@ -85,7 +85,7 @@ def _member_column(file: SourceFile, archive: zipfile.ZipFile, member: zipfile.Z
         with archive.open(member) as stream:
             prefix = stream.read(min(member.file_size, NPY_HEADER_BYTES_MAX))
     except Exception as error:  # as above
-        raise InputError(f"{where} cannot be read ({_short(error)}); save or copy it anew") from None
+        raise InputError(f"{where} cannot be read ({reason_of(error)}); save or copy it anew") from None
     if member.compress_type == zipfile.ZIP_DEFLATED:
         header, start = _header(prefix, member.file_size, where)
         return _CompressedColumn(file, member, header, start, where)
@@ -133,7 +133,7 @@ class _CompressedColumn:
                     _fill(stream, data.data)
                     stream.read(1)  # the checksum is looked at when the end is met
             except Exception as error:  # as above
-                raise InputError(f"{self._where} is damaged ({_short(error)}); save or copy it anew") from None
+                raise InputError(f"{self._where} is damaged ({reason_of(error)}); save or copy it anew") from None
         self._held = shaped(data, self._header.dtype, self.shape, fortran=self._header.fortran)
 
     def read(self, start: int, stop: int) -> Array:
@@ -191,8 +191,3 @@ def _checked(shape: tuple[int, ...], where: str) -> tuple[int, ...]:
     if len(shape) > TENSOR_RANK_MAX or not all(type(dim) is int and 0 <= dim < 1 << 48 for dim in shape):
         raise InputError(f"{where} has a shape that no array has; save or copy it anew")
     return shape
-
-
-def _short(error: Exception) -> str:
-    """The first line of a foreign error, cut."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]

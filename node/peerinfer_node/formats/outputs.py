@@ -213,8 +213,9 @@ def _file_names(items: int, item_names: Sequence[str] | None) -> Iterator[str]:
         number = f"{index:0{digits}d}"
         name = number
         if item_names is not None:
-            stem = os.path.splitext(os.path.basename(item_names[index]))[0].replace("\0", "").lstrip(".")
-            name = stem.encode("utf-8", "surrogateescape")[:ITEM_NAME_BYTES_MAX].decode("utf-8", "ignore") or number
+            stem = os.path.splitext(os.path.basename(item_names[index]))[0]
+            stem = "".join(filter(str.isprintable, stem)).lstrip(".")
+            name = stem.encode()[:ITEM_NAME_BYTES_MAX].decode("utf-8", "ignore") or number
         while name.casefold() in used:
             name = f"{name}-{number}"
         used.add(name.casefold())

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -71,13 +72,15 @@ def sync_folder(folder: str) -> None:
 def probe(path: str) -> None:
     """Raises `StateUnusable` if nothing can be created beside `path`."""
     folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(folder):
-        raise StateUnusable(f"{path} cannot be written: there is no folder {folder}; create it first")
     _, part = _names(path)
     try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            raise NotADirectoryError
         with open(part, "xb"):
             pass
         os.unlink(part)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StateUnusable(f"{path} cannot be written: there is no folder {folder}; create it first") from None
     except OSError as error:
         raise unwritable(path, error, 0) from None
 

@@ -8,7 +8,7 @@ from peerinfer.errors import InputError
 from peerinfer.limits import MIB, TENSORS_MAX
 from peerinfer.tensors import ITEM_BYTES
 from peerinfer_node.formats.columns import Column, FileColumn
-from peerinfer_node.formats.source import SourceFile, size_text
+from peerinfer_node.formats.source import SourceFile, reason_of, size_text
 
 SAFETENSORS_HEADER_BYTES_MAX = 16 * MIB
 """The header names tensors; inputs of one model take a few hundred bytes."""
@@ -42,7 +42,7 @@ def open_safetensors(file: SourceFile) -> dict[str, Column]:
     import safetensors
 
     try:
-        with safetensors.safe_open(file.path, framework="numpy") as tensors:
+        with safetensors.safe_open(file.real_path, framework="numpy") as tensors:
             # The package has checked that the tensors lie without gaps or overlaps, in the order of their offsets.
             names = tensors.offset_keys()
             slices = [tensors.get_slice(name) for name in names]
@@ -50,7 +50,7 @@ def open_safetensors(file: SourceFile) -> dict[str, Column]:
                 (name, str(part.get_dtype()), tuple(part.get_shape())) for name, part in zip(names, slices, strict=True)
             ]
     except Exception as error:  # its own errors, the system's, and those of values that no tensor has
-        reason = (str(error).splitlines() or ["unknown"])[0][:100]
+        reason = reason_of(error)
         raise InputError(f"{file.path} is not a whole .safetensors file ({reason}); save or copy it anew") from None
     if not found:
         raise InputError(f"{file.path} holds no tensors; save them with safetensors.numpy.save_file")

@@ -34,12 +34,14 @@ class SourceFile:
     """A regular file as it was when it was opened first. Reads raise `InputError` if it is another one by now."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = legible(path)
+        """For people."""
+        self.real_path = path
         with self._open() as file:
             self._identity = _identity(os.fstat(file.fileno()))
         self.size_bytes = self._identity[1]
         if self.size_bytes == 0:
-            raise InputError(f"{path} is empty; give a file with data")
+            raise InputError(f"{self.path} is empty; give a file with data")
 
     def open(self) -> BinaryIO:
         file = self._open()
@@ -71,12 +73,12 @@ class SourceFile:
                 position += count
 
     def _open(self) -> BinaryIO:
-        check_path(self.path)
+        check_path(self.real_path)
         try:
             # A named pipe put in the file's place would otherwise hold the thread for ever.
-            return os.fdopen(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
+            return os.fdopen(os.open(self.real_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
         except OSError as error:
-            raise unreadable(self.path, error) from None
+            raise unreadable(self.real_path, error) from None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
@@ -90,18 +92,30 @@ def check_path(path: str, *, folder: bool = False) -> None:
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     if not (stat.S_ISREG(mode) or (folder and stat.S_ISDIR(mode))):
+        path = legible(path)
         kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a folder"
         raise InputError(f"{path} is {kind}; give a file{' or a folder of images' if folder else ''}")
 
 
 def unreadable(path: str, error: Exception) -> InputError:
     """The one line for what the operating system said about a file."""
+    path = legible(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return InputError(f"there is no file {path}; check the path")
     if isinstance(error, PermissionError):
         return InputError(f"{path} may not be read by this user; change its permissions or give a copy")
     reason = getattr(error, "strerror", None) or str(error)
-    return InputError(f"{path!r} cannot be read: {reason}; check the path")
+    return InputError(f"{path} cannot be read: {reason}; check the path")
+
+
+def legible(path: str) -> str:
+    """A path fit for a line on a terminal: a file's name may hold line breaks and escape sequences."""
+    return path if path.isprintable() else repr(path)
+
+
+def reason_of(error: Exception) -> str:
+    """What a library said, cut to fit into a line of ours."""
+    return legible((str(error).strip().splitlines() or [type(error).__name__])[0][:100])
 
 
 class MemoryBudget:

@@ -45,7 +45,8 @@ class Spool:
         self._offset = array("q")
         self._count = array("q")
         self._shapes = array("q")
-        self._known_shapes: dict[tuple[Row, ...], int] = {}
+        self._known_shapes: list[tuple[Row, ...]] = []
+        self._shape_numbers: dict[tuple[Row, ...], int] = {}
 
     def append(self, first_item: int, items: int, rows: Mapping[str, Array]) -> None:
         """Takes the outputs of consecutive items, first axis: items. Of an item that comes twice, the later counts."""
@@ -66,7 +67,10 @@ class Spool:
         self._first.append(first_item)
         self._offset.append(self.size_bytes)
         self._count.append(items)
-        self._shapes.append(self._known_shapes.setdefault(shapes, len(self._known_shapes)))
+        number = self._shape_numbers.setdefault(shapes, len(self._known_shapes))
+        if number == len(self._known_shapes):
+            self._known_shapes.append(shapes)
+        self._shapes.append(number)
         self.size_bytes = offset
         self.items += items
 
@@ -82,11 +86,11 @@ class Spool:
         return Ordered(self, holder)
 
     def row(self, block: int, output: int) -> Row:
-        return list(self._known_shapes)[self._shapes[block]][output]
+        return self._known_shapes[self._shapes[block]][output]
 
     def read(self, block: int, output: int, first_item: int, items: int) -> Array:
         """Some items of one output, all of which lie in this block."""
-        rows = list(self._known_shapes)[self._shapes[block]]
+        rows = self._known_shapes[self._shapes[block]]
         before = sum(self._row_bytes(index, row) for index, row in enumerate(rows[:output])) * self._count[block]
         row_bytes = self._row_bytes(output, rows[output])
         self._file.seek(self._offset[block] + before + (first_item - self._first[block]) * row_bytes)

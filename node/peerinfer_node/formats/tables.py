@@ -18,7 +18,7 @@ from peerinfer.errors import InputError
 from peerinfer.limits import MIB, TENSOR_RANK_MAX
 from peerinfer.tensors import ITEM_BYTES, Port
 from peerinfer_node.formats.columns import Column, MemoryColumn
-from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile
+from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile, reason_of
 
 JSONL_LINE_BYTES_MAX = 64 * MIB
 """One line is one item; as Python objects it takes about eight times its length."""
@@ -108,7 +108,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:100]
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason_of(error)
         raise InputError(f"{where}: not JSON ({reason}); write one JSON object per line") from None
     if not isinstance(row, dict) or not row:
         raise InputError(f'{where}: not a JSON object; write lines like {{"input": [1.0, 2.0]}}')
@@ -155,7 +155,7 @@ def open_parquet(file: SourceFile, ports: Sequence[Port], budget: MemoryBudget) 
     except InputError:
         raise
     except Exception as error:  # Arrow's own errors, the system's and Thrift's
-        reason = (str(error).splitlines() or ["unknown"])[0][:100]
+        reason = reason_of(error)
         raise InputError(f"{file.path} is not a whole .parquet file ({reason}); save or copy it anew") from None
 
 
@@ -172,20 +172,17 @@ def _parquet(table: Any, path: str, ports: Sequence[Port], budget: MemoryBudget)
         depths[field.name] = (depth, leaf)
         if leaf not in ITEM_BYTES:
             raise InputError(
-                f"{path}: column {quoted(field.name)} holds {field.type}; give numbers, or lists of numbers for more axes"
+                f"{path}: column {quoted(field.name)} holds {quoted(str(field.type))}; "
+                "give numbers, or lists of numbers for more axes"
             )
-    metadata = table.metadata
-    values = 0
-    for group in range(metadata.num_row_groups):
-        chunks = metadata.row_group(group)
-        values += sum(chunks.column(index).num_values for index in range(chunks.num_columns))
-    rows = max(metadata.num_rows, 1)
-    MemoryBudget().take(values, path)  # a claim so far, at the least a byte each
-    columns = {name: _GrowingColumn(leaf, ()) for name, (_, leaf) in depths.items()}
-    if metadata.num_rows == 0:
+    # The first row tells how many to decode at a time. The metadata of the columns would say it too, but asking a damaged
+    # file for them ends the process (std::terminate in Arrow 26), and a forged one lies.
+    head = next(iter(table.iter_batches(batch_size=1, use_threads=False)), None)
+    if head is None or head.num_rows == 0:
         return {name: MemoryColumn(np.empty((0,) * (depth + 1), leaf)) for name, (depth, leaf) in depths.items()}
+    batch_rows = max(1, min(_BATCH_ROWS_MAX, _BATCH_BYTES // max(head.nbytes, 1)))
+    columns = {name: _GrowingColumn(leaf, ()) for name, (_, leaf) in depths.items()}
     first = 0
-    batch_rows = max(1, min(_BATCH_ROWS_MAX, _BATCH_BYTES * rows // max(8 * values, 1)))
     for batch in table.iter_batches(batch_size=batch_rows, use_threads=False):
         for name, array in zip(schema.names, batch.columns, strict=True):
             dense = _dense(array, path, name, first)
