@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from peerinfer.errors import UsageError
 
@@ -24,6 +24,8 @@ JOB_ENDED = ("done", "failed", "cancelled")
 NODE_STATES = ("running", "paused", "finishing", "idle")
 
 Json = dict[str, Any]
+
+_WHOLE_FLOAT_MAX = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +118,28 @@ class JobRequest:
         for name, value in raw.items():
             if isinstance(value, list):
                 value = tuple(value)
-            if isinstance(value, int) and not isinstance(value, bool) and "float" in str(hints[name]):
+            if not _is_a(value, hints[name]):
+                raise UsageError(f"{name} has the wrong type")
+            if type(value) is int and "float" in str(hints[name]):
                 value = float(value)
             values[name] = value
         missing = [name for name in ("model", "inputs") if name not in values]
         if missing:
             raise UsageError(f"the request lacks {missing[0]!r}")
-        try:
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise UsageError(f"a field has the wrong type: {error}") from None
+        return cls(**values)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether JSON's `value` is of a field's type. Whole numbers that a float holds exactly enough are good floats."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        kinds = (parts[0],) * len(value) if isinstance(value, tuple) and parts[-1] is Ellipsis else parts
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if parts:
+        return any(_is_a(value, part) for part in parts)
+    if kind is float and type(value) is int:
+        return abs(value) < _WHOLE_FLOAT_MAX
+    return type(value) is kind
 
 
 def _check(good: bool, field: str, advice: str) -> None:

@@ -1,0 +1,178 @@
+"""The checks of `peerinfer doctor`. Each looks at one thing and never raises: what cannot be seen is a finding."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peerinfer.limits import GIB
+from peerinfer.units import format_size
+from peerinfer_node.home import Home
+
+CHILD_TIMEOUT_S = 30.0
+DISK_FREE_MIN = 2 * GIB
+DISK_FREE_WANTED = 10 * GIB
+MEMORY_FREE_MIN = GIB
+
+CLOCK_EARLIEST_S = 1_767_225_600.0
+"""2026-01-01: older than any machine's clock that runs this version should say."""
+
+CLOCK_LATEST_S = 4_102_444_800.0
+"""2100-01-01."""
+
+_LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_VERSION_FLAG = 1
+_PR_GET_SECCOMP = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`state` is ok, warn (works, but worse than it could) or fail (does not work); `advice` says what to do."""
+
+    check: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def examine(home: Home) -> list[Finding]:
+    """All checks, in the order in which their troubles are best mended."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("python", check_python),
+        ("onnxruntime", check_onnxruntime),
+        ("processors", check_processors),
+        ("memory", check_memory),
+        ("disk", lambda: check_disk(home.cache)),
+        ("clock", lambda: check_clock(time.time())),
+        ("landlock", check_landlock),
+        ("seccomp", check_seccomp),
+        ("identity", lambda: check_identity(home.identity_key)),
+        ("daemon", lambda: check_daemon(home.socket)),
+    ]
+    findings = []
+    for name, check in checks:
+        try:
+            findings.append(check())
+        except Exception as error:
+            # A doctor who faints helps nobody; the next check may say more.
+            findings.append(Finding(name, "warn", f"could not be checked: {type(error).__name__}: {error}"))
+    return findings
+
+
+def check_python() -> Finding:
+    version = platform.python_version()
+    if not (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Finding("python", "fail", version, "install Python 3.11, 3.12 or 3.13")
+    return Finding("python", "ok", f"{version} on {platform.system()} {platform.machine()}")
+
+
+def check_onnxruntime() -> Finding:
+    """In a process of its own, as the node does it: a broken driver may take the process with it."""
+    program = "import onnxruntime as o; print(o.__version__, *o.get_available_providers())"
+    try:
+        child = subprocess.run(  # noqa: S603
+            [sys.executable, "-I", "-c", program], capture_output=True, timeout=CHILD_TIMEOUT_S, check=False, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("onnxruntime", "fail", f"did not start: {error}", "install peerinfer again")
+    if child.returncode != 0:
+        last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+        return Finding("onnxruntime", "fail", f"cannot be imported: {last}", "install peerinfer again")
+    version, *providers = child.stdout.split()
+    gpus = [name for name in providers if name not in ("CPUExecutionProvider", "AzureExecutionProvider")]
+    return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}")
+
+
+def check_processors() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    found = f"{usable} usable, load {load:.1f}"
+    if load > usable:
+        return Finding("processors", "warn", found, "other programs keep this machine busy; results will be slow")
+    return Finding("processors", "ok", found)
+
+
+def check_memory() -> Finding:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{format_size(memory.available)} of {format_size(memory.total)} free"
+    if memory.available < MEMORY_FREE_MIN:
+        return Finding("memory", "warn", found, "close other programs, or lend only small models")
+    return Finding("memory", "ok", found)
+
+
+def check_disk(cache: Path) -> Finding:
+    """`cache` need not exist yet."""
+    folder = cache
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "fail", f"{folder} may not be written to", "choose another place with PEERINFER_HOME")
+    free = shutil.disk_usage(folder).free
+    found = f"{format_size(free)} free for {cache}"
+    if free < DISK_FREE_MIN:
+        return Finding("disk", "fail", found, "free some space, or choose another disk with PEERINFER_HOME")
+    if free < DISK_FREE_WANTED:
+        return Finding("disk", "warn", found, "set a smaller cache: peerinfer config set max_cache 1GiB")
+    return Finding("disk", "ok", found)
+
+
+def check_clock(wall_s: float) -> Finding:
+    found = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wall_s))
+    if not CLOCK_EARLIEST_S <= wall_s <= CLOCK_LATEST_S:
+        return Finding("clock", "fail", found, "set the clock: peers refuse what comes from the wrong time")
+    return Finding("clock", "ok", found)
+
+
+def check_landlock() -> Finding:
+    version = ctypes.CDLL(None, use_errno=True).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION_FLAG)
+    if version < 1:
+        return Finding("landlock", "warn", "not there", "use a kernel with Landlock: models could read files here")
+    return Finding("landlock", "ok", f"version {version}")
+
+
+def check_seccomp() -> Finding:
+    # Asking for the mode fails with EINVAL exactly where the kernel has no seccomp.
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
+        return Finding("seccomp", "warn", "not there", "use a kernel with seccomp: models could reach the network")
+    return Finding("seccomp", "ok", "there")
+
+
+def check_identity(key: Path) -> Finding:
+    try:
+        status = key.lstat()
+    except FileNotFoundError:
+        return Finding("identity", "ok", "none yet; it is made on first use")
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+        return Finding("identity", "fail", f"{key} is not a file of yours", "move it away")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        return Finding("identity", "fail", f"others may read {key} (mode {mode:04o})", f"run: chmod 600 {key}")
+    return Finding("identity", "ok", str(key))
+
+
+def check_daemon(path: Path) -> Finding:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return Finding("daemon", "ok", "none runs; start one with: peerinfer join")
+        except ConnectionRefusedError:
+            return Finding(
+                "daemon", "warn", f"none answers at {path}", "the last one was killed; start one: peerinfer join"
+            )
+        except OSError as error:
+            return Finding("daemon", "fail", f"{path}: {error}", "remove the file, then: peerinfer join")
+    return Finding("daemon", "ok", f"answers at {path}")

@@ -1,0 +1,199 @@
+"""jobs: the life of jobs after they were submitted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from peerinfer.control import Control, Json
+from peerinfer.errors import Interrupted, UsageError
+from peerinfer.ids import is_job_id
+from peerinfer.units import format_count, format_duration
+from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
+from peerinfer_node.cli.outcome import count_of, error_of, failed_items, failed_tasks, is_worth_writing, ranges_text
+from peerinfer_node.cli.output import say, show_json, table
+from peerinfer_node.cli.place import add_place, with_daemon
+from peerinfer_node.cli.view import look
+
+PREFIX_CHARS_MIN = 4
+
+_PROG = "peerinfer jobs"
+
+
+def add(commands: Subcommands) -> None:
+    parser = add_command(commands, "jobs", "List jobs, or look after one of them.", "peerinfer jobs show 3f2a")
+    parser.epilog = "actions: show ID, attach ID, cancel ID, fetch ID -o OUT\n" + str(parser.epilog)
+    add_json(parser, watch=True)
+    add_place(parser)
+    parser.set_defaults(command=_list)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=type(parser))
+    show = add_command(actions, "show", "How one job stands.", "peerinfer jobs show 3f2a --json", prog=_PROG)
+    attach = add_command(
+        actions, "attach", "Follow a job until it has ended.", "peerinfer jobs attach 3f2a", prog=_PROG
+    )
+    cancel = add_command(
+        actions, "cancel", "Stop a job; what is done is kept.", "peerinfer jobs cancel 3f2a", prog=_PROG
+    )
+    fetch = add_command(actions, "fetch", "Write a job's outputs.", "peerinfer jobs fetch 3f2a -o out.npz", prog=_PROG)
+    fetch.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help=".npz, .parquet, .jsonl, or a folder ending in /"
+    )
+    for action, command in ((show, _show), (attach, _attach), (cancel, _cancel), (fetch, _fetch)):
+        action.add_argument(
+            "job", metavar="ID", help=f"a job's id, or its first {PREFIX_CHARS_MIN} characters and more"
+        )
+        add_json(action, watch=action is show, nested=True)
+        add_place(action, nested=True)
+        action.set_defaults(command=command)
+
+
+async def find(control: Control, text: str) -> str:
+    """The id of the job that `text` begins. Raises `UsageError` if none or several do."""
+    if is_job_id(text):
+        return text
+    if len(text) < PREFIX_CHARS_MIN:
+        raise UsageError(f"{text!r} is too short for a job's id; give {PREFIX_CHARS_MIN} characters or more")
+    found = [str(job.get("job_id")) for job in await control.jobs() if str(job.get("job_id")).startswith(text)]
+    if len(found) != 1:
+        which = "no job" if not found else f"{len(found)} jobs"
+        raise UsageError(f"{which} here with an id that begins with {text!r}; see: peerinfer jobs")
+    return found[0]
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    return look(arguments, lambda control: control.jobs(), list_lines)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    async def ask(control: Control) -> Json:
+        return await control.job(await find(control, arguments.job))
+
+    return look(arguments, ask, job_lines)
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    async def cancel(control: Control) -> None:
+        job = await find(control, arguments.job)
+        await control.cancel(job)
+        if arguments.json:
+            show_json(await control.job(job))
+        else:
+            say(f"job {job} is cancelled; run it again with --resume to go on from what is done")
+
+    with_daemon(arguments, cancel)
+    return 0
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    async def attach(control: Control) -> None:
+        from peerinfer_node.cli.following import follow
+        from peerinfer_node.cli.interrupts import open_stop
+        from peerinfer_node.cli.progress import LiveLine
+
+        job = await find(control, arguments.job)
+        last: Json = {}
+        async with open_stop() as stop:
+            last = await follow(control, job, LiveLine(), stop, cancels=False)
+            if stop.asked.is_set():
+                raise Interrupted(f"detached; job {job} goes on. Come back with: peerinfer jobs attach {job}")
+        _tell(arguments, last)
+        if is_worth_writing(last):
+            say(f"job {job} is done; write its outputs with: peerinfer jobs fetch {job} -o OUT")
+        _raise_error_of(last)
+
+    with_daemon(arguments, attach)
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
+
+    async def fetch(control: Control) -> None:
+        import trio
+
+        from peerinfer_node.cli.following import begin_writing, bring_home
+        from peerinfer_node.cli.progress import LiveLine
+
+        job = await control.job(await find(control, arguments.job))
+        if not is_worth_writing(job):
+            state = job.get("state")
+            raise error_of(job) or UsageError(
+                f"the job is {state}; wait for it with: peerinfer jobs attach {arguments.job}"
+            )
+        writer = await trio.to_thread.run_sync(begin_writing, job, output, None)
+        try:
+            written = await bring_home(control, job, writer, output, LiveLine())
+        finally:
+            writer.abort()
+        if arguments.json:
+            show_json({"job_id": job["job_id"], "output": output, "provenance": written.provenance})
+        else:
+            say(f"{format_count(count_of(job, 'items'), 'item')}: {output}")
+        _raise_error_of(job)
+
+    from peerinfer_node.formats import check_writable
+
+    check_writable(output)
+    with_daemon(arguments, fetch)
+    return 0
+
+
+def _tell(arguments: argparse.Namespace, job: Json) -> None:
+    if arguments.json:
+        show_json(job)
+
+
+def _raise_error_of(job: Json) -> None:
+    error = error_of(job)
+    if error is not None:
+        raise error
+
+
+# --- answers as lines ----------------------------------------------------------------------------------------------
+
+
+def list_lines(jobs: list[Json]) -> list[str]:
+    if not jobs:
+        return ["no jobs"]
+    rows = [
+        (
+            str(job.get("job_id"))[:12],
+            job.get("state"),
+            f"{count_of(job, 'accepted')}/{count_of(job, 'tasks')}",
+            count_of(job, "items"),
+            count_of(job, "failed_tasks"),
+            _duration(job.get("elapsed_s")),
+            os.path.basename(str(job.get("model") or "")),
+        )
+        for job in jobs
+    ]
+    return table(("JOB", "STATE", "TASKS", "ITEMS", "FAILED", "TIME", "MODEL"), rows)
+
+
+def job_lines(job: Json) -> list[str]:
+    failed = failed_tasks(job)
+    rows: list[tuple[str, Any]] = [
+        ("job", job.get("job_id")),
+        ("state", job.get("state")),
+        ("why", job.get("reason") or job.get("blocked")),
+        ("model", job.get("model")),
+        ("submitter", job.get("submitter")),
+        ("coordinator", job.get("coordinator")),
+        ("term", job.get("term")),
+        ("committee", ", ".join(str(peer) for peer in job.get("committee") or ())),
+        ("items", format_count(count_of(job, "items"))),
+        ("tasks", format_count(count_of(job, "tasks"))),
+        ("accepted", format_count(count_of(job, "accepted"))),
+        ("final", format_count(count_of(job, "final"))),
+        ("failed", f"items {ranges_text(failed_items(failed))}: {failed[0].reason}" if failed else None),
+        ("verify", job.get("verify")),
+        ("strategy", job.get("strategy")),
+        ("time", _duration(job.get("elapsed_s"))),
+        *(("handover", f"term {each.get('term')}: {each.get('why')}") for each in job.get("handovers") or ()),
+    ]
+    return [f"{name:<12} {value}" for name, value in rows if value not in (None, "")]
+
+
+def _duration(value: Any) -> str | None:
+    return format_duration(value) if type(value) in (int, float) and 0 <= value < 1e11 else None

@@ -1,0 +1,54 @@
+"""join: a node that lends its devices. This module reads the arguments; `joining` does the work."""
+
+from __future__ import annotations
+
+import argparse
+
+from peerinfer.errors import UsageError
+from peerinfer_node.cli.arguments import NOT_AVAILABLE, Subcommands, add_command
+from peerinfer_node.cli.place import add_place, home_of, resolved
+
+FLAGS = {
+    "name": ("NAME", "what people see beside the peer id"),
+    "listen": ("ADDR", "accept peers there, like /ip4/0.0.0.0/tcp/4001"),
+    "bootstrap": ("ADDR", "dial this peer first; may be repeated"),
+    "device": ("DEVICE", "auto or cpu"),
+    "cpu_threads": ("N", "threads of one inference"),
+    "max_cache": ("SIZE", "disk for models and inputs of others"),
+    "log_format": ("text|json", "how to log"),
+    "log_level": ("LEVEL", "debug, info, warning or error"),
+}
+"""Settings that `join` takes as flags, by their key, with the name of the value and a line of help."""
+
+_REPEATED = ("listen", "bootstrap", "device")
+
+
+def add(commands: Subcommands) -> None:
+    example = "peerinfer join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…"
+    parser = add_command(commands, "join", "Run a node that lends this machine's devices, until Ctrl-C.", example)
+    parser.usage = "peerinfer join [options]"
+    parser.add_argument("invite", nargs="?", help=argparse.SUPPRESS)
+    for key, (value, text) in FLAGS.items():
+        flag = "--" + key.replace("_", "-")
+        action = "append" if key in _REPEATED else "store"
+        parser.add_argument(flag, dest=key, metavar=value, action=action, help=text)
+    parser.add_argument(
+        "--no-mdns",
+        dest="mdns",
+        action="store_false",
+        default=None,
+        help="neither look for peers on the LAN nor be found",
+    )
+    add_place(parser, config=True)
+    parser.set_defaults(command=_join)
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    if arguments.invite is not None:
+        raise UsageError(f"joining by an invite {NOT_AVAILABLE}; name a peer with --bootstrap ADDR")
+    home = home_of(arguments)
+    flags = {key: getattr(arguments, key) for key in (*FLAGS, "mdns")}
+    config = resolved(arguments, home, flags).config
+    from peerinfer_node.cli.joining import join
+
+    return join(home, config)

@@ -1,0 +1,106 @@
+"""Carries out `peerinfer join`: a node and its control API, until it is told to leave."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Any
+
+import trio
+
+from peerinfer.config import NodeConfig
+from peerinfer.control import Control, Json
+from peerinfer.errors import Interrupted
+from peerinfer.units import format_count
+from peerinfer_node.cli.interrupts import Stop, open_stop
+from peerinfer_node.cli.output import printable, say, show, show_json
+from peerinfer_node.cli.progress import LiveLine
+from peerinfer_node.cli.view import device_lines
+from peerinfer_node.gateway.server import open_gateway
+from peerinfer_node.home import Home
+from peerinfer_node.log import Log
+from peerinfer_node.node import Node, open_node
+
+LIVE_INTERVAL_S = 1.0
+
+
+def join(home: Home, config: NodeConfig) -> int:
+    """Returns 0 after a clean end. Raises `Interrupted` if the user did not wait for it."""
+    return trio.run(_join, home, config)
+
+
+async def _join(home: Home, config: NodeConfig) -> int:
+    live = LiveLine()
+    as_json = config.log_format == "json"
+    log = Log(say if as_json else live.note, level=config.log_level, as_json=as_json, wall_s=time.time)
+    has_left = False
+    async with (
+        open_stop() as stop,
+        open_node(home, config, lends=True, networked=not config.is_standalone, log=log) as node,
+        open_gateway(node.control, home.socket, lambda line: log.error("control API", reason=line)),
+    ):
+        _announce(node.ready(), await node.control.devices(), as_json=as_json)
+        await _until_left(node, stop, live, is_live=not as_json and sys.stderr.isatty())
+        has_left = True
+    live.clear()
+    if not has_left:
+        raise Interrupted("stopped at once; tasks that ran here are done again elsewhere")
+    return 0
+
+
+async def _until_left(node: Node, stop: Stop, live: LiveLine, *, is_live: bool) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def leave_when_asked() -> None:
+            await stop.asked.wait()
+            live.note("finishing what runs, then leaving; Ctrl-C again stops at once")
+            await node.control.leave()
+
+        nursery.start_soon(leave_when_asked)
+        if is_live:
+            nursery.start_soon(_show_state, node.control, live)
+        await node.wait_left()
+        nursery.cancel_scope.cancel()
+
+
+async def _show_state(control: Control, live: LiveLine) -> None:
+    while True:
+        width = shutil.get_terminal_size().columns
+        live.show_text(state_line(await control.status())[: max(width - 1, 1)])
+        await trio.sleep(LIVE_INTERVAL_S)
+
+
+def _announce(ready: Json, devices: list[Json], *, as_json: bool) -> None:
+    if as_json:
+        show_json(ready)
+    else:
+        show(ready_lines(ready, devices))
+
+
+def ready_lines(ready: Json, devices: list[Json]) -> list[str]:
+    """What `join` prints; the last line begins with `ready`, for scripts that wait for it."""
+    addresses = [str(address) for address in ready.get("addresses") or ()]
+    lines = [f"peer id    {ready.get('peer_id')}"]
+    lines += [f"address    {address}" for address in addresses] or ["address    none: this node dials others"]
+    lines += [f"sandbox    {ready.get('sandbox')}"]
+    if ready.get("reachability"):
+        lines.append(f"reachable  {ready['reachability']}")
+    lines += device_lines(devices)
+    lines.append(" ".join(["ready", str(ready.get("peer_id")), *addresses[:1]]))
+    return lines
+
+
+def state_line(status: Json) -> str:
+    """How the node does, in one line."""
+    peers: Any = status.get("peers") or {}
+    parts = [str(status.get("state")), format_count(int(peers.get("alive") or 0), "peer")]
+    if status.get("jobs_coordinated"):
+        parts.append(format_count(int(status["jobs_coordinated"]), "job"))
+    for device in status.get("devices") or ():
+        if isinstance(device, dict):
+            busy = device.get("busy_ratio")
+            ratio = f" {busy:.0%}" if isinstance(busy, (int, float)) else ""
+            parts.append(f"{device.get('name')}{ratio}")
+    reasons = [str(reason.get("reason")) for reason in status.get("reasons") or () if isinstance(reason, dict)]
+    return printable("  ".join(parts + reasons))

@@ -1,0 +1,96 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container
+from typing import Any
+
+from peerinfer.errors import UsageError
+from peerinfer_node.cli import (
+    bench,
+    configuration,
+    doctor,
+    identity,
+    jobs,
+    join,
+    run,
+    switch,
+    view,
+    window,
+)
+from peerinfer_node.cli.arguments import NOT_AVAILABLE, Parser, Subcommands
+
+LATER = ("serve", "swarm", "reputation")
+
+_HELP = """\
+usage: peerinfer COMMAND [options]
+
+Lend computers to AI inference and use them, peer to peer.
+
+  join      run a node that lends this machine's devices
+  run       run an ONNX model over inputs, on the swarm or here
+  jobs      list jobs; show, attach, cancel or fetch one
+  status    what this node does now
+  peers     who is there; --why MODEL: who may run it, and why not
+  devices   what this machine can compute with
+  models    which models this node holds
+  pause     stop lending, for a while or until resume
+  resume    lend again
+  finish    finish running tasks, take no more
+  leave     finish running tasks and end the daemon
+  bench     measure this machine
+  doctor    find out what is wrong here, and what to do
+  config    path, show, get or set what this node is configured to do
+  id        print this node's peer id
+  version   print the version
+{window}
+
+peerinfer COMMAND --help says more. Try: peerinfer run model.onnx in.npz -o o.npz
+"""
+
+
+class _TopLevel(Parser):
+    known: Container[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse would list every command, those of later versions included.
+        first = next(iter(args or ()), "-")
+        if not first.startswith("-") and first not in self.known:
+            self.error(f"there is no command {first[:40]!r}")
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        return _HELP.format(window="  tui       a dashboard of the running daemon" if window.is_available() else "")
+
+
+def build_parser() -> Parser:
+    """The whole command line. The chosen command is `parsed.command`, a function from the arguments to the exit code."""
+    parser = _TopLevel(prog="peerinfer")
+    parser.add_argument("--version", action="store_true")
+    parser.set_defaults(command=_no_command)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for family in (join, run, jobs, view, switch, bench, doctor, configuration, identity, window):
+        family.add(commands)
+    _add_later(commands)
+    parser.known = commands.choices
+    return parser
+
+
+def _add_later(commands: Subcommands) -> None:
+    """Commands of the interface that are not built yet: refused by name, whatever follows."""
+    for name in LATER:
+        parser = commands.add_parser(name, prog=f"peerinfer {name}", add_help=False, prefix_chars="\0")
+        parser.add_argument("rest", nargs="*")
+        parser.set_defaults(command=_refuse_later, name=name)
+
+
+def _refuse_later(arguments: Any) -> int:
+    raise UsageError(f"peerinfer {arguments.name} {NOT_AVAILABLE}; see: peerinfer --help")
+
+
+def _no_command(arguments: Any) -> int:
+    if arguments.version:
+        return identity.version(arguments)
+    sys.stderr.write(build_parser().format_help())
+    return 2

@@ -1,0 +1,55 @@
+"""Which home a command is about, and the daemon that runs there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from peerinfer.control import Control
+from peerinfer_node.home import Home
+
+if TYPE_CHECKING:
+    from peerinfer_node.config_file import Resolved
+
+
+class TakesArguments(Protocol):
+    """A parser, or a group of its help."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any: ...
+
+
+def add_place(parser: TakesArguments, *, config: bool = False, nested: bool = False) -> None:
+    """`nested`: the command above takes the same flags, and what was said there must not be taken back here."""
+    default = argparse.SUPPRESS if nested else None
+    parser.add_argument(
+        "--data-dir", metavar="DIR", default=default, help="keep this node's files there (or PEERINFER_HOME)"
+    )
+    if config:
+        parser.add_argument("--config", metavar="FILE", help="read this file instead of config.toml")
+
+
+def home_of(arguments: argparse.Namespace) -> Home:
+    return Home.resolve(os.environ, arguments.data_dir)
+
+
+def resolved(arguments: argparse.Namespace, home: Home, flags: Mapping[str, object]) -> Resolved:
+    """The configuration: `flags` before the environment before the file before the defaults. Raises `UsageError`."""
+    from peerinfer_node.config_file import config_path, resolve
+
+    path, must_exist = config_path(os.environ, home.config_file, arguments.config)
+    return resolve(flags, os.environ, path, must_exist=must_exist)
+
+
+def with_daemon(arguments: argparse.Namespace, act: Callable[[Control], Awaitable[None]]) -> None:
+    """Runs `act` with the daemon of this home. Raises `NoDaemon` if there is none."""
+    import trio
+
+    from peerinfer_node.control_client import HttpControl
+
+    async def connected() -> None:
+        async with HttpControl(home_of(arguments).socket) as control:
+            await act(control)
+
+    trio.run(connected)

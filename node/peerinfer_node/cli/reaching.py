@@ -1,0 +1,91 @@
+"""Finds the node that a job goes to: the daemon of this home, or one that lives as long as the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from peerinfer.config import NodeConfig
+from peerinfer.control import Control
+from peerinfer.errors import HomeInUse, NoDaemon
+from peerinfer_node.cli.guard import leaf
+from peerinfer_node.cli.output import say
+from peerinfer_node.cli.place import home_of, resolved
+from peerinfer_node.control_client import HttpControl
+from peerinfer_node.home import Home
+from peerinfer_node.node import open_node
+
+_PREFIX = "embedded-"
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    control: Control
+    is_daemon: bool
+    keeps: bool
+    """What is computed outlives the command, so that `--resume` finds it."""
+
+
+@asynccontextmanager
+async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
+    home = home_of(arguments)
+    if not arguments.standalone and not arguments.bootstrap:
+        async with HttpControl(home.socket) as control:
+            if await _answers(control):
+                if arguments.config is not None:
+                    say("note: the running daemon keeps its own configuration; --config is for a node of this command")
+                yield Reached(control, is_daemon=True, keeps=True)
+                return
+    config = resolved(arguments, home, {"bootstrap": arguments.bootstrap}).config
+    async with embedded(home, config, lends=False, networked=not arguments.standalone) as reached:
+        yield reached
+
+
+@asynccontextmanager
+async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bool) -> AsyncGenerator[Reached, None]:
+    """A node that ends with the context; in a home of its own where another node holds `home`."""
+    async with AsyncExitStack() as stack:
+        keeps = True
+        try:
+            node = await stack.enter_async_context(open_node(home, config, lends=lends, networked=networked))
+        except (HomeInUse, ExceptionGroup) as error:
+            if not isinstance(leaf(error), HomeInUse):
+                raise
+            keeps = False
+            own = stack.enter_context(_temporary_home(home))
+            node = await stack.enter_async_context(open_node(own, config, lends=lends, networked=networked))
+        yield Reached(node.control, is_daemon=False, keeps=keeps)
+
+
+async def _answers(control: HttpControl) -> bool:
+    try:
+        await control.status()
+    except NoDaemon:
+        return False
+    return True
+
+
+@contextmanager
+def _temporary_home(home: Home) -> Iterator[Home]:
+    """A home of this command's own, beside the blobs of the one that is in use; removed afterwards."""
+    home.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _remove_left_over(home.cache)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=home.cache))
+    try:
+        yield Home.resolve(os.environ, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Removes the homes of commands that were killed."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,200 @@
+"""status, peers, devices, models: what the node sees."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from peerinfer.control import Control, Json
+from peerinfer.units import format_count, format_duration, format_size
+from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
+from peerinfer_node.cli.output import show, show_json, table
+from peerinfer_node.cli.place import add_place, with_daemon
+
+WATCH_INTERVAL_S = 1.0
+
+
+def add(commands: Subcommands) -> None:
+    status = add_command(commands, "status", "What this node does now.", "peerinfer status --json --watch")
+    peers = add_command(commands, "peers", "Who is there, and who may run a model.", "peerinfer peers --why model.onnx")
+    peers.add_argument("--why", metavar="MODEL", help="say of each peer whether it may run this model file, or why not")
+    devices = add_command(commands, "devices", "What this machine can compute with.", "peerinfer devices --json")
+    models = add_command(commands, "models", "Which models this node holds.", "peerinfer models --json")
+    for parser, command in ((status, _status), (peers, _peers), (devices, _devices), (models, _models)):
+        add_json(parser, watch=True)
+        add_place(parser)
+        parser.set_defaults(command=command)
+
+
+def look(
+    arguments: argparse.Namespace, ask: Callable[[Control], Awaitable[Any]], lines: Callable[[Any], list[str]]
+) -> int:
+    """Asks the daemon and prints the answer: as JSON or as `lines` of it, once or again and again."""
+
+    import trio
+
+    async def once_or_more(control: Control) -> None:
+        while True:
+            answer = await ask(control)
+            if arguments.json:
+                show_json(answer)
+            else:
+                show(lines(answer))
+            if not arguments.watch:
+                return
+            if not arguments.json:
+                show([""])
+            await trio.sleep(WATCH_INTERVAL_S)
+
+    with_daemon(arguments, once_or_more)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    return look(arguments, lambda control: control.status(), status_lines)
+
+
+def _peers(arguments: argparse.Namespace) -> int:
+    if arguments.why is None:
+        return look(arguments, lambda control: control.peers(), peer_lines)
+    model = os.path.abspath(arguments.why)
+    return look(arguments, lambda control: control.why(model), why_lines)
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    return look(arguments, lambda control: control.devices(), device_lines)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    return look(arguments, lambda control: control.models(), model_lines)
+
+
+# --- answers as lines ----------------------------------------------------------------------------------------------
+
+
+def status_lines(status: Json) -> list[str]:
+    peers = status.get("peers") or {}
+    counts = f"{peers.get('alive', 0)} alive, {peers.get('suspect', 0)} suspect, {peers.get('relayed', 0)} relayed"
+    rows: list[tuple[str, Any]] = [
+        ("peer id", status.get("peer_id")),
+        ("name", status.get("name")),
+        ("swarm", status.get("swarm")),
+        ("state", status.get("state")),
+        *((" because", _reason(reason)) for reason in status.get("reasons") or ()),
+        *(("address", address) for address in status.get("addresses") or ()),
+        ("reachability", status.get("reachability")),
+        ("peers", counts),
+        *(("device", _device(device)) for device in status.get("devices") or ()),
+        ("jobs", format_count(status["jobs_coordinated"]) if isinstance(status.get("jobs_coordinated"), int) else None),
+        ("sandbox", status.get("sandbox")),
+        ("version", status.get("version")),
+        ("process", status.get("pid")),
+        ("api", status.get("api")),
+    ]
+    return [f"{name:<13} {'-' if value in (None, '') else value}" for name, value in rows]
+
+
+def peer_lines(peers: list[Json]) -> list[str]:
+    if not peers:
+        return ["no peers yet"]
+    rows = [
+        (
+            peer.get("peer_id"),
+            peer.get("name"),
+            peer.get("state"),
+            peer.get("path"),
+            _milliseconds(peer.get("rtt_ms")),
+            peer.get("queue"),
+            _ago(peer.get("last_seen_s")),
+            ", ".join(str(device.get("name") or device.get("kind")) for device in peer.get("devices") or ()),
+        )
+        for peer in peers
+    ]
+    return _table(("PEER", "NAME", "STATE", "PATH", "RTT", "QUEUE", "SEEN", "DEVICES"), rows)
+
+
+def why_lines(answers: list[Json]) -> list[str]:
+    if not answers:
+        return ["no peers yet, so nobody may run it"]
+    rows = [
+        (
+            answer.get("peer_id"),
+            answer.get("name"),
+            "yes" if answer.get("eligible") else "no",
+            answer.get("why"),
+        )
+        for answer in answers
+    ]
+    return _table(("PEER", "NAME", "MAY RUN IT", "WHY"), rows)
+
+
+def device_lines(devices: list[Json]) -> list[str]:
+    if not devices:
+        return ["no devices: this node lends nothing"]
+    rows = [
+        (
+            device.get("name"),
+            device.get("kind"),
+            device.get("provider"),
+            _size(device.get("vram_bytes")),
+            _unit((device.get("benchmark") or {}).get("gemm_gflops"), "GFLOP/s"),
+            _unit((device.get("benchmark") or {}).get("bandwidth_gbs"), "GB/s"),
+            _unit(device.get("temperature_c"), "°C"),
+            device.get("state"),
+            "; ".join(_reason(reason) for reason in device.get("reasons") or ()),
+        )
+        for device in devices
+    ]
+    headers = ("DEVICE", "KIND", "PROVIDER", "MEMORY", "GEMM", "BANDWIDTH", "TEMP", "STATE", "BECAUSE")
+    return _table(headers, rows)
+
+
+def model_lines(models: list[Json]) -> list[str]:
+    if not models:
+        return ["no models are held here"]
+    rows = [(model.get("cid"), _size(model.get("bytes")), "yes" if model.get("loaded") else "no") for model in models]
+    return _table(("MODEL", "SIZE", "LOADED"), rows)
+
+
+def _table(headers: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+    """Without the columns that nobody fills."""
+    used = [column for column in range(len(headers)) if any(row[column] not in (None, "") for row in rows)]
+    return table([headers[column] for column in used], [[row[column] for column in used] for row in rows])
+
+
+def _device(device: Any) -> str:
+    if not isinstance(device, dict):
+        return str(device)
+    parts = [device.get("name"), device.get("kind"), device.get("state")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _reason(reason: Any) -> str:
+    if not isinstance(reason, dict):
+        return str(reason)
+    until_s: Any = reason.get("until")
+    until = f" until {datetime.fromtimestamp(until_s):%Y-%m-%d %H:%M}" if _is_number(until_s) else ""
+    return f"{reason.get('reason')}{until}"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e11
+
+
+def _size(value: Any) -> str | None:
+    return format_size(value) if _is_number(value) and value > 0 else None
+
+
+def _unit(value: Any, unit: str) -> str | None:
+    return f"{value:.3g} {unit}" if _is_number(value) and value > 0 else None
+
+
+def _milliseconds(value: Any) -> str | None:
+    return f"{value:.3g} ms" if _is_number(value) else None
+
+
+def _ago(age_s: Any) -> str | None:
+    return f"{format_duration(round(age_s))} ago" if _is_number(age_s) else None

@@ -1,0 +1,201 @@
+"""The control API's other end: a running daemon as a `peerinfer.control.Control`, over its Unix socket, on trio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
+from peerinfer.errors import DecodeError, NoDaemon, PeerinferError, StreamClosed
+from peerinfer.limits import MIB
+from peerinfer_node.gateway.blocks import BlockDecoder, error_from
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+"""For answers that need no work. Where the node reads files or waits for a job, there is no limit but the caller's."""
+
+LINE_BYTES_MAX = 64 * MIB
+"""One line of `watch`; a job that lists a million failed tasks takes this much."""
+
+NO_DAEMON = "no peerinfer daemon is running here; start one with: peerinfer join"
+
+_PATIENT = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None)
+
+
+class HttpControl:
+    """Implements `Control`. To be used as an async context; every call raises `NoDaemon` when nobody listens."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket_path)),
+            base_url="http://peerinfer/api/v1",
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> HttpControl:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def status(self) -> Json:
+        return _object(await self._ask("GET", "/node"))
+
+    async def peers(self) -> list[Json]:
+        return _objects(await self._ask("GET", "/peers"))
+
+    async def why(self, model: str) -> list[Json]:
+        return _objects(await self._ask("GET", "/peers", params={"why": model}, timeout=_PATIENT))
+
+    async def devices(self) -> list[Json]:
+        return _objects(await self._ask("GET", "/devices"))
+
+    async def models(self) -> list[Json]:
+        return _objects(await self._ask("GET", "/models"))
+
+    async def submit(self, request: JobRequest) -> str:
+        answer = _object(await self._ask("POST", "/jobs", content=request.to_json().encode(), timeout=_PATIENT))
+        job = answer.get("job_id")
+        if not isinstance(job, str):
+            raise DecodeError("the daemon answered without a job id")
+        return job
+
+    async def jobs(self) -> list[Json]:
+        return _objects(await self._ask("GET", "/jobs"))
+
+    async def job(self, job: str) -> Json:
+        return _object(await self._ask("GET", _path(job)))
+
+    async def provenance(self, job: str) -> Json:
+        return _object(await self._ask("GET", _path(job, "/provenance"), timeout=_PATIENT))
+
+    async def cancel(self, job: str) -> None:
+        await self._ask("DELETE", _path(job))
+
+    async def pause(self, *, until_s: float | None) -> None:
+        await self._ask("POST", "/node/pause", content=json.dumps({"until_s": until_s}).encode())
+
+    async def resume(self) -> None:
+        await self._ask("POST", "/node/resume")
+
+    async def finish(self) -> None:
+        await self._ask("POST", "/node/finish", timeout=_PATIENT)
+
+    async def leave(self) -> None:
+        await self._ask("POST", "/node/leave", timeout=_PATIENT)
+
+    async def watch(self, job: str) -> AsyncGenerator[Json, None]:
+        """As in `Control`. Raises `StreamClosed` if the daemon ends before the job does."""
+        state = ""
+        unread = bytearray()
+        async with self._streamed(_path(job, "/watch")) as response:
+            async for data in _pieces(response):
+                unread += data
+                *lines, rest = unread.split(b"\n")
+                unread = bytearray(rest)
+                if len(unread) > LINE_BYTES_MAX:
+                    raise DecodeError(f"a line of the daemon passes the limit of {LINE_BYTES_MAX} bytes")
+                for line in lines:
+                    picture = _object(_parsed(bytes(line)))
+                    if "error" in picture and "kind" in picture and "state" not in picture:
+                        raise error_from(picture)
+                    state = str(picture.get("state"))
+                    yield picture
+        if state not in JOB_ENDED:
+            raise StreamClosed("the daemon ended while the job was under way; start it again to go on: peerinfer join")
+
+    async def results(self, job: str) -> AsyncGenerator[ResultBlock, None]:
+        """As in `Control`. Raises `StreamClosed` if the daemon ends before it has sent everything."""
+        decoder = BlockDecoder()
+        async with self._streamed(_path(job, "/results")) as response:
+            async for data in _pieces(response):
+                for block in decoder.feed(data):
+                    yield block
+        if not decoder.ended:
+            raise StreamClosed("the daemon ended while it sent results; start it again and fetch them: peerinfer join")
+
+    @asynccontextmanager
+    async def _streamed(self, path: str) -> AsyncGenerator[httpx.Response, None]:
+        try:
+            request = self._http.build_request("GET", path, timeout=_PATIENT)
+            response = await self._http.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise _translated(error) from None
+        try:
+            if not response.is_success:
+                try:
+                    await response.aread()
+                except httpx.HTTPError as error:
+                    raise _translated(error) from None
+                raise _refusal(response)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _ask(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = await self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise _translated(error) from None
+        if not response.is_success:
+            raise _refusal(response)
+        return _parsed(response.content) if response.content else None
+
+
+async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    try:
+        async for data in response.aiter_raw():
+            yield data
+    except httpx.HTTPError as error:
+        raise _translated(error) from None
+
+
+def _path(job: str, rest: str = "") -> str:
+    return f"/jobs/{quote(job, safe='')}{rest}"
+
+
+def _translated(error: httpx.HTTPError) -> PeerinferError:
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return NoDaemon(NO_DAEMON)
+    if isinstance(error, httpx.TimeoutException):
+        return StreamClosed(f"the daemon did not answer within {ANSWER_TIMEOUT_S:g} s; its log says what it does")
+    return StreamClosed("the daemon ended before it answered; see its log, and start it with: peerinfer join")
+
+
+def _refusal(response: httpx.Response) -> PeerinferError:
+    try:
+        answer = json.loads(response.content)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, dict) and "error" in answer:
+        return error_from(answer)
+    return PeerinferError(f"the daemon answered {response.status_code} without saying why; is it the same version?")
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise DecodeError("the daemon answered something that is not JSON; is it the same version?") from None
+
+
+def _object(answer: Any) -> Json:
+    if not isinstance(answer, dict):
+        raise DecodeError("the daemon answered something else than an object; is it the same version?")
+    return answer
+
+
+def _objects(answer: Any) -> list[Json]:
+    if not isinstance(answer, list):
+        raise DecodeError("the daemon answered something else than a list; is it the same version?")
+    return [_object(item) for item in answer]
