@@ -17,6 +17,7 @@ from libp2p_hosts import (
     ACK,
     ANY_PORT,
     DATA,
+    ECHO,
     FIN,
     GO_AWAY,
     PING,
@@ -35,7 +36,7 @@ from libp2p_hosts import (
 from multiaddr import Multiaddr
 
 from peerinfer.errors import DialFailed, StreamClosed
-from peerinfer_node.network import libp2p_network
+from peerinfer_node.network import libp2p_network, libp2p_yamux, libp2p_yamux_stream
 from peerinfer_node.network.libp2p_session import OUTBOX_BYTES_LIMIT
 from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX
 from peerinfer_node.network.libp2p_yamux import STREAMS_PER_CONNECTION_MAX
@@ -422,6 +423,70 @@ async def test_random_frames_never_reach_further_than_their_connection(capfd, ca
         assert await still_serves(network)
     assert logged(caplog) == []
     assert capfd.readouterr() == ("", "")
+
+
+async def test_past_the_limit_of_streams_one_is_refused_at_once_and_a_freed_place_can_be_taken():
+    network, dialler = node(streams_max=2), node(listen=())
+    async with network.run(), dialler.run():
+        peer = await dialler.dial(network.addresses()[0])
+        held = [await dialler.open_stream(peer, ECHO) for _ in range(2)]
+        with pytest.raises(StreamClosed), trio.fail_after(2):
+            await dialler.open_stream(peer, ECHO)
+        await held.pop().close()
+        await wait_until(lambda: network._swarm._resource_manager._current_streams == 1)
+        assert await echoed(dialler, peer) == b"hello"
+
+
+async def test_a_peer_that_falls_silent_is_dropped_and_one_that_is_idle_is_kept(monkeypatch):
+    monkeypatch.setattr(libp2p_yamux, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(libp2p_yamux, "SILENCE_MAX_S", 0.25)
+    network, idle = node(), node(listen=())
+    async with network.run(), idle.run():
+        await idle.dial(network.addresses()[0])
+        async with raw_peer(network) as mute:
+            await wait_until(lambda: len(network.connected()) == 2)
+            await mute.wait_closed()
+        await wait_until(lambda: network.connected() == [idle.peer_id])
+        assert await echoed(idle, network.peer_id) == b"hello"
+
+
+async def test_a_stream_that_the_peer_never_finishes_is_reset_in_the_end(monkeypatch):
+    monkeypatch.setattr(libp2p_yamux, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(libp2p_yamux_stream, "LINGER_S", 0.1)
+    network, _ = witness()
+    async with network.run(), raw_peer(network) as peer:
+        said = GREETING + bytes([len(WHO) + 1]) + WHO.encode() + b"\n"
+        peer.send_frame(DATA, SYN, 1, len(said), said)
+        ends = []
+        with trio.fail_after(5):
+            while len(ends) < 2:
+                kind, flags, *_ = await peer.receive_frame()
+                if kind == WINDOW and flags & (FIN | RST):
+                    ends.append(flags & (FIN | RST))
+        assert ends == [FIN, RST]
+        assert network._swarm.get_connections()[0].muxed_conn._streams == {}
+
+
+async def test_a_window_full_of_tiny_frames_takes_little_more_than_the_window():
+    network = node()
+    held = trio.Event()
+
+    async def hold(stream):
+        held.set()
+        await trio.sleep_forever()
+
+    network.serve(HOLD, hold)
+    async with network.run(), raw_peer(network) as peer:
+        said = GREETING + bytes([len(HOLD) + 1]) + HOLD.encode() + b"\n"
+        peer.send_frame(DATA, SYN, 1, len(said), said)
+        await held.wait()
+        tiny = (bytes([0, DATA, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]) + b"ab") * 4000
+        for _ in range(10):
+            peer.session.send_nowait(tiny)
+            await trio.lowlevel.checkpoint()
+        stream = network._swarm.get_connections()[0].muxed_conn._streams[1]
+        await wait_until(lambda: stream._unread_bytes == 80_000)
+        assert len(stream._unread) < 100
 
 
 # --- negotiation on a stream ---------------------------------------------------------------------------------------

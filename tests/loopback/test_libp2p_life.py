@@ -197,6 +197,21 @@ async def test_an_address_without_a_peer_and_the_nodes_own_are_not_dialled():
                 await a.dial(address)
 
 
+async def test_a_node_may_listen_on_ipv6_and_ipv4_at_once():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    a, b = node(listen=("/ip6/::1/tcp/0", ANY_PORT)), node(listen=())
+    async with a.run(), b.run():
+        assert [address.split("/")[1] for address in a.addresses()] == ["ip6", "ip4"]
+        for address in a.addresses():
+            assert await b.dial(address) == a.peer_id
+            assert await echoed(b, a.peer_id) == b"hello"
+            await b.disconnect(a.peer_id)
+
+
 async def test_a_name_is_resolved():
     a, b = node(listen=()), node()
     async with a.run(), b.run():
