@@ -304,17 +304,20 @@ class Executor(Protocol):
 
     @property
     def sandbox(self) -> str:
-        """ "full", "partial" or "none"."""
+        """ "full", "partial" or "none"; "none" also before the first process has started (`benchmark` starts it)."""
 
     async def holds(self, model: Cid) -> bool:
         """True if the model is loaded or can be loaded without its bytes being given again."""
 
     async def load(self, model: Cid, data: Buffer) -> ModelInterface:
-        """Checks and loads a model. Raises `ModelRefused` with the reason, `WorkerDied`, `AttemptTimeout`."""
+        """Checks and loads a model. Raises `ModelRefused` with the reason, `OutOfMemory`, `WorkerDied`, or `AttemptTimeout`
+        (a load has its own limit).
+        """
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
-        """Runs a loaded model; `timeout_s` is for one task. Raises `WorkerDied`, `AttemptTimeout`, KeyError (not loaded).
+        """Runs a loaded model; `timeout_s` is for one task, a batch may take it for each of its tasks.
 
+        Raises `WorkerDied`, `AttemptTimeout`, KeyError (not loaded), `InputError` (the batch contradicts itself).
         Cancelling the call stops the inference, killing the process if it must, within half a second.
         """
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from peerinfer.limits import GIB, MIB
 from peerinfer.messages import OutputGroup, TaskFailure
 from peerinfer.tensors import ITEM_BYTES, TensorSpec
+from peerinfer_node.inference.pipe import TASK_REASON_CHARS_MAX, shortened
 
 RUN_INPUT_BYTES_TARGET = 1 * MIB
 """Rows are joined up to about this much input."""
@@ -46,7 +47,7 @@ class RunFailed(Exception):
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
-        self.reason = reason
+        self.reason = shortened(reason, TASK_REASON_CHARS_MAX)
 
 
 class RunStopped(Exception):

@@ -44,37 +44,44 @@ class DeviceProcess:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         """Spawns it, which takes a few milliseconds. Raises `WorkerDied` if the system cannot."""
+        self._resources = contextlib.ExitStack()
+        self._last_words = b""
+        self._is_between_messages = True
+        try:
+            with contextlib.ExitStack() as only_here:
+                self._popen = self._spawn(arguments, only_here)
+        except OSError as error:
+            self._resources.close()
+            raise WorkerDied(f"the worker process could not be started: {error.strerror}") from error
+
+    def _spawn(self, arguments: Sequence[str], only_here: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+        """Our ends of the connections go to `_resources`, the process's own ends to `only_here`."""
         self._directory = tempfile.mkdtemp(prefix="peerinfer-worker-")
-        self._data, data = socket.socketpair()
-        self._control, control = socket.socketpair()
+        self._resources.callback(shutil.rmtree, self._directory, ignore_errors=True)
+        self._data, data = (self._resources.enter_context(end) for end in socket.socketpair())
+        self._control, control = (self._resources.enter_context(end) for end in socket.socketpair())
+        for end in (data, control):
+            only_here.callback(end.close)
         self._stderr, stderr = os.pipe()
+        self._resources.callback(os.close, self._stderr)
+        only_here.callback(os.close, stderr)
         for end in (self._data, data):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, pipe.SOCKET_BUFFER_BYTES)
         self._data.setblocking(False)
         self._control.setblocking(False)
         os.set_blocking(self._stderr, False)
-        self._last_words = b""
-        self._is_between_messages = True
         command = [sys.executable, "-I", "-B", "-m", "peerinfer_node.inference.worker_process"]
         command += [f"--fd={data.fileno()}", f"--control-fd={control.fileno()}", f"--parent={os.getpid()}", *arguments]
-        try:
-            self._popen: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603  (our own module)
-                command,
-                cwd=self._directory,
-                env=_ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                pass_fds=(data.fileno(), control.fileno()),
-                start_new_session=True,  # Ctrl-C in the terminal is for the daemon; a kill reaches all that it started
-            )
-        except OSError as error:
-            self._release()
-            raise WorkerDied(f"the worker process could not be started: {error.strerror}") from error
-        finally:
-            data.close()
-            control.close()
-            os.close(stderr)
+        return subprocess.Popen(  # noqa: S603  (our own module)
+            command,
+            cwd=self._directory,
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=(data.fileno(), control.fileno()),
+            start_new_session=True,  # Ctrl-C in the terminal is for the daemon; a kill reaches all that it started
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -129,10 +136,16 @@ class DeviceProcess:
         """Asks to stop this request. Raises OSError if the process is gone."""
         self._control.send(pipe.stop_bytes(request))
 
-    def forget_words(self) -> None:
-        """Drops what was written to stderr so far, such as ONNX Runtime's warnings at import."""
+    def settle(self) -> None:
+        """To be called once it is ready: drops ONNX Runtime's warnings at import, and the folder that it stands in.
+
+        A process whose folder is gone finds no file by a relative name and can make none; and nothing is left on disk
+        if the daemon is killed.
+        """
         self._read_stderr()
         self._last_words = b""
+        with contextlib.suppress(OSError):
+            os.rmdir(self._directory)
 
     def kill(self) -> None:
         """Ends it and all that it may have started. The process is still to be buried."""
@@ -151,7 +164,7 @@ class DeviceProcess:
             self.kill()
             await self._wait_dead(BURIAL_TIMEOUT_S)
         self._read_stderr()
-        self._release()
+        self._resources.close()
         return self._obituary(ended_by_itself)
 
     async def _wait_dead(self, timeout_s: float) -> None:
@@ -177,9 +190,3 @@ class DeviceProcess:
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._stderr, _STDERR_BYTES_MAX):
                 self._last_words = (self._last_words + data)[-_STDERR_BYTES_MAX:]
-
-    def _release(self) -> None:
-        self._data.close()
-        self._control.close()
-        os.close(self._stderr)
-        shutil.rmtree(self._directory, ignore_errors=True)

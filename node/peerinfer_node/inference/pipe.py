@@ -46,6 +46,9 @@ PIPE_BODY_BYTES_MAX = 2 * GIB
 SESSIONS_MAX = 64
 """Models that one process keeps loaded, whatever their size."""
 
+TASK_REASON_CHARS_MAX = 200
+"""Of one failed task: a thousand of them fit one header, whatever the alphabet."""
+
 SOCKET_BUFFER_BYTES = 1 * MIB
 """Asked for; the kernel gives what `net.core.wmem_max` allows. Larger buffers mean fewer wake-ups for large bodies."""
 
@@ -269,7 +272,7 @@ def exact(message: Any, kinds: Sequence[type[Any]]) -> Any:
     return message
 
 
-def shortened(reason: str) -> str:
+def shortened(reason: str, chars_max: int = REASON_CHARS_MAX) -> str:
     """One printable line that fits a reason field."""
     line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
-    return line if len(line) <= REASON_CHARS_MAX else line[: REASON_CHARS_MAX - 1] + "…"
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"

@@ -214,7 +214,7 @@ class SubprocessExecutor:
             with trio.move_on_after(START_TIMEOUT_S):
                 ready, _ = await process.receive()
                 pipe.exact(ready, (pipe.Ready,))
-                process.forget_words()
+                process.settle()
                 self._level, self._layers = ready.level, ready.layers
                 is_ready = True
         except (EOFError, OSError):
@@ -236,10 +236,10 @@ class SubprocessExecutor:
 def _check_batch(batch: Batch) -> None:
     """Raises `InputError` if the parts of a batch do not fit together; what it computes is not looked at."""
     names = {spec.name for spec in batch.tensors}
-    if not 0 < len(batch.items) <= FRAME_TASKS_MAX or len(batch.tensors) > TENSORS_MAX:
-        raise InputError(f"a batch has 1 to {FRAME_TASKS_MAX} tasks and up to {TENSORS_MAX} tensors")
-    if len(names) < len(batch.tensors):
-        raise InputError("an input is given twice")
+    if not 0 < len(batch.items) <= FRAME_TASKS_MAX or max(len(batch.tensors), len(batch.outputs)) > TENSORS_MAX:
+        raise InputError(f"a batch has 1 to {FRAME_TASKS_MAX} tasks and up to {TENSORS_MAX} inputs and outputs")
+    if len(names) < len(batch.tensors) or len(set(batch.outputs)) < len(batch.outputs):
+        raise InputError("an input is given or an output wanted twice")
     items = sum(batch.items)
     for spec in batch.tensors:
         if spec.shape and spec.shape[0] != items:

@@ -250,7 +250,10 @@ class Worker:
         finally:
             self._stopping.end()
         parts = [array.reshape(-1).view(self._numpy.uint8).data for array in answer.body]
-        return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s), parts)
+        try:
+            return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s), parts)
+        except ValueError:
+            return _all_failed(request, "model", "the outputs have too many different shapes: send fewer tasks at once")
 
 
 def _port(found: Any, what: str) -> Port:
@@ -288,7 +291,8 @@ def _line(error: Exception) -> str:
 def _all_failed(request: pipe.Run, kind: str, reason: str) -> pipe.Outgoing:
     from peerinfer.messages import TaskFailure
 
-    failures = tuple(TaskFailure(position, kind, pipe.shortened(reason)) for position in range(len(request.items)))
+    reason = pipe.shortened(reason, pipe.TASK_REASON_CHARS_MAX)
+    failures = tuple(TaskFailure(position, kind, reason) for position in range(len(request.items)))
     return pipe.Outgoing(pipe.Ran(request.request, (), failures, 0.0))
 
 

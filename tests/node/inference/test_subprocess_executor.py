@@ -224,6 +224,48 @@ async def test_a_model_larger_than_the_memory_lent_is_reported() -> None:
         await tight.close()
 
 
+async def test_a_body_larger_than_the_memory_lent_is_reported() -> None:
+    tight = SubprocessExecutor(cpu_device(), threads=1, memory_bytes=320 << 20)
+    try:
+        with pytest.raises(OutOfMemory):
+            await tight.load(cid_of(b"large"), bytes(200 << 20))
+        model = models.identity(shape=["n", 1000])
+        await tight.load(cid_of(model), model)
+        large = await tight.run(cid_of(model), batch_of([50_000], x=np.zeros((50_000, 1000), np.float32)), 60)
+        assert [kind for _, kind, _ in large.failures] == ["memory"]
+        small = await tight.run(cid_of(model), batch_of([5], x=np.zeros((5, 1000), np.float32)), 60)
+        assert not small.failures
+    finally:
+        await tight.close()
+
+
+async def test_more_shapes_than_a_header_holds_are_a_failure_and_not_a_crash(executor: Executor) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], [f"{number:02}" + "y" * 200]) for number in range(60)]
+    outputs = [models.port(node.output[0], TensorProto.INT64, [1, "m"]) for node in nodes]
+    model = models.model(nodes, [models.port("x", TensorProto.FLOAT, ["k"])], outputs)
+    await executor.load(cid_of(model), model)
+    x = np.tril(np.ones((200, 200), np.float32))
+    result = await executor.run(cid_of(model), batch_of([1] * 200, merge=False, x=x), 60)
+    assert len(result.failures) == 200
+    assert "fewer tasks" in result.failures[0][2]
+    fewer = await executor.run(cid_of(model), batch_of([1] * 20, merge=False, x=x[:20]), 60)
+    assert len(fewer.groups) == 20
+
+
+async def test_no_rows_and_all_dtypes_come_back(executor: Executor) -> None:
+    for number, dtype in enumerate(("bool", "float16", "int8", "uint64", "float64")):
+        model = models.identity(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["n", 3])
+        x = (np.arange(12).reshape(4, 3) % 2).astype(dtype)
+        await executor.load(cid_of(model), model)
+        for rows in (4, 0):
+            items = [rows, 0]
+            result = await executor.run(cid_of(model), batch_of(items, merge=True, x=x[:rows]), 10)
+            found = outputs_of(result, items)
+            assert found[0]["y"].dtype == dtype, number
+            assert np.array_equal(found[0]["y"], x[:rows])
+            assert found[1]["y"].shape == (0, 3)
+
+
 async def test_a_large_batch_comes_back_whole(executor: Executor) -> None:
     model = models.identity(shape=["n", 1000])
     await executor.load(cid_of(model), model)
