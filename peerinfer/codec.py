@@ -26,6 +26,10 @@ from peerinfer.limits import HEADER_BYTES_MAX
 Check = Callable[[Any], Any]
 M = TypeVar("M")
 
+LIST_ITEMS_MAX = 1024
+"""No list in a message is longer, a newer peer's unknown fields included: a thousand nested headers that each claim a
+million items would otherwise take a hundred megabytes before the message turns out to be cut short."""
+
 _CHECK = "peerinfer.check"
 _TO_WIRE = "peerinfer.to_wire"
 _REQUIRED = object()
@@ -258,7 +262,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     if len(data) > HEADER_BYTES_MAX:
         raise DecodeError(f"a message of {len(data)} bytes passes the limit of {HEADER_BYTES_MAX}")
     try:
-        raw = msgpack.unpackb(data, use_list=False)
+        raw = msgpack.unpackb(data, use_list=False, max_array_len=LIST_ITEMS_MAX, max_map_len=LIST_ITEMS_MAX)
         if not isinstance(raw, tuple) or not raw or type(raw[0]) is not int:
             raise ValueError("not an array that starts with a tag")
         layout = _BY_TAG.get(raw[0])
