@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from peerinfer import units
 from peerinfer.control import VERIFY
 from peerinfer.errors import UsageError
-from peerinfer_node.cli.output import say
+from peerinfer_node.cli.output import say, write_out
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         # Like any other data: a closed pipe is the guard's business, where argparse would hide it.
-        print(self.format_help(), end="", file=sys.stdout if file is None else file)
+        write_out(self.format_help())
 
 
 class _Refuse(argparse.Action):

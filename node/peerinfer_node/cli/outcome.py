@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerinfer.control import Json
 from peerinfer.errors import DecodeError, JobFailed, PartialFailure, PeerinferError, kinds
-from peerinfer.tensors import Port
 from peerinfer.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from peerinfer.tensors import Port
 
 RANGES_SHOWN_MAX = 20
 
@@ -51,6 +53,8 @@ def failed_items(tasks: Iterable[FailedTask]) -> list[int]:
 
 def ports_of(job: Json, side: str) -> list[Port]:
     """The model's "inputs" or "outputs". Raises `DecodeError`."""
+    from peerinfer.tensors import Port
+
     try:
         return [Port(raw["name"], raw["dtype"], tuple(raw["shape"])) for raw in job[side]]
     except (KeyError, TypeError):
@@ -66,15 +70,17 @@ def error_of(job: Json) -> PeerinferError | None:
     """Why the job is not wholly done, as the error that `run` ends with; None if all is well."""
     state = job.get("state")
     tasks = failed_tasks(job)
-    if state == "done" and not tasks:
+    count = max(count_of(job, "failed_tasks"), len(tasks))
+    if state == "done" and not count:
         return None
-    said = str(job.get("error") or "")
+    said = str(job.get("reason") or "")
     if state == "done":
-        items = failed_items(tasks)
-        line = (
-            f"{format_count(len(items), 'item')} of {format_count(count_of(job, 'items'))} failed: {ranges_text(items)}"
-        )
-        return PartialFailure(line + (f"; first reason: {tasks[0].reason}" if tasks[0].reason else ""))
+        because = f": {tasks[0].reason}" if tasks and tasks[0].reason else ""
+        if count >= count_of(job, "tasks"):
+            return JobFailed(f"all {format_count(count, 'task')} failed{because}")
+        more = f" and those of {format_count(count - len(tasks), 'task')} more" if count > len(tasks) else ""
+        failed = f"{format_count(count, 'task')} of {format_count(count_of(job, 'tasks'))} failed{because}"
+        return PartialFailure(f"{failed}; the failed items are {ranges_text(failed_items(tasks))}{more}")
     if state == "cancelled":
         return JobFailed("the job was cancelled")
     kind = kinds().get(str(job.get("kind")), JobFailed)

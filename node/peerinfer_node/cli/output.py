@@ -6,10 +6,13 @@ Names and reasons may come from strangers, so no text reaches the terminal with 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from peerinfer.errors import StateUnusable
 
 CELL_CHARS_MAX = 48
 
@@ -35,15 +38,36 @@ def say(line: str) -> None:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Data, as text. Raises BrokenPipeError when nobody reads any more."""
-    for line in lines:
-        print(printable(line))
-    sys.stdout.flush()
+    """Data, as text. Raises as `write_out`."""
+    write_out("".join(f"{printable(line)}\n" for line in lines))
 
 
 def show_json(value: Any) -> None:
-    """Data, as one JSON document on one line. Raises BrokenPipeError when nobody reads any more."""
-    print(json.dumps(value, default=str), flush=True)
+    """Data, as one JSON document on one line. Raises as `write_out`."""
+    write_out(json.dumps(value, default=str) + "\n")
+
+
+def write_out(text: str) -> None:
+    """Raises BrokenPipeError when nobody reads any more, `StateUnusable` when stdout cannot be written to."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise StateUnusable(f"cannot write to standard output: {error.strerror}") from None
+
+
+def forget_stdout() -> None:
+    """Python flushes stdout once more at exit, and would complain there."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        sys.stdout = None
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -46,7 +46,7 @@ Lend computers to AI inference and use them, peer to peer.
   version   print the version
 {window}
 
-peerinfer COMMAND --help says more. Try: peerinfer run model.onnx in.npz -o o.npz
+peerinfer COMMAND --help says more. Try: peerinfer run m.onnx in.npz -o out.npz
 """
 
 

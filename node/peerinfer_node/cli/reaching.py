@@ -19,7 +19,6 @@ from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import home_of, resolved
 from peerinfer_node.control_client import HttpControl
 from peerinfer_node.home import Home
-from peerinfer_node.node import open_node
 
 _PREFIX = "embedded-"
 
@@ -50,6 +49,8 @@ async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
 @asynccontextmanager
 async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bool) -> AsyncGenerator[Reached, None]:
     """A node that ends with the context; in a home of its own where another node holds `home`."""
+    from peerinfer_node.node import open_node
+
     async with AsyncExitStack() as stack:
         keeps = True
         try:

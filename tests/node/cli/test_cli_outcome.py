@@ -1,0 +1,156 @@
+"""What became of a job, as text, as JSON and as an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peerinfer.errors import DecodeError, JobFailed, NoSuitablePeer, PartialFailure, PeerinferError, VerificationFailed
+from peerinfer_node.cli.outcome import (
+    RANGES_SHOWN_MAX,
+    Written,
+    error_of,
+    failed_items,
+    failed_tasks,
+    is_worth_writing,
+    missing_items,
+    ports_of,
+    ranges_text,
+    summary_json,
+    summary_line,
+)
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    return {
+        "job_id": "a",
+        "state": "done",
+        "items": 10,
+        "tasks": 5,
+        "accepted": 5,
+        "failed": [],
+        "failed_tasks": 0,
+        **fields,
+    }
+
+
+FAILED = [
+    {"task": 3, "first_item": 6, "items": 2, "reason": "NaN"},
+    {"task": 0, "first_item": 0, "items": 2, "reason": "boom"},
+]
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "code", "worth"),
+    [
+        (job(), None, 0, True),
+        (job(failed=FAILED, failed_tasks=2), PartialFailure, 5, True),
+        (job(failed=FAILED, failed_tasks=5), JobFailed, 1, False),
+        (job(state="cancelled"), JobFailed, 1, False),
+        (job(state="failed", kind="NoSuitablePeer", reason="nobody"), NoSuitablePeer, 4, False),
+        (job(state="failed", kind="VerificationFailed", reason="lies"), VerificationFailed, 6, False),
+        (job(state="failed", kind="JobFailed", reason="late"), JobFailed, 1, False),
+        (job(state="failed", kind="LimitExceeded", reason="too much"), PeerinferError, 1, False),
+        (job(state="failed", kind="FromTheFuture", reason="?"), JobFailed, 1, False),
+        (job(state="failed"), JobFailed, 1, False),
+    ],
+)
+def test_every_end_has_its_exit_code(
+    picture: dict[str, Any], kind: type[PeerinferError] | None, code: int, worth: bool
+) -> None:
+    error = error_of(picture)
+    assert (0 if error is None else error.exit_code) == code
+    assert kind is None or isinstance(error, kind)
+    assert is_worth_writing(picture) is worth
+    if picture.get("reason"):
+        assert str(error) == picture["reason"]
+
+
+def test_a_partial_failure_lists_the_failed_items_and_the_first_reason() -> None:
+    assert str(error_of(job(failed=FAILED, failed_tasks=2))) == (
+        "2 tasks of 5 failed: boom; the failed items are 0-1, 6-7"
+    )
+
+
+def test_a_list_that_the_node_cut_says_how_much_is_not_on_it() -> None:
+    line = str(error_of(job(tasks=5000, failed=FAILED, failed_tasks=1500)))
+    assert line.startswith("1,500 tasks of 5,000 failed")
+    assert line.endswith("0-1, 6-7 and those of 1,498 tasks more")
+
+
+@pytest.mark.parametrize("failed", [[1, 2], [{"task": 1}], ["x"], [{"task": "a", "first_item": 0, "items": 1}]])
+def test_a_list_of_failures_of_an_unknown_kind_is_one_error(failed: list[Any]) -> None:
+    with pytest.raises(DecodeError, match="same version"):
+        failed_tasks(job(failed=failed))
+
+
+def test_failed_items_follow_from_failed_tasks_in_order() -> None:
+    assert failed_items(failed_tasks(job(failed=FAILED))) == [0, 1, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("came", "missing"),
+    [
+        ([], [0, 1, 2, 3, 4]),
+        ([(0, 5)], []),
+        ([(3, 2), (0, 2)], [2]),
+        ([(0, 2), (0, 2), (1, 2)], [3, 4]),
+        ([(4, 1)], [0, 1, 2, 3]),
+    ],
+)
+def test_missing_items_are_those_in_no_stretch(came: list[tuple[int, int]], missing: list[int]) -> None:
+    assert missing_items(came, 5) == missing
+
+
+def test_many_ranges_are_counted_and_not_listed() -> None:
+    text = ranges_text(range(0, 200, 2))
+    assert text.count(",") == RANGES_SHOWN_MAX - 1
+    assert text.endswith(f" and {100 - RANGES_SHOWN_MAX} more")
+    assert ranges_text([]) == ""
+
+
+def test_the_json_has_every_promised_field_and_its_totals_add_up() -> None:
+    picture = job(accepted=3, failed=FAILED, failed_tasks=2, audited=1, retried=4, peers=[{"peer_id": "p", "tasks": 3}])
+    summary = summary_json(picture, seconds=2.0, written=Written("/o.npz", "/o.npz.provenance.json", [0, 1, 6, 7]))
+    promised = [
+        "job_id",
+        "state",
+        "items",
+        "tasks",
+        "accepted",
+        "failed",
+        "retried",
+        "hedged",
+        "verified",
+        "seconds",
+        "items_per_second",
+        "peers",
+        "coordinator",
+        "term",
+        "output",
+        "provenance",
+    ]
+    assert set(promised) <= set(summary)
+    assert summary["accepted"] + summary["failed"] == summary["tasks"] == 5
+    assert summary["failed_items"] == [0, 1, 6, 7]
+    assert summary["items_per_second"] == 3.0
+    assert (summary["verified"], summary["retried"], summary["kind"]) == (1, 4, "PartialFailure")
+
+
+def test_the_json_of_a_job_without_output_says_none() -> None:
+    summary = summary_json(job(state="failed", kind="NoSuitablePeer", reason="nobody"), seconds=0.0, written=None)
+    assert (summary["output"], summary["provenance"], summary["error"]) == (None, None, "nobody")
+    assert summary["items_per_second"] == 0.0
+
+
+def test_the_summary_line_is_for_people() -> None:
+    picture = job(items=20_000, peers=[{}, {}], audited=2)
+    line = summary_line(picture, seconds=2.0, written=Written("/o.npz", "/p", []))
+    assert line == "20,000 items in 2s (10,000/s) by 2 peers, 2 of 5 tasks verified: /o.npz"
+
+
+@pytest.mark.parametrize("outputs", [None, 5, [{}], ["y"], [{"name": "y", "dtype": "float32"}]])
+def test_ports_of_an_unknown_form_are_one_error(outputs: Any) -> None:
+    with pytest.raises(DecodeError):
+        ports_of(job(outputs=outputs), "outputs")

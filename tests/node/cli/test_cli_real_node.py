@@ -1,0 +1,157 @@
+"""Commands with a real node: a standalone run, and a daemon from `join` to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+from peerinfer_node.cli import main
+from peerinfer_node.home import Home
+
+pytestmark = pytest.mark.slow
+
+JOIN = [sys.executable, "-m", "peerinfer_node", "join", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(models.mlp())
+    np.save(folder / "in.npy", np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def joined(home: Home) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    child = subprocess.Popen(
+        [*JOIN, "--log-format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert child.stdout is not None
+    ready = child.stdout.readline()
+    assert ready, child.communicate()
+    yield child, json.loads(ready)
+    if child.poll() is None:
+        child.kill()
+        child.communicate(timeout=20)
+
+
+def test_a_standalone_run_computes_what_onnxruntime_computes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "model.onnx", "in.npy", "-o", "out.npz", "--standalone", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["state"] == "done"
+    assert summary["tasks"] == summary["accepted"] + summary["failed"]
+    program = (
+        "import numpy as np, onnxruntime as o; x = np.load('in.npy');"
+        "y = o.InferenceSession('model.onnx', providers=['CPUExecutionProvider']).run(None, {'x': x})[0];"
+        "np.testing.assert_allclose(np.load('out.npz')['y'], y, rtol=1e-5, atol=1e-6)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "model.onnx", "in.npy", "--dry-run", "--standalone", "--batch", "7", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["items"], plan["tasks"]) == (300, 43)
+    assert plan["inputs"] == [{"name": "x", "dtype": "float32", "shape": [-1, 64]}]
+    assert sorted(os.listdir(work)) == ["in.npy", "model.onnx"]
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["-o", "out.npz"]])
+def test_bad_models_and_inputs_have_code_3_and_one_line(
+    work: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(work / "narrow.npy", np.zeros((3, 63), np.float32))
+    (work / "cut.onnx").write_bytes(models.mlp()[:-100])
+    for model, given in (
+        ("model.onnx", "narrow.npy"),
+        ("cut.onnx", "in.npy"),
+        ("none.onnx", "in.npy"),
+        ("model.onnx", "x.npz"),
+    ):
+        assert main(["run", model, given, "--standalone", *flags]) == 3
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("peerinfer: error:")]
+        assert len(errors) == 1
+    assert not (work / "out.npz").exists()
+
+
+def test_bench_tells_how_fast_the_devices_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--json"]) == 0
+    (device,) = json.loads(capsys.readouterr().out)
+    assert device["benchmark"]["gemm_gflops"] > 0
+
+
+def test_a_daemon_from_ready_to_leave(
+    home: Home, joined: tuple[subprocess.Popen[str], dict[str, Any]], work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child, ready = joined
+    assert ready["event"] == "ready"
+    assert ready["addresses"][0].endswith(f"/p2p/{ready['peer_id']}")
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["peer_id"] == ready["peer_id"]
+    assert main(["id"]) == 0
+    assert capsys.readouterr().out.strip() == ready["peer_id"]
+
+    assert main(["run", "model.onnx", "in.npy", "-o", "out.npz", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["coordinator"] == ready["peer_id"]
+    assert main(["jobs", "fetch", summary["job_id"][:8], "-o", "again.npz"]) == 0
+    np.testing.assert_array_equal(np.load("again.npz")["y"], np.load("out.npz")["y"])
+
+    # A run of its own finds the home in use, and takes another.
+    assert main(["run", "model.onnx", "in.npy", "-o", "own.npz", "--standalone"]) == 0
+    assert list(home.cache.glob("embedded-*")) == []
+
+    assert main(["leave"]) == 0
+    out, err = child.communicate(timeout=40)
+    assert child.returncode == 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert all(json.loads(line)["event"] for line in err.splitlines())
+    assert not home.socket.exists()
+
+
+def test_a_second_node_of_the_same_home_says_so(joined: tuple[subprocess.Popen[str], dict[str, Any]]) -> None:
+    second = subprocess.run(JOIN, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert len(second.stderr.splitlines()) == 1
+    assert f"pid {joined[0].pid}" in second.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_daemon_cleanly(
+    home: Home, joined: tuple[subprocess.Popen[str], dict[str, Any]], number: int
+) -> None:
+    child, _ = joined
+    child.send_signal(number)
+    _, err = child.communicate(timeout=40)
+    assert child.returncode == 0, err
+    assert "Traceback" not in err
+    assert not home.socket.exists()
+
+
+def test_in_text_the_last_line_begins_with_ready(home: Home) -> None:
+    child = subprocess.Popen(JOIN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if line.startswith("ready "):
+            break
+    child.terminate()
+    child.communicate(timeout=40)
+    assert child.returncode == 0
+    _, peer_id, address = lines[-1].split()
+    assert address.endswith(f"/p2p/{peer_id}")
+    assert any(line.startswith("sandbox") for line in lines)
