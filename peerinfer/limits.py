@@ -101,3 +101,19 @@ MODELS_PER_ADVERT_MAX = 64
 ADDRESSES_PER_PEER_MAX = 16
 CLOCK_SKEW_MAX_S = 600.0
 """An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""
+
+# --- lease and journal -------------------------------------------------------------------------------------------
+COMMITTEE_MAX = 13
+SEATS_MAX = 4096
+"""Jobs that one node is an elector of at once."""
+
+JOURNAL_BATCH_BYTES = 64 * KIB
+JOURNAL_BATCH_TASKS_MAX = 1024
+JOURNAL_COMMIT_S = 0.1
+"""A batch waits at most this long for more entries."""
+
+JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
+"""Batches that one catch-up answer carries."""
+
+TERM_ROUND_MAX = (1 << 62) - 1
+"""A round near the integer's edge is refused: whoever could use it up would end all elections of the job."""

@@ -1,0 +1,359 @@
+"""The elector: grants one candidate at a time the lease of a job, and keeps the job's journal.
+
+Theory of operation. Two things are promised here, and they are kept apart. *Correctness* needs no clock: an elector that
+has promised a term refuses everything of lower terms for ever, its promise and its journal are durable before it
+answers, and any two quorums share an honest elector; so what a quorum has acknowledged is found by every later holder.
+*Efficiency* is the lease: while a grant runs, no other candidate gets a promise, so two coordinators do not hand out the
+same work (no pre-emption; this takes the place of a pre-vote). An elector counts a grant from the receipt of the request
+on a clock that never runs fast, a holder from its sending on a clock that counts suspend, less the drift margin.
+
+An unchanged renewal is not written down. That is safe because an elector that restarts takes its stored grant for one
+that was renewed just now, and waits a full lease.
+
+The journal is a chain of signed batches (ALGORITHMS of the design §2; the recovery rule is Raft's, the lease takes the
+place of the vote): a batch is accepted only from the holder of the highest promised term, and only where it extends the
+chain or replaces a suffix of lower terms. A holder first copies the longest journal, by (term, length), of a quorum of
+promises, and opens its own term with a batch of its own; what went before counts once that batch has a quorum.
+
+Rejected: Raft groups (a log for each swarm, joint consensus), diskless leases (a reboot must sit out the longest lease
+anyway), and "whoever is closest" (two views, two coordinators).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from peerinfer.codec import decode_as
+from peerinfer.committee import check_committee, quorum
+from peerinfer.envelope import seal, unseal
+from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.ids import JobId, PeerId, job_id_of
+from peerinfer.journal import NO_TERM, Chain, Divergence
+from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, SEATS_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.messages import (
+    Append,
+    Appended,
+    Grant,
+    Granted,
+    JournalPart,
+    JournalWanted,
+    LeaseRefused,
+    LeaseReleased,
+    LeaseWanted,
+    Manifest,
+    Prepare,
+    Promise,
+    SeatOffered,
+    SeatTaken,
+    Signed,
+    Term,
+)
+
+LEASE_S_MIN = 0.1
+LEASE_S_MAX = 60.0
+"""A longer lease would keep a job from being taken over for as long."""
+
+Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request from an authenticated peer. `token` comes back with the answer."""
+
+    peer: PeerId
+    request: Request
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeatRow:
+    """What an elector must not forget of one job, beside the journal's batches."""
+
+    job: JobId
+    manifest: bytes
+    epoch: int
+    promised: Term
+    granted: Term
+    lease_s: float
+    sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A seat as it was stored, after a restart."""
+
+    row: SeatRow
+    batches: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeatGivenUp:
+    """The job is over and its results have been fetched, or they have expired."""
+
+    job: JobId
+
+
+Event = Asked | Restored | SeatGivenUp
+
+
+@dataclass(frozen=True, slots=True)
+class PersistSeat:
+    """Durable before the next effect: written and synced."""
+
+    row: SeatRow
+
+
+@dataclass(frozen=True, slots=True)
+class PersistBatches:
+    """Durable before the next effect: the journal from `first` on is replaced by these batches."""
+
+    job: JobId
+    first: int
+    batches: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSeat:
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    token: int
+    message: SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart
+
+
+Effect = PersistSeat | PersistBatches | ForgetSeat | Answer
+
+
+@dataclass(slots=True)
+class _Seat:
+    job: JobId
+    manifest: Manifest
+    signed_manifest: bytes
+    epoch: int = 0
+    promised: Term = NO_TERM
+    granted: Term = NO_TERM
+    lease_s: float = 0.0
+    sealed: bool = False
+    deadline_s: float = 0.0
+    chain: Chain = field(default_factory=Chain)
+
+    def row(self) -> SeatRow:
+        return SeatRow(
+            self.job, self.signed_manifest, self.epoch, self.promised, self.granted, self.lease_s, self.sealed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SeatPicture:
+    job: JobId
+    promised: Term
+    holder: str
+    remaining_s: float
+    batches: int
+
+
+class Elector:
+    """The machine: every seat of this node."""
+
+    deadline_s = NEVER
+
+    def __init__(self, own: PeerId, sign: Callable[[bytes], bytes]) -> None:
+        self._own = own
+        self._sign = sign
+        self._seats: dict[JobId, _Seat] = {}
+        self._effects: list[Effect] = []
+
+    def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        """`now_s` is of the elector's clock, which must not count faster than time passes."""
+        match event:
+            case Asked(peer, SeatOffered() as offer, token):
+                self._offered(peer, offer, token)
+            case Asked(peer, request, token):
+                self._asked(peer, request, token, now_s)
+            case Restored(row, batches):
+                self._restore(row, batches, now_s)
+            case SeatGivenUp(job):
+                if self._seats.pop(job, None) is not None:
+                    self._effects.append(ForgetSeat(job))
+            case Tick():
+                pass
+        effects, self._effects = self._effects, []
+        return effects
+
+    # --- seats -------------------------------------------------------------------------------------------------------
+
+    def _offered(self, peer: PeerId, offer: SeatOffered, token: int) -> None:
+        try:
+            job, manifest = open_manifest(offer.manifest)
+            if self._own not in manifest.committee:
+                raise ProtocolError("this node is not of the committee")
+        except (DecodeError, ProtocolError) as error:
+            self._refuse(token, "", 0, "denied", str(error), NO_TERM)
+            return
+        if job not in self._seats:
+            if len(self._seats) >= SEATS_MAX:
+                self._refuse(token, job, 0, "full", f"is an elector of {SEATS_MAX} jobs already", NO_TERM)
+                return
+            seat = self._seats[job] = _Seat(job, manifest, offer.manifest)
+            self._effects.append(PersistSeat(seat.row()))
+        self._effects.append(Answer(token, SeatTaken(job)))
+
+    def _restore(self, row: SeatRow, batches: Iterable[bytes], now_s: float) -> None:
+        _, manifest = open_manifest(row.manifest)
+        seat = _Seat(row.job, manifest, row.manifest, row.epoch, row.promised, row.granted, row.lease_s, row.sealed)
+        if row.granted != NO_TERM:
+            seat.deadline_s = now_s + row.lease_s
+        for batch in batches:
+            seat.chain.take(batch)
+        self._seats[row.job] = seat
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _asked(self, peer: PeerId, request: Request, token: int, now_s: float) -> None:
+        assert not isinstance(request, SeatOffered)
+        job = JobId(request.job)
+        nonce = getattr(request, "nonce", 0)
+        seat = self._seats.get(job)
+        if seat is None:
+            self._refuse(token, job, nonce, "unknown", "is no elector of this job", NO_TERM)
+        elif peer not in candidates_of(seat.manifest):
+            self._refuse(token, job, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
+        elif isinstance(request, JournalWanted):
+            part = seat.chain.signed(request.first, JOURNAL_BATCHES_PER_MESSAGE_MAX)
+            self._effects.append(Answer(token, JournalPart(job, nonce, request.first, part)))
+        elif request.term.candidate != peer:
+            self._refuse(token, job, nonce, "denied", "a term names its own candidate", seat.promised)
+        elif request.epoch != seat.epoch or seat.sealed:
+            self._refuse(token, job, nonce, "sealed", f"epoch {request.epoch} is over", seat.promised)
+        elif isinstance(request, Prepare):
+            self._prepare(seat, peer, request, token, now_s)
+        elif isinstance(request, LeaseWanted):
+            self._grant(seat, peer, request, token, now_s)
+        elif isinstance(request, LeaseReleased):
+            self._release(seat, request, token)
+        else:
+            self._append(seat, request, token)
+
+    def _prepare(self, seat: _Seat, peer: PeerId, asked: Prepare, token: int, now_s: float) -> None:
+        if self._is_held_by_other(seat, peer, now_s):
+            self._refuse_held(seat, token, asked.nonce, now_s)
+        elif asked.term.order <= seat.promised.order:
+            self._refuse(token, seat.job, asked.nonce, "stale", "a term as high was promised already", seat.promised)
+        else:
+            seat.promised = asked.term
+            promise = Promise(seat.job, seat.epoch, asked.term, asked.nonce, seat.chain.last_term, len(seat.chain))
+            self._effects += [PersistSeat(seat.row()), Answer(token, promise)]
+
+    def _grant(self, seat: _Seat, peer: PeerId, asked: LeaseWanted, token: int, now_s: float) -> None:
+        if not LEASE_S_MIN <= asked.lease_s <= LEASE_S_MAX:
+            self._refuse(token, seat.job, asked.nonce, "denied", f"a lease of {asked.lease_s:g} s", seat.promised)
+        elif asked.term.order < seat.promised.order:
+            self._refuse(token, seat.job, asked.nonce, "stale", "a higher term was promised", seat.promised)
+        elif self._is_held_by_other(seat, peer, now_s):
+            self._refuse_held(seat, token, asked.nonce, now_s)
+        else:
+            is_new = (seat.promised, seat.granted, seat.lease_s) != (asked.term, asked.term, asked.lease_s)
+            seat.promised = seat.granted = asked.term
+            seat.lease_s = asked.lease_s
+            seat.deadline_s = now_s + asked.lease_s
+            grant = Grant(seat.job, seat.epoch, asked.term, asked.nonce, asked.lease_s)
+            if is_new:
+                self._effects.append(PersistSeat(seat.row()))
+            self._effects.append(Answer(token, Granted(asked.nonce, seal(grant, self._own, self._sign))))
+
+    def _release(self, seat: _Seat, asked: LeaseReleased, token: int) -> None:
+        if asked.term == seat.granted:
+            seat.granted = NO_TERM
+            seat.deadline_s = 0.0
+            self._effects.append(PersistSeat(seat.row()))
+        self._effects.append(Answer(token, SeatTaken(seat.job)))
+
+    def _append(self, seat: _Seat, asked: Append, token: int) -> None:
+        if asked.term != seat.promised or asked.term != seat.granted:
+            self._refuse(token, seat.job, asked.nonce, "stale", "the term does not hold the lease here", seat.promised)
+            return
+        try:
+            changed, matched = seat.chain.extend(seat.manifest, asked.term, asked.batches)
+        except Divergence as gap:
+            self._refuse(token, seat.job, asked.nonce, "gap", str(gap), seat.promised, sequence=gap.sequence)
+            return
+        except (DecodeError, ProtocolError) as error:
+            self._refuse(token, seat.job, asked.nonce, "denied", str(error), seat.promised)
+            return
+        if changed < len(seat.chain):
+            self._effects.append(PersistBatches(seat.job, changed, seat.chain.signed(changed, len(seat.chain))))
+        head = seat.chain.hash_before(matched)
+        self._effects.append(Answer(token, Appended(seat.job, asked.nonce, asked.term, matched, head)))
+
+    def _is_held_by_other(self, seat: _Seat, peer: PeerId, now_s: float) -> bool:
+        return now_s < seat.deadline_s and seat.granted.candidate != peer
+
+    def _refuse_held(self, seat: _Seat, token: int, nonce: int, now_s: float) -> None:
+        remaining_s = seat.deadline_s - now_s
+        message = LeaseRefused(
+            seat.job, nonce, "held", "another candidate holds the lease", seat.granted, remaining_s=remaining_s
+        )
+        self._effects.append(Answer(token, message))
+
+    def _refuse(
+        self, token: int, job: str, nonce: int, kind: str, reason: str, promised: Term, *, sequence: int = 0
+    ) -> None:
+        self._effects.append(Answer(token, LeaseRefused(job, nonce, kind, reason, promised, sequence=sequence)))
+
+    # --- pictures ----------------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> tuple[JobId, ...]:
+        return tuple(self._seats)
+
+    def manifest(self, job: JobId) -> bytes | None:
+        seat = self._seats.get(job)
+        return seat.signed_manifest if seat else None
+
+    def chain(self, job: JobId) -> Chain | None:
+        seat = self._seats.get(job)
+        return seat.chain if seat else None
+
+    def snapshot_at(self, now_s: float) -> tuple[SeatPicture, ...]:
+        return tuple(
+            SeatPicture(
+                seat.job,
+                seat.promised,
+                seat.granted.candidate if now_s < seat.deadline_s else "",
+                max(seat.deadline_s - now_s, 0.0),
+                len(seat.chain),
+            )
+            for seat in self._seats.values()
+        )
+
+    def snapshot(self) -> tuple[SeatRow, ...]:
+        return tuple(seat.row() for seat in self._seats.values())
+
+    def check(self) -> None:
+        assert len(self._seats) <= SEATS_MAX, f"{len(self._seats)} seats"
+        for seat in self._seats.values():
+            assert seat.granted.order <= seat.promised.order, f"{seat.job}: granted above what was promised"
+            assert seat.chain.last_term.order <= seat.promised.order, f"{seat.job}: a batch above what was promised"
+            seat.chain.check()
+
+
+def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
+    """The job's id and manifest. Raises `DecodeError` or `ProtocolError` unless the submitter signed a sound one."""
+    author, manifest = unseal(Manifest, signed)
+    if author != manifest.submitter:
+        raise ProtocolError("the manifest is not signed by its submitter")
+    check_committee(manifest.committee, manifest.byzantine)
+    return job_id_of(decode_as(Signed, signed).payload), manifest
+
+
+def candidates_of(manifest: Manifest) -> tuple[str, ...]:
+    """Who may coordinate, in order of rank: the submitter, then the committee."""
+    return tuple(dict.fromkeys((manifest.submitter, *manifest.committee)))
+
+
+def quorum_of(manifest: Manifest) -> int:
+    return quorum(len(manifest.committee), manifest.byzantine)
