@@ -21,8 +21,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from peerinfer.assignment import (
+    Audit,
+    AuditDone,
+    CancelFrame,
+    DropResults,
+    DropWorker,
+    Effect,
+    Event,
+    FrameAnswered,
+    FrameRefused,
+    JobAccepted,
+    JobBroken,
+    JobCancelled,
+    JobChanged,
+    JobClosed,
+    JobEnded,
+    JobPicture,
+    JobSpec,
+    KeepResults,
+    SendFrame,
+    TaskFailedForGood,
+    TasksAdded,
+    VoidResults,
+    WindowSet,
+    WorkerJoined,
+    WorkerLost,
+    WorkerOffer,
+)
 from peerinfer.estimates import Estimates
-from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
 from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
 from peerinfer.machine import NEVER, Tick
@@ -53,268 +81,6 @@ REFUSALS_MAX = 10
 STRIKES_MAX = 3
 """Frames in a row that timed out, after which a worker gets no more of this job."""
 
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What the machine needs to know of a job."""
-
-    job: JobId
-    model: Cid
-    model_bytes: int
-    tasks: int
-    items_per_task: int
-    bytes_per_task: int
-    seconds_per_item: float
-    """A guess, until workers have been measured."""
-    verify: Literal["none", "spot"] = "none"
-    retries: int = 3
-    patience_s: float = 60.0
-    """How long the job waits without any worker it could use."""
-    task_timeout_s: float | None = None
-    deadline_s: float | None = None
-    """From acceptance."""
-    final: tuple[int, ...] = ()
-    """Tasks that are done already, and checked."""
-    unchecked: tuple[tuple[PeerId, tuple[int, ...]], ...] = ()
-    """Tasks that peers have done already for an earlier job which did not come to its checks."""
-    online: bool = False
-    """Tasks keep arriving until the job is closed; it does not end for want of workers."""
-    local_only: bool = False
-    device_kind: str | None = None
-    memory_bytes_min: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOffer:
-    """What a worker brings."""
-
-    local: bool
-    """This node's own devices."""
-    kinds: tuple[str, ...]
-    memory_bytes: int
-    """Of its largest device."""
-
-
-# --- events --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JobAccepted:
-    spec: JobSpec
-
-
-@dataclass(frozen=True, slots=True)
-class TasksAdded:
-    job: JobId
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobClosed:
-    """An online job gets no more tasks."""
-
-    job: JobId
-
-
-@dataclass(frozen=True, slots=True)
-class JobCancelled:
-    job: JobId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobBroken:
-    """This node cannot go on with the job (its disk is full, its inputs are gone)."""
-
-    job: JobId
-    reason: str
-    kind: str
-    """Name of the error."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerJoined:
-    peer: PeerId
-    offer: WorkerOffer
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
-    peer: PeerId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSet:
-    peer: PeerId
-    frames: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FrameAnswered:
-    """Every task of the frame is in `done` or in `failures`, by position."""
-
-    peer: PeerId
-    frame: int
-    done: tuple[int, ...]
-    failures: tuple[tuple[int, str, str], ...]
-    compute_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class FrameRefused:
-    peer: PeerId
-    frame: int
-    reason: str
-    final: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AuditDone:
-    job: JobId
-    task: int
-    peer: PeerId
-    agrees: bool | None
-    """None: this node could not compute it either, so nothing is known."""
-    detail: str
-
-
-Event = (
-    JobAccepted
-    | TasksAdded
-    | JobClosed
-    | JobCancelled
-    | JobBroken
-    | WorkerJoined
-    | WorkerLost
-    | WindowSet
-    | FrameAnswered
-    | FrameRefused
-    | AuditDone
-)
-
-# --- pictures ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JobPicture:
-    """A job as people see it."""
-
-    job: JobId
-    tasks: int
-    open: int
-    assigned: int
-    provisional: int
-    final: int
-    failed: dict[int, str]
-    retried: int
-    audited: int
-    audits_failed: int
-    peers: dict[PeerId, int]
-    """Tasks that each peer's results were kept of."""
-    blocked: str
-    """Why nothing can be sent now, or ""."""
-
-
-# --- effects -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SendFrame:
-    peer: PeerId
-    frame: int
-    job: JobId
-    tasks: tuple[int, ...]
-    attempts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CancelFrame:
-    peer: PeerId
-    frame: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeepResults:
-    """Write these tasks of an answered frame down; the others of it are not wanted."""
-
-    peer: PeerId
-    frame: int
-    job: JobId
-    tasks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DropResults:
-    """Nothing of this answer is wanted."""
-
-    peer: PeerId
-    frame: int
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """Compute the task on this node's own device and compare with what `peer` answered."""
-
-    job: JobId
-    task: int
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class VoidResults:
-    """These results are not believed any more: forget them before their tasks are given out again."""
-
-    job: JobId
-    peer: PeerId
-    tasks: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobChanged:
-    """Something that people may watch has changed."""
-
-    job: JobId
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFailedForGood:
-    job: JobId
-    task: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnded:
-    job: JobId
-    state: Literal["done", "failed", "cancelled"]
-    reason: str
-    kind: str
-    """Name of the error kind where it failed ("NoSuitablePeer", …), else ""."""
-    picture: JobPicture
-
-
-@dataclass(frozen=True, slots=True)
-class DropWorker:
-    peer: PeerId
-    reason: str
-
-
-Effect = (
-    SendFrame
-    | CancelFrame
-    | KeepResults
-    | DropResults
-    | Audit
-    | VoidResults
-    | JobChanged
-    | TaskFailedForGood
-    | JobEnded
-    | DropWorker
-)
 
 # --- inside --------------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import trio
 
+from peerinfer.assignment import WorkerOffer
 from peerinfer.config import NodeConfig
 from peerinfer.control import Json
-from peerinfer.coordination import Coordination, WorkerOffer
+from peerinfer.coordination import Coordination
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.membership import Member, Membership

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import trio
 
+from peerinfer.assignment import JobClosed, JobSpec, TasksAdded
 from peerinfer.binding import bind, check_outputs
-from peerinfer.coordination import JobClosed, JobSpec, TasksAdded
 from peerinfer.errors import NoSuitablePeer
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Term

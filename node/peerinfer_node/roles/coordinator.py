@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 import trio
 
-from peerinfer.coordination import (
+from peerinfer.assignment import (
     Audit,
     AuditDone,
     CancelFrame,
-    Coordination,
     DropResults,
     DropWorker,
     Effect,
@@ -33,6 +32,7 @@ from peerinfer.coordination import (
     WorkerLost,
     WorkerOffer,
 )
+from peerinfer.coordination import Coordination
 from peerinfer.errors import LimitExceeded, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX, REASON_CHARS_MAX

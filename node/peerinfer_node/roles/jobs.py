@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
+from peerinfer.assignment import JobCancelled, JobEnded, JobPicture, JobSpec
 from peerinfer.binding import bind, check_outputs
 from peerinfer.codec import encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
-from peerinfer.coordination import JobCancelled, JobEnded, JobPicture, JobSpec
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import (
     AttemptTimeout,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from peerinfer.codec import decode_as
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
@@ -24,7 +25,7 @@ from peerinfer.membership import (
     RttMeasured,
     Tell,
 )
-from peerinfer.messages import Advert, Adverts, Goodbye, KeepAlive
+from peerinfer.messages import Advert, Adverts, Goodbye, KeepAlive, Signed
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -72,6 +73,9 @@ class MembersRole:
 
     def hear(self, data: bytes) -> None:
         """Takes a signed advert from wherever. Raises `DecodeError` if it is forged or malformed."""
+        known = self.machine.member(PeerId(decode_as(Signed, data).signer))
+        if known is not None and known.signed == data:
+            return  # Most adverts come several times; their signature is checked once.
         peer, advert = unseal(Advert, data)
         self._driver.post(AdvertSeen(peer, advert, data, self._clock.wall_s()))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peerinfer.coordination import JobEnded
+from peerinfer.assignment import JobEnded
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
 from peerinfer.ids import JobId
 from peerinfer.messages import JobBrief

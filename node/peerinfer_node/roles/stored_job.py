@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from peerinfer.assignment import JobEnded
 from peerinfer.binding import Binding
 from peerinfer.comparison import disagreement
 from peerinfer.control import ResultBlock
-from peerinfer.coordination import JobEnded
 from peerinfer.errors import ExecutionError
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Manifest
