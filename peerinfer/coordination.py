@@ -191,7 +191,7 @@ class Coordination:
         )
         self._jobs[spec.job] = job
         for peer, tasks in spec.unchecked:
-            believed = [task for task in tasks if peer not in self._caught and ledger.adopt(task)]
+            believed = ledger.adopt(tasks) if peer not in self._caught else []
             if believed:
                 job.kept[peer] = len(believed)
                 self._draw_audits(job, peer, believed)

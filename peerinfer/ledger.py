@@ -101,8 +101,7 @@ class Ledger:
         """Puts tasks whose wait is over back in the queue, at the front."""
         while self._delayed and self._delayed[0][0] <= now_s:
             _, task = heapq.heappop(self._delayed)
-            if self._state[task] == TaskState.OPEN:
-                self._open.appendleft(task)
+            self._open.appendleft(task)
 
     def take(self, count: int, peer: PeerId, eligible: Collection[PeerId]) -> list[int]:
         """Takes up to `count` tasks for `peer`, which gets nothing it failed at while somebody `eligible` has not."""
@@ -134,13 +133,17 @@ class Ledger:
         self._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL if provisional else TaskState.FINAL)
         return True
 
-    def adopt(self, task: int) -> bool:
-        """Takes a result from before the job began, provisionally; False if the task is not open."""
-        if self._state[task] != TaskState.OPEN:
-            return False
-        self._open.remove(task)
-        self._move(task, TaskState.OPEN, TaskState.PROVISIONAL)
-        return True
+    def adopt(self, tasks: Iterable[int]) -> list[int]:
+        """Takes results from before the job began, provisionally; returns the tasks that were open."""
+        adopted = []
+        for task in tasks:
+            if self._state[task] == TaskState.OPEN:
+                self._move(task, TaskState.OPEN, TaskState.PROVISIONAL)
+                adopted.append(task)
+        self._open = deque(task for task in self._open if self._state[task] == TaskState.OPEN)
+        self._delayed = [entry for entry in self._delayed if self._state[entry[1]] == TaskState.OPEN]
+        heapq.heapify(self._delayed)
+        return adopted
 
     def give_back(self, tasks: Sequence[int]) -> None:
         """Tasks that certainly did not run: back to the front of the queue, without a mark."""
@@ -182,7 +185,8 @@ class Ledger:
     def check(self) -> None:
         counted = [self._state.count(state) for state in TaskState]
         assert counted == self._counts, f"counts {self._counts}, but the states say {counted}"
-        waiting = set(self._open) | {task for _, task in self._delayed if self._state[task] == TaskState.OPEN}
+        waiting = [*self._open, *(task for _, task in self._delayed)]
+        assert len(set(waiting)) == len(waiting), "a task waits in a queue twice"
         assert len(waiting) == self._counts[TaskState.OPEN], (
             f"{self._counts[TaskState.OPEN]} tasks are open, {len(waiting)} wait in a queue"
         )
