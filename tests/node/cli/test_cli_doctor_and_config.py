@@ -1,0 +1,140 @@
+"""doctor finds what is wrong; config shows and changes settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from fake_control import FakeControl
+
+from peerinfer_node.cli import checkup, main
+from peerinfer_node.home import Home
+
+
+def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--json"])
+    findings = json.loads(capsys.readouterr().out)
+    assert [finding["check"] for finding in findings] == [
+        *(
+            "python",
+            "onnxruntime",
+            "processors",
+            "memory",
+            "disk",
+            "clock",
+            "landlock",
+            "seccomp",
+            "identity",
+            "daemon",
+        ),
+    ]
+    assert {finding["state"] for finding in findings} <= {"ok", "warn", "fail"}
+    assert all(finding["advice"] for finding in findings if finding["state"] != "ok")
+    assert code == (1 if any(finding["state"] == "fail" for finding in findings) else 0)
+
+
+def test_doctor_tells_people_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)
+
+
+def test_an_identity_that_others_may_read_fails_with_the_remedy(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["id"]) == 0
+    home.identity_key.chmod(0o644)
+    assert main(["doctor"]) == 1
+    assert f"run: chmod 600 {home.identity_key}" in capsys.readouterr().out
+    home.identity_key.chmod(0o600)
+    assert checkup.check_identity(home.identity_key).state == "ok"
+
+
+def test_a_daemon_that_runs_or_was_killed_is_seen(home: Home, fake: FakeControl, tmp_path: Path) -> None:
+    assert checkup.check_daemon(home.socket).found == f"answers at {home.socket}"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(tmp_path / "stale.sock"))
+    assert checkup.check_daemon(tmp_path / "stale.sock").state == "warn"
+    assert checkup.check_daemon(tmp_path / "none.sock").state == "ok"
+
+
+@pytest.mark.parametrize(("wall_s", "state"), [(0.0, "fail"), (1.8e9, "ok"), (9e9, "fail")])
+def test_a_clock_from_another_age_is_noticed(wall_s: float, state: str) -> None:
+    assert checkup.check_clock(wall_s).state == state
+
+
+def test_an_onnxruntime_that_does_not_start_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'ImportError: libfoo.so' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    finding = checkup.check_onnxruntime()
+    assert (finding.state, finding.found) == ("fail", "cannot be imported: ImportError: libfoo.so")
+
+
+def test_a_check_that_breaks_does_not_stop_the_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faints() -> checkup.Finding:
+        raise RuntimeError("no /proc here")
+
+    monkeypatch.setattr(checkup, "check_memory", faints)
+    findings = checkup.examine(home)
+    assert len(findings) == 10
+    assert "no /proc here" in next(finding.found for finding in findings if finding.check == "memory")
+
+
+def test_settings_are_written_read_shown_and_unset(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "path"]) == 0
+    assert capsys.readouterr().out.strip() == str(home.config_file)
+    assert main(["config", "set", "name", "my node"]) == 0
+    capsys.readouterr()
+    assert main(["config", "get", "name"]) == 0
+    assert capsys.readouterr().out == "my node\n"
+    assert main(["config", "show", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == {"value": "my node", "source": str(home.config_file)}
+    assert shown["mdns"] == {"value": "true", "source": "default"}
+    assert main(["config", "set", "name", "--unset"]) == 0
+    capsys.readouterr()
+    assert main(["config", "get", "name", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["value"] == ""
+
+
+def test_the_environment_goes_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["config", "set", "name", "from the file"])
+    monkeypatch.setenv("PEERINFER_NAME", "from the environment")
+    capsys.readouterr()
+    assert main(["config", "get", "name"]) == 0
+    assert capsys.readouterr().out == "from the environment\n"
+
+
+def test_a_home_may_be_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    assert main(["id", "--data-dir", str(other)]) == 0
+    first = capsys.readouterr().out
+    assert (other / "identity.key").stat().st_mode & 0o777 == 0o600
+    assert main(["id", "--data-dir", str(other)]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["id"]) == 0
+    assert capsys.readouterr().out != first
+
+
+def test_a_setting_of_a_later_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "set", "idle_only", "true"]) == 2
+    assert "not available" in capsys.readouterr().err
+
+
+def test_the_window_is_a_program_of_its_own(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def replaced(_: str, arguments: list[str]) -> None:
+        seen.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", replaced)
+    assert main(["tui"]) == 0
+    assert seen == [[sys.executable, "-m", "peerinfer_tui", "--socket", str(home.socket)]]
