@@ -196,6 +196,7 @@ class Volunteering:
                 self._resume()
             case FinishAsked():
                 self._finishing = True
+                self._finished = False  # whoever asks again waits for an answer of its own
                 self._announce()
             case Tick():
                 if self._paused is not None and now_s >= self._paused.until_s:
