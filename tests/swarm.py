@@ -79,6 +79,7 @@ class Process:
         self.arguments = [str(argument) for argument in arguments]
         self.home = home
         self._out, self._err = said.with_suffix(".out"), said.with_suffix(".err")
+        self._did_not_stop = False
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PEERINFER_")}
         # Strangers on this network are no part of a test, unless it asks for them.
         own = {"PEERINFER_HOME": str(home), "PEERINFER_MDNS": "false", "TERM": "xterm"}
@@ -128,6 +129,12 @@ class Process:
         return self._popen.poll()
 
     @property
+    def worker_pid(self) -> int | None:
+        """The process of its device; None while there is none."""
+        children = psutil.Process(self.pid).children()
+        return children[0].pid if children else None
+
+    @property
     def progress(self) -> tuple[int, int]:
         """Items done and items in all, as the live line said last; zeros before it did."""
         found = _PROGRESS.findall(self.stderr)
@@ -173,10 +180,12 @@ class Process:
             try:
                 self._popen.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
+                self._did_not_stop = True
                 self.kill()
 
     def check_clean(self) -> None:
-        """Raises AssertionError if it showed the user what only a developer should see."""
+        """Raises AssertionError if it showed the user what only a developer should see, or did not stop when asked."""
+        assert not self._did_not_stop, f"{self} did not stop within {STOP_TIMEOUT_S:g} s\n{self.told()}"
         found = _UNCLEAN.search(self.stderr) or _UNCLEAN.search(self.stdout)
         crashes = sorted((self.home / "logs").glob("crash-*.txt"))
         details = "".join(crash.read_text() for crash in crashes)
@@ -214,12 +223,6 @@ class Daemon(Process):
     def address(self) -> str:
         """Where other nodes dial it."""
         return str(self.ready["addresses"][0])
-
-    @property
-    def worker_pid(self) -> int:
-        """The process of its device."""
-        (child,) = psutil.Process(self.pid).children()
-        return child.pid
 
     def events(self) -> list[dict[str, Any]]:
         """What it has logged."""
