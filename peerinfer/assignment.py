@@ -28,9 +28,11 @@ class JobSpec:
     deadline_s: float | None = None
     """From acceptance."""
     final: tuple[int, ...] = ()
-    """Tasks that are done already, and checked."""
-    unchecked: tuple[tuple[PeerId, tuple[int, ...]], ...] = ()
-    """Tasks that peers have done already for an earlier job which did not come to its checks."""
+    """Tasks that the journal says are done."""
+    failed: tuple[tuple[int, str], ...] = ()
+    """Tasks that the journal says failed for good, and why."""
+    kept: tuple[tuple[PeerId, bool, tuple[int, ...]], ...] = ()
+    """Results that are here but not in the journal: by whom, whether that was this node, and of which tasks."""
     online: bool = False
     """Tasks keep arriving until the job is closed; it does not end for want of workers."""
     local_only: bool = False
@@ -87,6 +89,22 @@ class JobBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class JobDropped:
+    """Somebody else may coordinate the job from now on: stop at once, without an end."""
+
+    job: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TasksCommitted:
+    """The journal has these tasks on a quorum."""
+
+    job: JobId
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerJoined:
     peer: PeerId
     offer: WorkerOffer
@@ -140,6 +158,8 @@ Event = (
     | JobClosed
     | JobCancelled
     | JobBroken
+    | JobDropped
+    | TasksCommitted
     | WorkerJoined
     | WorkerLost
     | WindowSet
@@ -218,6 +238,17 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """These results stand up to the job's policy: write them into the journal."""
+
+    job: JobId
+    peer: PeerId
+    tasks: tuple[int, ...]
+    is_last: bool
+    """Nothing else of the job is on its way: do not wait for more."""
+
+
+@dataclass(frozen=True, slots=True)
 class VoidResults:
     """These results are not believed any more: forget them before their tasks are given out again."""
 
@@ -263,6 +294,7 @@ Effect = (
     | KeepResults
     | DropResults
     | Audit
+    | Settle
     | VoidResults
     | JobChanged
     | TaskFailedForGood

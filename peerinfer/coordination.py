@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
 
 from peerinfer.assignment import (
@@ -36,18 +35,20 @@ from peerinfer.assignment import (
     JobCancelled,
     JobChanged,
     JobClosed,
+    JobDropped,
     JobEnded,
     JobPicture,
     JobSpec,
     KeepResults,
     SendFrame,
+    Settle,
     TaskFailedForGood,
     TasksAdded,
+    TasksCommitted,
     VoidResults,
     WindowSet,
     WorkerJoined,
     WorkerLost,
-    WorkerOffer,
 )
 from peerinfer.estimates import Estimates
 from peerinfer.ids import JobId, PeerId
@@ -55,9 +56,8 @@ from peerinfer.ledger import Ledger, TaskState
 from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
 from peerinfer.machine import NEVER, Tick
 from peerinfer.splitting import frame_tasks
-
-SPOT_PROBABILITY = 0.05
-"""Share of a worker's tasks that is computed again."""
+from peerinfer.spotcheck import SpotCheck
+from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, why_not
 
 AUDITS_WAITING_MAX = 256
 """Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
@@ -82,57 +82,13 @@ STRIKES_MAX = 3
 """Frames in a row that timed out, after which a worker gets no more of this job."""
 
 
-# --- inside --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Frame:
-    number: int
-    job: JobId
-    peer: PeerId
-    tasks: tuple[int, ...]
-    expires_s: float
-
-
-@dataclass(slots=True)
-class _Worker:
-    peer: PeerId
-    offer: WorkerOffer
-    window: int = 0
-    reason: str = "has not said yet how much it takes"
-    rests_until_s: float = 0.0
-    """After a refusal, so that the same frame is not offered in a circle."""
-    frames: dict[int, _Frame] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Job:
-    spec: JobSpec
-    ledger: Ledger
-    accepted_s: float
-    last_usable_s: float
-    refused: dict[PeerId, str] = field(default_factory=dict)
-    refusals: dict[PeerId, int] = field(default_factory=dict)
-    """In a row, and not for good."""
-    strikes: dict[PeerId, int] = field(default_factory=dict)
-    warm: set[PeerId] = field(default_factory=set)
-    served_s: float = 0.0
-    provisional: dict[PeerId, list[int]] = field(default_factory=dict)
-    audits: set[tuple[PeerId, int]] = field(default_factory=set)
-    kept: dict[PeerId, int] = field(default_factory=dict)
-    closed: bool = True
-    retried: int = 0
-    audited: int = 0
-    audits_failed: int = 0
-
-
 class Coordination:
     """The machine. One for each node, over all the jobs that the node coordinates."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._jobs: dict[JobId, _Job] = {}
-        self._workers: dict[PeerId, _Worker] = {}
+        self._jobs: dict[JobId, CoordinatedJob] = {}
+        self._workers: dict[PeerId, Worker] = {}
         self._caught: dict[PeerId, str] = {}
         self._estimates = Estimates()
         self._next_frame = 1
@@ -157,8 +113,14 @@ class Coordination:
             case JobBroken(job, reason, kind):
                 if job in self._jobs:
                     self._end(self._jobs[job], "failed", reason, kind)
+            case JobDropped(job, reason):
+                if job in self._jobs:
+                    self._drop(self._jobs[job], reason)
+            case TasksCommitted(job, tasks):
+                if job in self._jobs:
+                    self._committed(self._jobs[job], tasks)
             case WorkerJoined(peer, offer):
-                self._workers[peer] = _Worker(peer, offer)
+                self._workers[peer] = Worker(peer, offer)
             case WorkerLost(peer, reason):
                 self._lose(peer, reason)
             case WindowSet(peer, frames, reason):
@@ -185,38 +147,39 @@ class Coordination:
     def _accept(self, spec: JobSpec, now_s: float) -> None:
         if spec.job in self._jobs:
             return
-        ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final)
-        job = _Job(
+        ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final, failed=spec.failed)
+        job = CoordinatedJob(
             spec, ledger, accepted_s=now_s, last_usable_s=now_s, served_s=self._least_served(), closed=not spec.online
         )
         self._jobs[spec.job] = job
-        for peer, tasks in spec.unchecked:
-            believed = ledger.adopt(tasks) if peer not in self._caught else []
+        for peer, local, tasks in spec.kept:
+            believed = ledger.adopt([task for task in tasks if peer not in self._caught])
             if believed:
-                job.kept[peer] = len(believed)
-                self._draw_audits(job, peer, believed)
+                self._take(job, peer, believed, local=local)
         self._effects.append(JobChanged(spec.job))
 
     def _least_served(self) -> float:
         return min((job.served_s for job in self._jobs.values()), default=0.0)
 
-    def _end(self, job: _Job, state: Literal["done", "failed", "cancelled"], reason: str, kind: str) -> None:
+    def _end(self, job: CoordinatedJob, state: Literal["done", "failed", "cancelled"], reason: str, kind: str) -> None:
+        picture = self._picture(job)
+        self._drop(job, reason or "the job has ended")
+        self._effects.append(JobEnded(job.spec.job, state, reason, kind, picture))
+
+    def _drop(self, job: CoordinatedJob, reason: str) -> None:
         for worker in self._workers.values():
             for frame in [frame for frame in worker.frames.values() if frame.job == job.spec.job]:
                 del worker.frames[frame.number]
-                self._effects.append(CancelFrame(worker.peer, frame.number, reason or "the job has ended"))
-        for tasks in job.provisional.values():
-            for task in tasks:
-                job.ledger.finalise(task)
-        job.provisional.clear()
-        picture = self._picture(job)
+                self._effects.append(CancelFrame(worker.peer, frame.number, reason))
         del self._jobs[job.spec.job]
-        self._effects += [JobChanged(job.spec.job), JobEnded(job.spec.job, state, reason, kind, picture)]
+        self._effects.append(JobChanged(job.spec.job))
 
     def _conclude(self, now_s: float) -> None:
         for job in list(self._jobs.values()):
             spec = job.spec
-            if job.closed and job.ledger.all_answered and not job.audits:
+            if job.closed and job.ledger.all_answered:
+                self._draw_last(job)
+            if job.closed and job.ledger.all_answered and not job.ledger.count(TaskState.PROVISIONAL):
                 self._end(job, "done", "", "")
             elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
                 self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
@@ -237,7 +200,7 @@ class Coordination:
                 while len(worker.frames) < worker.window and self._give_one(worker, now_s):
                     pass
 
-    def _give_one(self, worker: _Worker, now_s: float) -> bool:
+    def _give_one(self, worker: Worker, now_s: float) -> bool:
         waiting = [job for job in self._jobs.values() if job.ledger.waiting and self._why_not(job, worker) is None]
         for job in sorted(waiting, key=lambda job: job.served_s):
             eligible = [other.peer for other in self._workers.values() if self._why_not(job, other) is None]
@@ -257,7 +220,7 @@ class Coordination:
             attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
             expected_s = seconds_per_task * len(tasks)
             expires_s = now_s + self._allowed_s(job, worker, expected_s, len(tasks))
-            frame = _Frame(self._next_frame, spec.job, worker.peer, tuple(tasks), expires_s)
+            frame = SentFrame(self._next_frame, spec.job, worker.peer, tuple(tasks), expires_s)
             self._next_frame += 1
             worker.frames[frame.number] = frame
             job.served_s += expected_s
@@ -265,7 +228,7 @@ class Coordination:
             return True
         return False
 
-    def _allowed_s(self, job: _Job, worker: _Worker, expected_s: float, tasks: int) -> float:
+    def _allowed_s(self, job: CoordinatedJob, worker: Worker, expected_s: float, tasks: int) -> float:
         spec = job.spec
         if spec.task_timeout_s is not None:
             allowed = spec.task_timeout_s * tasks
@@ -277,22 +240,8 @@ class Coordination:
             allowed += COLD_START_S + spec.model_bytes / COLD_BYTES_PER_S
         return allowed
 
-    def _why_not(self, job: _Job, worker: _Worker) -> str | None:
-        """The requirement that rules this worker out for this job, or None."""
-        spec, offer = job.spec, worker.offer
-        if spec.local_only and not offer.local:
-            return "only this node's own devices were asked for"
-        if worker.peer in self._caught:
-            return "gave a wrong result"
-        if worker.peer in job.refused:
-            return job.refused[worker.peer]
-        if spec.device_kind is not None and spec.device_kind not in offer.kinds:
-            return f"has no {spec.device_kind.upper()} to lend"
-        if offer.memory_bytes < spec.memory_bytes_min:
-            return "has too little device memory"
-        if worker.window == 0:
-            return worker.reason or "takes no work now"
-        return None
+    def _why_not(self, job: CoordinatedJob, worker: Worker) -> str | None:
+        return why_not(job, worker, self._caught)
 
     def blocked(self, job_id: JobId) -> str:
         """Which requirement ruled out how many peers, or "" if somebody can be used."""
@@ -324,36 +273,54 @@ class Coordination:
         job.refusals.pop(peer, None)
         if event.done and event.compute_s > 0:
             self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, event.compute_s)
-        provisional = spec.verify == "spot" and not worker.offer.local
-        kept = [
-            frame.tasks[position]
-            for position in event.done
-            if job.ledger.answered(frame.tasks[position], provisional=provisional)
-        ]
+        kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
         if kept:
-            job.kept[peer] = job.kept.get(peer, 0) + len(kept)
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
+            self._take(job, peer, kept, local=worker.offer.local)
         else:
             self._effects.append(DropResults(peer, frame.number))
-        if provisional and kept:
-            self._draw_audits(job, peer, kept)
         for position, kind, reason in event.failures:
             self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
         self._effects.append(JobChanged(spec.job))
 
-    def _draw_audits(self, job: _Job, peer: PeerId, kept: list[int]) -> None:
-        first = peer not in job.provisional
-        job.provisional.setdefault(peer, []).extend(kept)
-        drawn = []
-        if len(job.audits) < AUDITS_WAITING_MAX:
-            drawn = [task for task in kept if self._rng.random() < SPOT_PROBABILITY]
-        if first and not drawn:
-            drawn = [self._rng.choice(kept)]
-        for task in drawn:
-            job.audits.add((peer, task))
-            self._effects.append(Audit(job.spec.job, task, peer))
+    def _take(self, job: CoordinatedJob, peer: PeerId, tasks: list[int], *, local: bool) -> None:
+        """Results are here: they count at once, or when a sample has stood up to its check."""
+        job.kept[peer] = job.kept.get(peer, 0) + len(tasks)
+        if job.spec.verify != "spot" or local:
+            self._settle(job, peer, tasks)
+            return
+        check = job.checks.setdefault(peer, SpotCheck(self._rng))
+        for task in check.add(tasks, draw=job.audits < AUDITS_WAITING_MAX):
+            self._audit(job, peer, task)
 
-    def _task_failed(self, job: _Job, task: int, peer: PeerId, kind: str, reason: str, now_s: float) -> None:
+    def _audit(self, job: CoordinatedJob, peer: PeerId, task: int) -> None:
+        job.audits += 1
+        self._effects.append(Audit(job.spec.job, task, peer))
+
+    def _draw_last(self, job: CoordinatedJob) -> None:
+        for peer, check in job.checks.items():
+            task = check.draw_last()
+            if task is not None:
+                self._audit(job, peer, task)
+
+    def _settle(self, job: CoordinatedJob, peer: PeerId, tasks: list[int]) -> None:
+        if job.spec.online:
+            for task in tasks:
+                job.ledger.finalise(task)
+            return
+        job.settling += len(tasks)
+        unsettled = any(check.unsettled for check in job.checks.values())
+        is_last = job.ledger.all_answered and not unsettled
+        self._effects.append(Settle(job.spec.job, peer, tuple(tasks), is_last))
+
+    def _committed(self, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
+        for task in tasks:
+            if job.ledger.state(task) == TaskState.PROVISIONAL:
+                job.ledger.finalise(task)
+                job.settling -= 1
+        self._effects.append(JobChanged(job.spec.job))
+
+    def _task_failed(self, job: CoordinatedJob, task: int, peer: PeerId, kind: str, reason: str, now_s: float) -> None:
         if job.ledger.state(task) != TaskState.ASSIGNED:
             return
         if kind == "cancelled":
@@ -419,24 +386,30 @@ class Coordination:
 
     def _audit_done(self, event: AuditDone) -> None:
         job = self._jobs.get(event.job)
-        if job is None or (event.peer, event.task) not in job.audits:
+        check = job.checks.get(event.peer) if job else None
+        if job is None or check is None or event.task not in check.audits:
             return
-        job.audits.discard((event.peer, event.task))
-        if event.agrees is not None:
-            job.audited += 1
+        job.audits -= 1
         if event.agrees is False:
             job.audits_failed += 1
             self._catch(event.peer, event.detail)
+        else:
+            job.audited += event.agrees is True
+            counts = check.passed(event.task)
+            if counts:
+                self._settle(job, event.peer, counts)
         self._effects.append(JobChanged(event.job))
 
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         self._caught[peer] = reason
         for job in self._jobs.values():
-            void = tuple(job.provisional.pop(peer, ()))
+            check = job.checks.pop(peer, None)
+            void = tuple(check.unsettled) if check else ()
             for task in void:
                 job.ledger.void(task, peer, reason)
-            job.audits = {key for key in job.audits if key[0] != peer}
+            if check is not None:
+                job.audits -= len(check.audits)
             if void:
                 job.retried += len(void)
                 job.kept[peer] = job.kept.get(peer, 0) - len(void)
@@ -479,7 +452,7 @@ class Coordination:
         job = self._jobs.get(job_id)
         return None if job is None else self._picture(job)
 
-    def _picture(self, job: _Job) -> JobPicture:
+    def _picture(self, job: CoordinatedJob) -> JobPicture:
         ledger = job.ledger
         return JobPicture(
             job=job.spec.job,
@@ -515,8 +488,13 @@ class Coordination:
             assert in_flight.get(job.spec.job, 0) == assigned, (
                 f"job {job.spec.job}: {assigned} tasks are assigned, {in_flight.get(job.spec.job, 0)} are in frames"
             )
-            provisional = sum(len(tasks) for tasks in job.provisional.values())
-            assert provisional == job.ledger.count(TaskState.PROVISIONAL), (
-                f"job {job.spec.job}: {job.ledger.count(TaskState.PROVISIONAL)} provisional, {provisional} accounted for"
+            for check in job.checks.values():
+                check.check()
+            accounted = job.settling + sum(len(check.unsettled) for check in job.checks.values())
+            provisional = job.ledger.count(TaskState.PROVISIONAL)
+            assert provisional == accounted, (
+                f"job {job.spec.job}: {provisional} tasks are provisional, {accounted} are accounted for"
             )
+            audits = sum(len(check.audits) for check in job.checks.values())
+            assert audits == job.audits, f"job {job.spec.job}: {audits} audits are out, {job.audits} are counted"
             assert math.isfinite(job.served_s)

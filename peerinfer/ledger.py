@@ -38,7 +38,9 @@ class Faults:
 class Ledger:
     """States and queue of a job's tasks. `retries` is how often a task may fail and be tried again."""
 
-    def __init__(self, tasks: int, *, retries: int, final: Iterable[int] = ()) -> None:
+    def __init__(
+        self, tasks: int, *, retries: int, final: Iterable[int] = (), failed: Iterable[tuple[int, str]] = ()
+    ) -> None:
         self._state = bytearray(tasks)
         self._counts = [tasks, 0, 0, 0, 0]
         self._faults: dict[int, Faults] = {}
@@ -46,6 +48,9 @@ class Ledger:
         self._retries = retries
         for task in final:
             self._move(task, TaskState.OPEN, TaskState.FINAL)
+        for task, reason in failed:
+            self._move(task, TaskState.OPEN, TaskState.FAILED)
+            self._faults[task] = Faults(reason=reason)
         self._open: deque[int] = deque(task for task in range(tasks) if self._state[task] == TaskState.OPEN)
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -126,11 +131,11 @@ class Ledger:
             self._move(task, TaskState.OPEN, TaskState.ASSIGNED)
         return taken
 
-    def answered(self, task: int, *, provisional: bool) -> bool:
+    def answered(self, task: int) -> bool:
         """Takes a result; False if the task had one, or none was due."""
         if self._state[task] != TaskState.ASSIGNED:
             return False
-        self._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL if provisional else TaskState.FINAL)
+        self._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL)
         return True
 
     def adopt(self, tasks: Iterable[int]) -> list[int]:

@@ -6,6 +6,9 @@ import time
 
 import trio
 
+_COUNTS_SUSPEND: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's monotonic clock stands still while a laptop sleeps; CLOCK_BOOTTIME does not. macOS's counts sleep by itself."""
+
 
 class SystemClock:
     def now_s(self) -> float:
@@ -13,3 +16,9 @@ class SystemClock:
 
     def wall_s(self) -> float:
         return time.time()
+
+    def holder_s(self) -> float:
+        return time.clock_gettime(_COUNTS_SUSPEND)
+
+    def elector_s(self) -> float:
+        return time.monotonic()

@@ -68,6 +68,10 @@ class Home:
         return self.data / "state.db"
 
     @property
+    def seats_db(self) -> Path:
+        return self.data / "seats.db"
+
+    @property
     def jobs(self) -> Path:
         return self.data / "jobs"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -283,11 +283,13 @@ async def open_node(
     from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
     from peerinfer_node.keys import FileKeys
     from peerinfer_node.network.offline import OfflineNetwork
+    from peerinfer_node.seat_store import SqliteSeatStore
     from peerinfer_node.store import SqliteStore
 
     log = log or Log()
     home.prepare()
     with home.lock():
+        is_new = not home.identity_key.exists()
         keys = FileKeys.load_or_create(home.identity_key)
         network: Network
         if networked:
@@ -298,12 +300,25 @@ async def open_node(
             network = OfflineNetwork(keys.peer_id)
         threads = config.cpu_threads or default_threads()
         executor = SubprocessExecutor(cpu_device(), threads=threads)
-        with SqliteStore.open(home.state_db) as store:
+        with ExitStack() as stack:
+            store = stack.enter_context(SqliteStore.open(home.state_db))
             if store.warning:
                 log.warning(store.warning)
             blobs = await FileBlobStore.open(home.blobs, config.max_cache_bytes)
             seed = int.from_bytes(os.urandom(8), "big")
-            ports = Ports(network, store, blobs, keys, SystemClock(), seed, (executor,))
+            seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=is_new))
+            if seats.warning:
+                log.warning(seats.warning)
+            ports = Ports(
+                network=network,
+                store=store,
+                seats=seats,
+                blobs=blobs,
+                keys=keys,
+                clock=SystemClock(),
+                seed=seed,
+                executors=(executor,),
+            )
             settings = NodeSettings(
                 name=config.name,
                 lends=lends or not networked,

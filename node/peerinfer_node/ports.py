@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from peerinfer.elector import SeatRow
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.tensors import Port, TensorSpec
 
@@ -197,6 +198,23 @@ class Store(Protocol):
     async def set_setting(self, key: str, value: str | None) -> None: ...
 
 
+class SeatStore(Protocol):
+    """What an elector must not forget. Every method returns when its change is durable against a power cut."""
+
+    async def save_seat(self, row: SeatRow) -> None: ...
+
+    async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
+        """Replaces the job's journal from `first` on."""
+
+    async def forget(self, job: JobId) -> None: ...
+
+    async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
+        """Every seat with its journal."""
+
+    async def forgot_at_s(self) -> float | None:
+        """Wall clock of the moment at which promises were lost, or None."""
+
+
 # --- blobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +366,12 @@ class LocalClock(Protocol):
     def wall_s(self) -> float:
         """Seconds since 1970, as this machine believes."""
 
+    def holder_s(self) -> float:
+        """For holders of leases: counts the time that the machine was suspended; may run fast, never slow."""
+
+    def elector_s(self) -> float:
+        """For electors: never counts more time than has passed."""
+
 
 class InThread(Protocol):
     """Runs work that reads files or computes for long, so that the event loop does not wait for it."""
@@ -362,6 +386,7 @@ class Ports:
 
     network: Network
     store: Store
+    seats: SeatStore
     blobs: BlobStore
     keys: Keys
     clock: LocalClock

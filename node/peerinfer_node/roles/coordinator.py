@@ -25,6 +25,7 @@ from peerinfer.assignment import (
     JobSpec,
     KeepResults,
     SendFrame,
+    Settle,
     TaskFailedForGood,
     VoidResults,
     WindowSet,
@@ -87,6 +88,9 @@ class JobBody(Protocol):
 
     async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
         """Computes tasks here and compares with what was claimed of them (None: as it was kept)."""
+
+    async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        """Writes kept results of `peer` into the journal; `TasksCommitted` is posted when a quorum has them."""
 
     async def void(self, tasks: Sequence[int]) -> None: ...
 
@@ -269,6 +273,9 @@ class CoordinatorRole:
             case Audit(_, task, peer):
                 self._audits.append((effect, self._claim(peer, task)))
                 self._audit_drawn.set()
+            case Settle(job, peer, tasks, is_last):
+                if job in self._bodies:
+                    await self._bodies[job].settle(peer, tasks, is_last=is_last)
             case VoidResults(job, peer, tasks, reason):
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
                 if job in self._bodies:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from peerinfer.assignment import JobCancelled, JobEnded, JobPicture, JobSpec
+from peerinfer.assignment import JobCancelled, JobEnded, JobPicture, JobSpec, TasksCommitted
 from peerinfer.binding import bind, check_outputs
 from peerinfer.codec import encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
@@ -245,15 +245,13 @@ class Jobs:
             blobs=self._blobs,
             executor=self._executor,
             on_change=lambda: self._wake(job),
+            on_settled=lambda tasks: self._coordinator.post(TasksCommitted(job, tasks)),
             on_end=self._note_end,
             in_thread=self._in_thread,
         )
-        spot = request.verify == "spot"
-        unchecked: dict[PeerId, list[int]] = {}
+        kept: dict[PeerId, list[int]] = {}
         for row, peer in done:
-            if spot and peer != own:
-                unchecked.setdefault(peer, []).append(row.task)
-        believed = tuple(row.task for row, peer in done if not (spot and peer != own))
+            kept.setdefault(peer, []).append(row.task)
         spec = JobSpec(
             job=job,
             model=prepared.model,
@@ -262,13 +260,12 @@ class Jobs:
             items_per_task=prepared.split.items_per_task,
             bytes_per_task=files.binding.item_bytes * prepared.split.items_per_task,
             seconds_per_item=prepared.seconds_per_item,
-            verify="spot" if spot else "none",
+            verify="spot" if request.verify == "spot" else "none",
             retries=request.retries,
             patience_s=request.timeout_s,
             task_timeout_s=request.task_timeout_s,
             deadline_s=request.deadline_s,
-            final=believed,
-            unchecked=tuple((peer, tuple(tasks)) for peer, tasks in unchecked.items()),
+            kept=tuple((peer, peer == own, tuple(tasks)) for peer, tasks in kept.items()),
             local_only=request.local_only,
             device_kind=request.device_kind,
             memory_bytes_min=request.min_vram_bytes,

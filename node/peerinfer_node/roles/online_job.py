@@ -9,7 +9,7 @@ import trio
 
 from peerinfer.assignment import JobEnded
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
@@ -100,6 +100,9 @@ class OnlineJob:
 
     async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
         return dict.fromkeys(claims, Verdict(None, "online tasks are not audited"))
+
+    async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        del peer, tasks, is_last
 
     async def void(self, tasks: Sequence[int]) -> None:
         del tasks

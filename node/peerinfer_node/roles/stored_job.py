@@ -11,7 +11,7 @@ from peerinfer.binding import Binding
 from peerinfer.comparison import disagreement
 from peerinfer.control import ResultBlock
 from peerinfer.errors import ExecutionError
-from peerinfer.ids import Cid, JobId
+from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.messages import JobBrief, Manifest
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
@@ -62,6 +62,7 @@ class StoredJob:
         blobs: BlobStore,
         executor: Executor,
         on_change: Callable[[], None],
+        on_settled: Callable[[tuple[int, ...]], None],
         on_end: Callable[[JobEnded], None],
         in_thread: InThread,
     ) -> None:
@@ -72,6 +73,7 @@ class StoredJob:
         self._blobs = blobs
         self._executor = executor
         self._on_change = on_change
+        self._on_settled = on_settled
         self._on_end = on_end
         self._in_thread = in_thread
         self._outputs = {port.name: port for port in files.manifest.outputs}
@@ -162,6 +164,9 @@ class StoredJob:
                 found[tasks[position]] = cut(group.tensors, group.body, 0, first, given.items[position])
                 first += given.items[position]
         return found
+
+    async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        self._on_settled(tuple(tasks))
 
     async def void(self, tasks: Sequence[int]) -> None:
         await self._store.void_results(self.job, tasks)
