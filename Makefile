@@ -34,7 +34,7 @@ simulate: $(READY) ## run a swarm in one process under a virtual clock
 	$(BIN)/python -m peerinfer_sim $(ARGS)
 
 lock: ## resolve the dependencies anew into requirements/locked.txt (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-index-url \
+	uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --no-emit-index-url \
 		--generate-hashes --no-annotate --no-header -o requirements/locked.txt
 
 clean: ## remove what was built and cached; keeps .venv

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from peerinfer.limits import NAME_CHARS_MAX
+from peerinfer_node.devices import nvidia, sysfs, vulkan
+from peerinfer_node.devices.choice import FoundGpu, judge
 from peerinfer_node.ports import Device
 
 CPU_PROVIDER = "CPUExecutionProvider"
 _NAME_KEYS = ("model name", "Model", "Hardware")
 """What x86, and some boards that have no "model name", call their processor in /proc/cpuinfo."""
+
+_SOFTWARE_ALLOWED = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
+"""The WebGPU provider's own switch for Vulkan drivers in software; we follow it."""
 
 
 def cpu_device(root: Path = Path("/")) -> Device:
@@ -20,6 +27,34 @@ def cpu_device(root: Path = Path("/")) -> Device:
     return Device(
         name=_cpu_name(root), kind="cpu", provider=CPU_PROVIDER, memory_bytes=int(psutil.virtual_memory().total)
     )
+
+
+def find_gpus(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
+    """Every graphics card, usable or not. Takes 0.1 s where there are some (seconds if a driver hangs); never raises.
+
+    To be called in a thread. Where there is no card and no software driver is allowed, nothing is asked or started.
+    """
+    cards = sysfs.read_cards(root)
+    allow_software = environment.get(_SOFTWARE_ALLOWED) == "1"
+    if not cards and not allow_software and not has_foreign_gpus(root):
+        return []
+    return judge(
+        cards,
+        vulkan.ask(environment),
+        has_provider=has_webgpu_provider(),
+        nvidia=nvidia.query() if any(card.driver == "nvidia" for card in cards) else (),
+        allow_software=allow_software,
+    )
+
+
+def has_webgpu_provider() -> bool:
+    """The optional package is installed; it is loaded by worker processes alone."""
+    return find_spec("onnxruntime_ep_webgpu") is not None
+
+
+def has_foreign_gpus(root: Path) -> bool:
+    """Cards that do not show as cards: Windows' in its subsystem for Linux, NVIDIA's without their display driver."""
+    return any((root / "dev" / name).exists() for name in ("dxg", "nvidia0"))
 
 
 def default_threads() -> int:
