@@ -389,12 +389,12 @@ class Coordination:
         check = job.checks.get(event.peer) if job else None
         if job is None or check is None or event.task not in check.audits:
             return
-        job.audits -= 1
+        job.audited += event.agrees is not None
         if event.agrees is False:
             job.audits_failed += 1
-            self._catch(event.peer, event.detail)
+            self._catch(event.peer, event.detail)  # This audit goes with all the others of the peer.
         else:
-            job.audited += event.agrees is True
+            job.audits -= 1
             counts = check.passed(event.task)
             if counts:
                 self._settle(job, event.peer, counts)
