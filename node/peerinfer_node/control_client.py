@@ -98,8 +98,10 @@ class HttpControl:
         """As in `Control`. Raises `StreamClosed` if the daemon ends before the job does."""
         state = ""
         unread = bytearray()
+        again = f"peerinfer join, then peerinfer jobs attach {job}"
+        ended = f"the daemon ended; the job goes on when it is started again: {again}"
         async with self._streamed(_path(job, "/watch")) as response:
-            async for data in _pieces(response):
+            async for data in _pieces(response, ended):
                 unread += data
                 *lines, rest = unread.split(b"\n")
                 unread = bytearray(rest)
@@ -112,17 +114,18 @@ class HttpControl:
                     state = str(picture.get("state"))
                     yield picture
         if state not in JOB_ENDED:
-            raise StreamClosed("the daemon ended while the job was under way; start it again to go on: peerinfer join")
+            raise StreamClosed(ended)
 
     async def results(self, job: str) -> AsyncGenerator[ResultBlock, None]:
         """As in `Control`. Raises `StreamClosed` if the daemon ends before it has sent everything."""
         decoder = BlockDecoder()
+        ended = "the daemon ended while it sent results; start it again and fetch them: peerinfer join"
         async with self._streamed(_path(job, "/results")) as response:
-            async for data in _pieces(response):
+            async for data in _pieces(response, ended):
                 for block in decoder.feed(data):
                     yield block
         if not decoder.ended:
-            raise StreamClosed("the daemon ended while it sent results; start it again and fetch them: peerinfer join")
+            raise StreamClosed(ended)
 
     @asynccontextmanager
     async def _streamed(self, path: str) -> AsyncGenerator[httpx.Response, None]:
@@ -152,12 +155,13 @@ class HttpControl:
         return _parsed(response.content) if response.content else None
 
 
-async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+async def _pieces(response: httpx.Response, ended: str) -> AsyncGenerator[bytes, None]:
+    """Raises `StreamClosed` with `ended` where the daemon was killed in the middle."""
     try:
         async for data in response.aiter_raw():
             yield data
-    except httpx.HTTPError as error:
-        raise _translated(error) from None
+    except httpx.HTTPError:
+        raise StreamClosed(ended) from None
 
 
 def _path(job: str, rest: str = "") -> str:
