@@ -1,0 +1,198 @@
+"""Looks at every step of every machine, and speaks up at the first thing that is wrong.
+
+Two kinds of eyes. A machine's own `check()` asserts what it believes of itself. `JobAccount` believes nothing: it counts
+from outside, by the effects alone, where the result of every task came from, and compares (invariant I6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peerinfer.assignment import (
+    DropWorker,
+    JobAccepted,
+    JobEnded,
+    JobPicture,
+    JobSpec,
+    KeepResults,
+    Settle,
+    TaskFailedForGood,
+    TasksAdded,
+    TasksCommitted,
+    VoidResults,
+)
+from peerinfer.coordination import Coordination
+from peerinfer.ids import JobId, PeerId
+from peerinfer_node.driver import Driver
+from peerinfer_sim.clock import SimClock
+from peerinfer_sim.event_log import EventLog, brief
+
+
+class Violation(Exception):
+    """Something happened that must not. `history` holds the last lines of the node where it showed."""
+
+    def __init__(self, what: str, history: list[str]) -> None:
+        super().__init__(what)
+        self.what = what
+        self.history = history
+
+
+class JobAccount:
+    """Whose result each task of one job has, seen from outside."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.tasks = spec.tasks
+        self.kept: dict[int, PeerId | None] = dict.fromkeys(spec.final)
+        self.failed: dict[int, str] = dict(spec.failed)
+        for peer, _, tasks in spec.kept:
+            self.kept |= {task: peer for task in tasks if task not in self.kept and task not in self.failed}
+        self.settled = set(spec.final)
+        """Tasks that stood up to the job's policy."""
+        self.committed = set(spec.final)
+        """Tasks that the journal has."""
+        self.voided: list[int] = []
+        self.caught: dict[PeerId, int] = {}
+        """Liars, each with the number of its results that were voided."""
+        self.end: JobEnded | None = None
+
+    def keep(self, effect: KeepResults) -> None:
+        for task in effect.tasks:
+            assert 0 <= task < self.tasks, f"task {task} does not exist"
+            assert task not in self.kept, f"task {task} is kept twice: from {self.kept[task]} and from {effect.peer}"
+            assert task not in self.failed, f"task {task} failed for good and is kept all the same"
+            assert effect.peer not in self.caught, f"task {task} is taken from {effect.peer}, which was caught"
+            self.kept[task] = effect.peer
+
+    def void(self, effect: VoidResults) -> None:
+        for task in effect.tasks:
+            assert self.kept.get(task) == effect.peer, f"task {task} is voided, but {effect.peer}'s was not kept"
+            assert task not in self.settled, f"task {task} is voided, but it has counted already"
+            del self.kept[task]
+        self.voided += effect.tasks
+        self.caught[effect.peer] = self.caught.get(effect.peer, 0) + len(effect.tasks)
+
+    def settle(self, effect: Settle) -> None:
+        for task in effect.tasks:
+            assert self.kept.get(task) == effect.peer, f"task {task} counts, but {effect.peer}'s was not kept"
+            assert task not in self.settled, f"task {task} counts twice"
+            self.settled.add(task)
+
+    def commit(self, tasks: Iterable[int]) -> None:
+        for task in tasks:
+            assert task in self.settled, f"task {task} is in the journal before it counts"
+            assert task not in self.committed, f"task {task} is in the journal twice"
+            self.committed.add(task)
+
+    def compare(self, picture: JobPicture) -> None:
+        states = (picture.open, picture.assigned, picture.provisional, picture.final, len(picture.failed))
+        assert sum(states) == self.tasks, f"{self.tasks} tasks went in, {states} of them are there"
+        known = picture.provisional + picture.final
+        assert known == len(self.kept), f"{len(self.kept)} results were kept, the machine counts {known}"
+        assert picture.final == len(self.committed), f"{len(self.committed)} tasks are final, not {picture.final}"
+        assert len(picture.failed) == len(self.failed), f"{len(self.failed)} tasks failed, not {len(picture.failed)}"
+
+    def close(self, end: JobEnded) -> None:
+        self.end = end
+        if end.state != "done":
+            return
+        for task in range(self.tasks):
+            assert (task in self.committed) != (task in self.failed), f"the job is done without task {task}"
+        for task in self.voided:
+            assert task in self.committed or task in self.failed, f"task {task} was voided and not done again"
+
+
+class Watch:
+    """Performs the steps of a world's machines and keeps the accounts of its jobs."""
+
+    def __init__(self, log: EventLog, *, check_every: int = 1) -> None:
+        self.log = log
+        self.steps = 0
+        self.jobs: dict[tuple[str, JobId], JobAccount] = {}
+        self._check_every = check_every
+        """Large machines take longer to check than to run."""
+
+    def step(self, node: str, machine: Any, event: Any, now_s: float) -> list[Any]:
+        """`machine.handle(…)`, logged and checked. Raises `Violation`."""
+        self.log.add(now_s, node, f"{type(machine).__name__} {brief(event)}")
+        self.steps += 1
+        try:
+            effects: list[Any] = machine.handle(event, now_s)
+            for effect in effects:
+                self.log.add(now_s, node, f"  {brief(effect)}")
+            if isinstance(machine, Coordination):
+                self._account(node, machine, event, effects)
+            if self.steps % self._check_every == 0:
+                machine.check()
+        except AssertionError as error:
+            raise Violation(f"{type(machine).__name__} of {node}: {error}", self.log.recent(node)) from error
+        return effects
+
+    def _account(self, node: str, machine: Coordination, event: Any, effects: list[Any]) -> None:
+        match event:
+            case JobAccepted(spec):
+                self.jobs.setdefault((node, spec.job), JobAccount(spec))
+            case TasksAdded(job, count):
+                self.jobs[node, job].tasks += count
+            case TasksCommitted(job, tasks):
+                self.jobs[node, job].commit(tasks)
+        for effect in effects:
+            match effect:
+                case KeepResults(_, _, job, _):
+                    self.jobs[node, job].keep(effect)
+                case Settle(job, _, _, _):
+                    self.jobs[node, job].settle(effect)
+                case VoidResults(job, _, _, _):
+                    self.jobs[node, job].void(effect)
+                case TaskFailedForGood(job, task, reason):
+                    self.jobs[node, job].failed[task] = reason
+                case JobEnded(job, _, _, _, picture):
+                    self.jobs[node, job].compare(picture)
+                    self.jobs[node, job].close(effect)
+                case DropWorker(peer, _):
+                    for (owner, _), account in self.jobs.items():
+                        if owner == node:
+                            account.caught.setdefault(peer, 0)
+        if self.steps % self._check_every == 0:
+            for running, picture in machine.snapshot().items():
+                self.jobs[node, running].compare(picture)
+
+
+class _Watched:
+    """A machine as the driver sees it, with somebody looking over its shoulder."""
+
+    def __init__(self, machine: Any, node: str, watch: Watch) -> None:
+        self._machine = machine
+        self._node = node
+        self._watch = watch
+
+    @property
+    def deadline_s(self) -> float:
+        deadline_s: float = self._machine.deadline_s
+        return deadline_s
+
+    def handle(self, event: Any, now_s: float) -> list[Any]:
+        return self._watch.step(self._node, self._machine, event, now_s)
+
+    def snapshot(self) -> object:
+        return self._machine.snapshot()
+
+    def check(self) -> None:
+        self._machine.check()
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Every machine that is given to the one driver meanwhile is watched; its clock says whose it is."""
+    init = Driver.__init__
+
+    def watched_init(driver: Any, machine: Any, clock: Any, perform: Any) -> None:
+        assert isinstance(clock, SimClock), "a machine runs on a clock that is not this world's"
+        init(driver, _Watched(machine, clock.node, watch), clock, perform)
+
+    Driver.__init__ = watched_init  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Driver.__init__ = init  # type: ignore[method-assign]
