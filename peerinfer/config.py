@@ -8,15 +8,15 @@ refused, so that nobody relies on a limit that is not kept.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peerinfer.addresses import is_dialable, is_ip, is_port
 from peerinfer.errors import UsageError
-from peerinfer.ids import public_key_of
+from peerinfer.invites import parse_invite
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, BODY_BYTES_MAX, GIB, MIB, WRITE_TIMEOUT_S
 from peerinfer.units import DailyWindow, format_rate, format_size, parse_rate, parse_size, parse_window
 
@@ -36,7 +36,6 @@ CACHE_BYTES_MIN = 64 * MIB
 SCHEDULE_WINDOWS_MAX = 24
 NOT_AVAILABLE_YET = "is not available yet in this version of peerinfer"
 
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _DEVICE = re.compile(r"auto|cpu|gpu:[0-9]{1,3}")
 _SETTING = "peerinfer.setting"
 
@@ -170,7 +169,7 @@ def _check_listen(addresses: tuple[str, ...]) -> None:
         raise UsageError(f"{len(addresses)} addresses; give at most {ADDRESSES_PER_PEER_MAX}")
     for address in addresses:
         parts = address.split("/")
-        if len(parts) != 5 or parts[0] or not _is_ip(parts[1], parts[2]) or not _is_port(parts[3], parts[4], 0):
+        if len(parts) != 5 or parts[0] or not is_ip(parts[1], parts[2]) or not is_port(parts[3], parts[4], 0):
             raise UsageError(f"{address[:128]!r} is not an address to listen on; write it like /ip4/0.0.0.0/tcp/4001")
 
 
@@ -178,33 +177,11 @@ def _check_bootstrap(addresses: tuple[str, ...]) -> None:
     if len(addresses) > BOOTSTRAP_MAX:
         raise UsageError(f"{len(addresses)} addresses; give at most {BOOTSTRAP_MAX}")
     for address in addresses:
-        parts = address.split("/")
-        is_good = len(parts) == 7 and not parts[0] and _is_port(parts[3], parts[4], 1) and parts[5] == "p2p"
-        is_good = is_good and (_is_ip(parts[1], parts[2]) or _is_host(parts[1], parts[2]))
-        try:
-            public_key_of(parts[-1])  # type: ignore[arg-type]  # it is the check whether this is a peer id
-        except ValueError:
-            is_good = False
-        if not is_good:
+        if not is_dialable(address):
             raise UsageError(
                 f"{address[:128]!r} is not the address of a peer; write it as that peer prints it, "
                 "like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…"
             )
-
-
-def _is_ip(kind: str, text: str) -> bool:
-    try:
-        return {"ip4": 4, "ip6": 6}.get(kind) == ipaddress.ip_address(text).version
-    except ValueError:
-        return False
-
-
-def _is_host(kind: str, text: str) -> bool:
-    return kind in ("dns", "dns4", "dns6") and _HOST.fullmatch(text) is not None
-
-
-def _is_port(kind: str, text: str, low: int) -> bool:
-    return kind == "tcp" and re.fullmatch(r"[0-9]{1,5}", text) is not None and low <= int(text) <= 65535
 
 
 def _check_device(devices: tuple[str, ...]) -> None:
@@ -228,8 +205,13 @@ def _check_schedule(windows: tuple[DailyWindow, ...]) -> None:
 
 def _check_api(value: str | None) -> None:
     host, _, port = (value or "127.0.0.1:1").rpartition(":")
-    if not host or not _is_port("tcp", port, 1):
+    if not host or not is_port("tcp", port, 1):
         raise UsageError(f"{value!r} is not an address; write it like 127.0.0.1:7741")
+
+
+def _check_swarm(value: str) -> None:
+    if value:
+        parse_invite(value)
 
 
 def _setting(default: Any, key: str, convert: Callable[[str], Any], check: Callable[[Any], None], **more: Any) -> Any:
@@ -329,8 +311,9 @@ class NodeConfig:
     )
     """HOST:PORT on which to serve the HTTP gateway. Whoever reaches it and has its token can use this node."""
 
-    swarm: str = _setting("", "swarm", str, _fits, unavailable_yet=True)
-    """The invite of a private swarm; "" is the open network."""
+    swarm: str = _setting("", "swarm", str, _check_swarm)
+    """The invite of a private swarm. "" is the swarm that this home was created in or has joined, else the open one.
+    Whoever reads the invite is in."""
 
     log_format: str = _setting("text", "log_format", str, _one_of(*LOG_FORMATS))
     """text for people, json for programs: one object per line."""
@@ -361,7 +344,7 @@ class NodeConfig:
     @property
     def is_standalone(self) -> bool:
         """True if no peer can be met: nobody to dial, nobody to find, no door."""
-        return not self.listen and not self.bootstrap and not self.mdns
+        return not (self.listen or self.bootstrap or self.mdns or self.swarm)
 
 
 def _are_on_one_host(address: str, other: str) -> bool:

@@ -102,6 +102,10 @@ ADDRESSES_PER_PEER_MAX = 16
 CLOCK_SKEW_MAX_S = 600.0
 """An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""
 
+INVITE_CHARS_MAX = 4096
+INVITE_PEERS_MAX = 8
+"""Members that one invite names. One that answers is enough; a string of more than a few hundred characters is a pain."""
+
 # --- lease and journal -------------------------------------------------------------------------------------------
 COMMITTEE_MAX = 13
 SEATS_MAX = 4096
@@ -115,5 +119,15 @@ JOURNAL_COMMIT_S = 0.1
 JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
 """Batches that one catch-up answer carries."""
 
+JOURNAL_MESSAGE_BYTES_MAX = 512 * KIB
+"""So large may several batches in one message be together; half of a header, so that the last may be a large one."""
+
+SEATS_BYTES_MAX = 256 * MIB
+"""Manifests of all seats together. One may be as large as 512 KiB, and anybody can sign one."""
+
 TERM_ROUND_MAX = (1 << 62) - 1
 """A round near the integer's edge is refused: whoever could use it up would end all elections of the job."""
+
+TERM_ROUND_STEP_MAX = 1 << 32
+"""A round further than this above what an elector has promised is refused, so that nobody gets near the edge: it would
+take a billion campaigns. Honest candidates go up by one."""

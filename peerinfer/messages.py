@@ -27,6 +27,7 @@ from peerinfer.limits import (
     COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
     FRAME_TASKS_MAX,
+    INVITE_PEERS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     MODELS_PER_ADVERT_MAX,
@@ -252,6 +253,28 @@ class Heartbeat:
     sequence: int = wire(uint(48))
     state: str = wire(text(16))
     queue: int = wire(uint(32))
+
+
+@part
+class InvitedPeer:
+    """A member that a newcomer may dial first."""
+
+    key: bytes = wire(blob(32, exactly=32))
+    """Its Ed25519 public key, which its peer id is made of."""
+    addresses: tuple[str, ...] = wire(listed(text(256), ADDRESSES_PER_PEER_MAX))
+    """Without the `/p2p/<peer id>` at the end."""
+
+
+@message(39)
+class InviteContents:
+    """What an invite to a private swarm says. It never travels on a stream: people pass it on."""
+
+    name: str = wire(text(32))
+    key: bytes = wire(blob(32, exactly=32))
+    """The swarm's key."""
+    expires_at_s: int = wire(uint(48))
+    """Wall clock, seconds since 1970; 0 never."""
+    peers: tuple[InvitedPeer, ...] = wire(listed(record(InvitedPeer), INVITE_PEERS_MAX))
 
 
 # --- signed statements ---------------------------------------------------------------------------------------------

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
+from peerinfer.addresses import peer_of
 from peerinfer.assignment import WorkerOffer
 from peerinfer.config import NodeConfig
 from peerinfer.control import Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
+from peerinfer.invites import parse_invite
 from peerinfer.membership import Member, Membership
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
@@ -35,6 +37,10 @@ RECRUIT_AGAIN_S = 1.0
 """A volunteer whose work stream ended is tried again after this time, if it still offers work."""
 
 BOOTSTRAP_AGAIN_S = 5.0
+"""A node without any connection dials its bootstrap peers this often; with one, ever more seldom."""
+
+BOOTSTRAP_AGAIN_MAX_S = 60.0
+
 PEERS_SAVED_EVERY_S = 30.0
 FINISH_TIMEOUT_S = 30.0
 """A node that leaves waits this long for what it has promised to compute."""
@@ -237,15 +243,23 @@ class Node:
         if self.settings.remembers_peers:
             for row in await self.ports.store.peers():
                 self.members.found(row.peer, row.addresses)
-        waiting = list(self.settings.bootstrap)
-        while waiting:
-            for address in list(waiting):
+        told: dict[str, str] = {}
+        waiting = dict.fromkeys(self.settings.bootstrap)
+        again_s = BOOTSTRAP_AGAIN_S
+        while self.settings.bootstrap:
+            # Each is reached once, so that swarms which met elsewhere become one; all of them again by a node alone.
+            for address in self.settings.bootstrap if not self.ports.network.connected() else list(waiting):
                 try:
                     await self.ports.network.dial(address)
-                    waiting.remove(address)
+                    waiting.pop(address, None)
+                    told.pop(address, None)
                 except PeerinferError as error:
-                    self.log.warning("bootstrap peer not reached", address=address, reason=str(error))
-            await trio.sleep(BOOTSTRAP_AGAIN_S)
+                    # The same news every few seconds would hide everything else.
+                    if told.get(address) != str(error):
+                        self.log.warning("bootstrap peer not reached", address=address, reason=str(error))
+                    told[address] = str(error)
+            await trio.sleep(again_s)
+            again_s = min(again_s * 1.5, BOOTSTRAP_AGAIN_MAX_S) if self.ports.network.connected() else BOOTSTRAP_AGAIN_S
 
     async def _remember_peers(self) -> None:
         while self.settings.remembers_peers:
@@ -268,6 +282,11 @@ def offer_of(member: Member) -> WorkerOffer | None:
     return WorkerOffer(False, kinds, max(device.memory_bytes for device in advert.devices))
 
 
+def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:
+    """Without this node's own: it stands in the invites that it made."""
+    return tuple(dict.fromkeys(address for address in addresses if peer_of(address) != own))
+
+
 @asynccontextmanager
 async def open_node(
     home: Home, config: NodeConfig, *, lends: bool, networked: bool, log: Log | None = None
@@ -285,8 +304,10 @@ async def open_node(
     from peerinfer_node.network.offline import OfflineNetwork
     from peerinfer_node.seat_store import SqliteSeatStore
     from peerinfer_node.store import SqliteStore
+    from peerinfer_node.swarm_file import remember_port, remembered_port
 
     log = log or Log()
+    invite = parse_invite(config.swarm) if config.swarm else None
     home.prepare()
     with home.lock():
         is_new = not home.identity_key.exists()
@@ -295,7 +316,13 @@ async def open_node(
         if networked:
             from peerinfer_node.network.libp2p_network import Libp2pNetwork
 
-            network = Libp2pNetwork(keys, config.listen, mdns=config.mdns)
+            network = Libp2pNetwork(
+                keys,
+                config.listen,
+                mdns=config.mdns,
+                swarm=None if invite is None else invite.swarm,
+                port_wished=remembered_port(home),
+            )
         else:
             network = OfflineNetwork(keys.peer_id)
         threads = config.cpu_threads or default_threads()
@@ -321,13 +348,19 @@ async def open_node(
             )
             settings = NodeSettings(
                 name=config.name,
+                swarm="" if invite is None else invite.swarm.name,
                 lends=lends or not networked,
                 takes_up_jobs=lends,
-                bootstrap=config.bootstrap if networked else (),
+                bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
+                if networked
+                else (),
                 api=str(home.socket) if lends else "",
             )
             node = Node(ports, settings, log)
             async with node.run():
+                for address in network.addresses():
+                    remember_port(home, int(address.split("/")[4]))
+                    break
                 if lends:
                     await node.advertiser.measure()
                 yield node

@@ -7,6 +7,7 @@ import pytest
 from peerinfer.config import CACHE_BYTES_MIN, DEFAULTS, SETTINGS, NodeConfig
 from peerinfer.errors import UsageError
 from peerinfer.ids import peer_id_of
+from peerinfer.invites import Invite, PrivateSwarm, format_invite
 from peerinfer.units import DailyWindow
 
 PEER = peer_id_of(bytes(range(32)))
@@ -19,6 +20,7 @@ AVAILABLE = {
     "device",
     "cpu_threads",
     "max_cache",
+    "swarm",
     "log_format",
     "log_level",
 }
@@ -39,7 +41,7 @@ SAMPLES = {
     "max_down": "50Mbit/s",
     "max_cache": "1.5G",
     "api": "127.0.0.1:7741",
-    "swarm": "peerinfer1:abc",
+    "swarm": format_invite(Invite(PrivateSwarm("lab", b"k" * 32))),
     "log_format": "json",
     "log_level": "debug",
 }
@@ -167,7 +169,7 @@ def test_a_config_checks_itself_however_it_was_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "unavailable", [{"max_temp_c": 80.0}, {"idle_only": True}, {"max_up_bytes_s": 10**7}, {"swarm": "peerinfer1:x"}]
+    "unavailable", [{"max_temp_c": 80.0}, {"idle_only": True}, {"max_up_bytes_s": 10**7}]
 )
 def test_a_setting_without_effect_yet_is_never_accepted_in_silence(unavailable: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="not available yet in this version"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
 
-from peerinfer.errors import UsageError
-from peerinfer_node.cli.arguments import NOT_AVAILABLE, Subcommands, add_command
+from peerinfer.invites import parse_invite
+from peerinfer_node.cli.arguments import Subcommands, add_command
 from peerinfer_node.cli.place import add_place, home_of, resolved
+from peerinfer_node.swarm_file import settle
 
 FLAGS = {
     "name": ("NAME", "what people see beside the peer id"),
@@ -26,8 +28,10 @@ _REPEATED = ("listen", "bootstrap", "device")
 def add(commands: Subcommands) -> None:
     example = "peerinfer join --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…"
     parser = add_command(commands, "join", "Run a node that lends this machine's devices, until Ctrl-C.", example)
-    parser.usage = "peerinfer join [options]"
-    parser.add_argument("invite", nargs="?", help=argparse.SUPPRESS)
+    parser.usage = "peerinfer join [INVITE] [options]"
+    parser.add_argument(
+        "invite", metavar="INVITE", nargs="?", help="enter this private swarm; its home stays in it afterwards"
+    )
     for key, (value, text) in FLAGS.items():
         flag = "--" + key.replace("_", "-")
         action = "append" if key in _REPEATED else "store"
@@ -45,10 +49,10 @@ def add(commands: Subcommands) -> None:
 
 def _join(arguments: argparse.Namespace) -> int:
     if arguments.invite is not None:
-        raise UsageError(f"joining by an invite {NOT_AVAILABLE}; name a peer with --bootstrap ADDR")
+        parse_invite(arguments.invite)
     home = home_of(arguments)
     flags = {key: getattr(arguments, key) for key in (*FLAGS, "mdns")}
-    config = resolved(arguments, home, flags).config
+    config = resolved(arguments, home, {**flags, "swarm": arguments.invite}).config
     from peerinfer_node.cli.joining import join
 
-    return join(home, config)
+    return join(home, settle(home, config, wall_s=time.time(), keeps=True))

@@ -15,20 +15,21 @@ from peerinfer_node.cli import (
     jobs,
     join,
     run,
+    swarm,
     switch,
     view,
     window,
 )
 from peerinfer_node.cli.arguments import NOT_AVAILABLE, Parser, Subcommands
 
-LATER = ("serve", "swarm", "reputation")
+LATER = ("serve", "reputation")
 
 _HELP = """\
 usage: peerinfer COMMAND [options]
 
 Lend computers to AI inference and use them, peer to peer.
 
-  join      run a node that lends this machine's devices
+  join      run a node that lends this machine's devices; join INVITE enters a private swarm
   run       run an ONNX model over inputs, on the swarm or here
   jobs      list jobs; show, attach, cancel or fetch one
   status    what this node does now
@@ -39,6 +40,7 @@ Lend computers to AI inference and use them, peer to peer.
   resume    lend again
   finish    finish running tasks, take no more
   leave     finish running tasks and end the daemon
+  swarm     create a private swarm, print an invite to it
   bench     measure this machine
   doctor    find out what is wrong here, and what to do
   config    path, show, get or set what this node is configured to do
@@ -70,7 +72,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="store_true")
     parser.set_defaults(command=_no_command)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for family in (join, run, jobs, view, switch, bench, doctor, configuration, identity, window):
+    for family in (join, run, jobs, view, switch, swarm, bench, doctor, configuration, identity, window):
         family.add(commands)
     _add_later(commands)
     parser.known = commands.choices

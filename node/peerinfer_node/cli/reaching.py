@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import home_of, resolved
 from peerinfer_node.control_client import HttpControl
 from peerinfer_node.home import Home
+from peerinfer_node.swarm_file import settle
 
 _PREFIX = "embedded-"
 
@@ -34,14 +36,15 @@ class Reached:
 @asynccontextmanager
 async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
     home = home_of(arguments)
-    if not arguments.standalone and not arguments.bootstrap:
+    if not (arguments.standalone or arguments.bootstrap or arguments.swarm):
         async with HttpControl(home.socket) as control:
             if await _answers(control):
                 if arguments.config is not None:
                     say("note: the running daemon keeps its own configuration; --config is for a node of this command")
                 yield Reached(control, is_daemon=True, keeps=True)
                 return
-    config = resolved(arguments, home, {"bootstrap": arguments.bootstrap}).config
+    flags = {"bootstrap": arguments.bootstrap, "swarm": arguments.swarm}
+    config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
     async with embedded(home, config, lends=False, networked=not arguments.standalone) as reached:
         yield reached
 

@@ -24,6 +24,7 @@ def add(commands: take.Subcommands) -> None:
     place.add_argument(
         "--bootstrap", metavar="ADDR", action="append", help="join the swarm of this peer, without a daemon"
     )
+    place.add_argument("--swarm", metavar="INVITE", help="join this private swarm for the job, without a daemon")
     place.add_argument("--device-kind", type=take.one_of("cpu", "gpu"), metavar="KIND", help="cpu or gpu only")
     place.add_argument(
         "--min-vram", type=take.size, metavar="SIZE", default=0, help="devices with this much, like 4GiB"
@@ -98,8 +99,9 @@ def request_from(arguments: argparse.Namespace) -> JobRequest:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is None and not arguments.dry_run:
         raise UsageError("name the output with -o OUT, like -o out.npz")
-    if arguments.standalone and arguments.bootstrap:
-        raise UsageError("--standalone uses no network, --bootstrap joins one; choose one of them")
+    if arguments.standalone and (arguments.bootstrap or arguments.swarm):
+        other = "--bootstrap" if arguments.bootstrap else "--swarm"
+        raise UsageError(f"--standalone uses no network, {other} joins one; choose one of them")
     request = request_from(arguments)
     if arguments.dry_run:
         from peerinfer_node.cli.dry_run import dry_run

@@ -22,6 +22,9 @@ from peerinfer_node.network.libp2p_addresses import parse
 from peerinfer_node.network.libp2p_session import shielded
 
 SERVICE = "_p2p._udp.local."
+SWARM_FIELD = b"peerinfer-swarm"
+"""Says in a private swarm which one, so that the nodes of several on one network do not knock at each other's doors."""
+
 LOOKUP_MS = 3000
 RECORDS_MAX = 64
 """Addresses looked at in one announcement."""
@@ -35,9 +38,12 @@ Found = Callable[[PeerId, tuple[str, ...]], None]
 class _Listener(ServiceListener):  # type: ignore[misc]
     """Runs in zeroconf's thread."""
 
-    def __init__(self, own_name: str, own_peer: PeerId, found: Found, token: trio.lowlevel.TrioToken) -> None:
+    def __init__(
+        self, own_name: str, own_peer: PeerId, swarm: str, found: Found, token: trio.lowlevel.TrioToken
+    ) -> None:
         self._own_name = own_name
         self._own_peer = own_peer
+        self._swarm = swarm
         self._found = found
         self._token = token
         self._names: set[str] = set()
@@ -50,8 +56,8 @@ class _Listener(ServiceListener):  # type: ignore[misc]
             info = zc.get_service_info(type_, name, timeout=LOOKUP_MS)
         except (ZeroconfError, OSError):
             return
-        if info is None:
-            return
+        if info is None or (info.properties.get(SWARM_FIELD) or b"") != self._swarm.encode():
+            return  # A node of another swarm would not let this one in.
         for peer, addresses in addresses_in(info.properties).items():
             if peer == self._own_peer:
                 continue
@@ -84,9 +90,10 @@ def addresses_in(properties: dict[bytes, bytes | None]) -> dict[PeerId, tuple[st
     return {peer: tuple(addresses) for peer, addresses in found.items()}
 
 
-async def run_mdns(peer: PeerId, addresses: Sequence[str], found: Found) -> None:
-    """Announces `addresses` and calls `found` in trio's thread for every peer seen, until cancelled.
+async def run_mdns(peer: PeerId, addresses: Sequence[str], swarm: str, found: Found) -> None:
+    """Announces `addresses` and calls `found` in trio's thread for every peer of this swarm, until cancelled.
 
+    `swarm` is the public tag of a private swarm, "" for the open one.
     Raises OSError if this machine has no multicast over IPv4.
     """
     hosts = {parse(address).host for address in addresses}
@@ -100,14 +107,15 @@ async def run_mdns(peer: PeerId, addresses: Sequence[str], found: Found) -> None
         SERVICE,
         name,
         port=port,
-        properties={f"dnsaddr{index or ''}": address for index, address in enumerate(addresses)},
+        properties={f"dnsaddr{index or ''}": address for index, address in enumerate(addresses)}
+        | ({SWARM_FIELD.decode(): swarm} if swarm else {}),
         server=f"{name.partition('.')[0]}.local.",
         parsed_addresses=sorted(hosts),
     )
     # zeroconf starts threads, waits for them and sleeps between its probes: all of it happens in a thread of ours.
     zeroconf = await trio.to_thread.run_sync(partial(Zeroconf, interfaces=interfaces))
     try:
-        listener = _Listener(name, peer, found, token)
+        listener = _Listener(name, peer, swarm, found, token)
         await trio.to_thread.run_sync(partial(_announce, zeroconf, info, listener))
         await trio.sleep_forever()
     finally:

@@ -24,16 +24,21 @@ from typing import Any
 import trio
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.tools.anyio_service import TrioManager
 from multiaddr import Multiaddr
 
 from peerinfer.errors import DialFailed, PeerinferError, StateUnusable, StreamClosed
 from peerinfer.ids import PeerId
+from peerinfer.invites import PrivateSwarm
 from peerinfer_node.keys import Ed25519Keys
-from peerinfer_node.network.libp2p_addresses import Address, concrete_hosts, parse_dialable, parse_listen
+from peerinfer_node.listening import concrete_hosts
+from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen
+from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_mdns import run_mdns
 from peerinfer_node.network.libp2p_session import Socket, shielded
 from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX, new_swarm
@@ -77,6 +82,8 @@ CLOSE_TIMEOUT_S = 3.0
 
 EVENTS_MAX = 1024
 
+OTHER_SWARM = "it belongs to another swarm, private or open, or is no peerinfer node; check the invite"
+
 _LISTEN_BACKLOG = 128
 _log = logging.getLogger("peerinfer.network")
 
@@ -113,7 +120,8 @@ class Libp2pNetwork:
     """The real twin of the Network port.
 
     `listen` takes multiaddrs (`/ip4/0.0.0.0/tcp/4001`, port 0 for any free one); empty, the node only dials.
-    Raises `UsageError` for one that is malformed. `run` may be entered once.
+    Raises `UsageError` for one that is malformed. With `swarm` only its members can connect, either way. `port_wished`
+    is taken instead of any free one if it is free. `run` may be entered once.
     """
 
     def __init__(
@@ -122,6 +130,8 @@ class Libp2pNetwork:
         listen: Sequence[str],
         *,
         mdns: bool,
+        swarm: PrivateSwarm | None = None,
+        port_wished: int | None = None,
         connections_max: int = CONNECTIONS_MAX,
         streams_max: int = STREAMS_MAX,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
@@ -131,6 +141,8 @@ class Libp2pNetwork:
         self._peer_id = keys.peer_id
         self._listen = [parse_listen(text) for text in listen]
         self._mdns = mdns
+        self._private_swarm = swarm
+        self._port_wished = port_wished
         self._connections_max = connections_max
         self._streams_max = streams_max
         self._handshake_timeout_s = handshake_timeout_s
@@ -164,6 +176,7 @@ class Libp2pNetwork:
         try:
             swarm = new_swarm(
                 self._keys,
+                swarm_key=self._private_swarm.key if self._private_swarm else None,
                 connections_max=self._connections_max,
                 handshakes_max=HANDSHAKES_MAX,
                 streams_max=self._streams_max,
@@ -208,7 +221,7 @@ class Libp2pNetwork:
         try:
             for wanted in self._listen:
                 try:
-                    opened = await trio.open_tcp_listeners(wanted.port, host=wanted.host, backlog=_LISTEN_BACKLOG)
+                    opened = await self._open_listeners(wanted)
                 except OSError as error:
                     reason = (error.strerror or str(error)).lower()
                     raise StateUnusable(
@@ -227,6 +240,14 @@ class Libp2pNetwork:
         self._addresses = tuple(dict.fromkeys(addresses))
         return listeners
 
+    async def _open_listeners(self, wanted: Address) -> Sequence[trio.SocketListener]:
+        if wanted.port == 0 and self._port_wished is not None:
+            try:
+                return await trio.open_tcp_listeners(self._port_wished, host=wanted.host, backlog=_LISTEN_BACKLOG)
+            except OSError:
+                _log.info("port %d is taken; another one is used", self._port_wished)
+        return await trio.open_tcp_listeners(wanted.port, host=wanted.host, backlog=_LISTEN_BACKLOG)
+
     async def _close_swarm(self, swarm: Any) -> None:
         # The library closes one connection after the other, each of which sleeps for 100 ms.
         async with trio.open_nursery() as nursery:
@@ -236,7 +257,8 @@ class Libp2pNetwork:
 
     async def _discover(self) -> None:
         try:
-            await run_mdns(self._peer_id, self._addresses, self._note_found)
+            tag = self._private_swarm.tag if self._private_swarm else ""
+            await run_mdns(self._peer_id, self._addresses, tag, self._note_found)
         except OSError as error:
             _log.warning("mDNS is off, peers on this network will not be found: %s", error)
 
@@ -400,10 +422,14 @@ class Libp2pNetwork:
 def _reason(error: BaseException) -> str:
     """The first line of what happened, for a person."""
     cause: BaseException = error
-    while cause.__cause__ is not None and "ismatch" not in str(cause):
+    while True:
+        if isinstance(cause, PeerIDMismatchesPubkey):
+            return "another identity answers there"
+        if isinstance(cause, MultiselectClientError):
+            return OTHER_SWARM
+        if str(cause) == WRONG_KEY or cause.__cause__ is None:
+            return str(cause).partition("\n")[0] or type(cause).__name__
         cause = cause.__cause__
-    text = str(cause).partition("\n")[0] or type(cause).__name__
-    return "another identity answers there" if "ismatch" in text or "ismatch" in type(cause).__name__ else text
 
 
 async def _close_connection(connection: Any) -> None:

@@ -228,13 +228,13 @@ class NoiseOverSocket(NoiseTransport):  # type: ignore[misc]
     """py-libp2p's Noise handshake, whose result is a `NoiseSession` with a peer whose id holds its Ed25519 key."""
 
     async def secure_inbound(self, conn: RawConnection) -> NoiseSession:
-        return _session_over(await super().secure_inbound(conn), conn)
+        return session_over(await super().secure_inbound(conn), conn)
 
     async def secure_outbound(self, conn: RawConnection, peer_id: Any) -> NoiseSession:
-        return _session_over(await super().secure_outbound(conn, peer_id), conn)
+        return session_over(await super().secure_outbound(conn, peer_id), conn)
 
 
-def _session_over(session: Any, connection: RawConnection) -> NoiseSession:
+def session_over(session: Any, connection: RawConnection) -> NoiseSession:
     try:
         public_key_of(PeerId(str(session.remote_peer)))
     except ValueError as error:

@@ -23,6 +23,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.transport.upgrader import TransportUpgrader
 
 from peerinfer_node.keys import Ed25519Keys
+from peerinfer_node.network.libp2p_keyed import KEYED_NOISE_PROTOCOL, KeyedNoiseOverSocket
 from peerinfer_node.network.libp2p_session import NoiseOverSocket
 from peerinfer_node.network.libp2p_yamux import YamuxOnly
 
@@ -73,6 +74,7 @@ class _Notifee(INotifee):  # type: ignore[misc]
 def new_swarm(
     keys: Ed25519Keys,
     *,
+    swarm_key: bytes | None,
     connections_max: int,
     handshakes_max: int,
     streams_max: int,
@@ -86,8 +88,12 @@ def new_swarm(
     `take_stream` gets every incoming stream and must not raise: that would end the whole swarm.
     """
     key_pair = create_new_key_pair(keys.private_bytes_for_transport())
-    noise = NoiseOverSocket(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
-    upgrader = TransportUpgrader({NOISE_PROTOCOL: noise}, {})
+    noise_key = create_new_x25519_key_pair().private_key
+    if swarm_key is None:
+        security = {NOISE_PROTOCOL: NoiseOverSocket(key_pair, noise_privkey=noise_key)}
+    else:
+        security = {KEYED_NOISE_PROTOCOL: KeyedNoiseOverSocket(key_pair, noise_key, swarm_key)}
+    upgrader = TransportUpgrader(security, {})
     upgrader.muxer_multistream = YamuxOnly()
     own_id = ID.from_pubkey(key_pair.public_key)
     peerstore = PeerStore()
