@@ -127,6 +127,8 @@ class Write:
     entries: tuple[Entry, ...]
     event: str = ""
     detail: str = ""
+    is_last: bool = False
+    """Nothing more comes soon: do not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,13 @@ class Lost:
     reason: str
 
 
-Effect = Ask | Won | Committed | Lost
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The job has ended, and a quorum knows it. A candidate that finds an end which may not have a quorum gives it one
+    under its own term first, because another candidate may not have seen it."""
+
+
+Effect = Ask | Won | Committed | Lost | Over
 
 
 @dataclass(slots=True)
@@ -310,9 +318,6 @@ class Candidacy:
     # --- campaign ----------------------------------------------------------------------------------------------------
 
     def _campaign(self, now_s: float) -> None:
-        if self._chain.ended and self._phase is not Phase.OVER:
-            self._phase = Phase.OVER
-            return
         self._phase = Phase.PREPARING
         self._term = Term(max(self._round_seen, self._chain.last_term.round) + 1, self._own)
         self._round_seen = self._term.round
@@ -365,9 +370,6 @@ class Candidacy:
             self._want_journal(matched, now_s)
 
     def _want_lease(self, now_s: float) -> None:
-        if self._chain.ended:
-            self._phase = Phase.OVER
-            return
         self._phase = Phase.LEASING
         self._asked = self._new_round(now_s)
         self._give_up_s = now_s + self._profile.answer_s
@@ -464,7 +466,9 @@ class Candidacy:
         elif refusal.kind == "stale" and campaigning and refusal.nonce == self._asked.nonce:
             self._asked.refused[elector] = None
             if len(self._asked.refused) > len(self._electors) - self._quorum:
-                self._fail(now_s, "another candidate has a higher term", wait_s=self._profile.slot_s * self._rng.random())
+                self._fail(
+                    now_s, "another candidate has a higher term", wait_s=self._profile.slot_s * self._rng.random()
+                )
         elif refusal.kind == "sealed":
             self._step_down("the committee has been replaced", now_s)
             self._phase = Phase.OVER
@@ -491,7 +495,7 @@ class Candidacy:
         if self._phase is not Phase.HOLDING or self._chain.ended:
             return
         self._entries += [entry for entry in write.entries if self._chain.register.get(entry.task) is None]
-        if write.event or len(self._entries) >= JOURNAL_BATCH_TASKS_MAX or len(self._electors) == 1:
+        if write.event or write.is_last or len(self._entries) >= JOURNAL_BATCH_TASKS_MAX:
             self._flush(write.event, write.detail)
         elif self._entries:
             self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)
@@ -552,16 +556,17 @@ class Candidacy:
         if reached <= self._committed or self._chain.link(reached - 1).term != self._term:
             return
         first, self._committed = self._committed, reached
-        if self._phase is Phase.OPENING:
-            self._phase = Phase.HOLDING
-            self._failures = 0
-            self._effects.append(Won(self._term))
         self._effects.append(Committed(first, reached))
-        if self._chain.ended and reached == len(self._chain):
-            self._phase = Phase.OVER
+        if self._chain.ended:
             self._effects += [
                 Ask(elector, LeaseReleased(self._job, self._epoch, self._term)) for elector in self._electors
             ]
+            self._effects.append(Over())
+            self._phase = Phase.OVER
+        elif self._phase is Phase.OPENING:
+            self._phase = Phase.HOLDING
+            self._failures = 0
+            self._effects.append(Won(self._term))
 
     # --- time --------------------------------------------------------------------------------------------------------
 

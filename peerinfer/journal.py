@@ -4,8 +4,13 @@ A batch names the term under which it was first written and is signed by that te
 term carries the grants of a quorum, so that a batch of a term that nobody held cannot be invented, whoever passes it
 on. Each batch holds the hash of the one before; two chains that agree in one hash agree in everything before it.
 
-A register is written once: a second batch that names a task with another digest is refused. What a quorum holds under
-the holder's own term is committed, and so is all that went before (Raft §5.4.2).
+A register is written once: no chain names a task twice. What a quorum holds under the holder's own term is committed,
+and so is all that went before (Raft §5.4.2). Whoever accepts batches from the holder of a term gives up what differs
+from them, unless it is of that same term: the holder has read a quorum, so what differs was never committed. That
+includes batches of a *higher* term than those that replace them, as in Raft.
+
+A job that has ended may still be taken over, by opening batches alone: this is how the end of a holder that died while
+it wrote it becomes final.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from peerinfer.codec import decode_as
 from peerinfer.committee import quorum
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.ids import JobId
+from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
 from peerinfer.messages import FAILED_TASK, Grant, JournalBatch, Manifest, Signed, Term
 
 GENESIS = bytes(32)
@@ -70,13 +77,12 @@ class Register:
         number = int.from_bytes(slot[DIGEST_BYTES:], "little")
         return Entry(task, bytes(slot[:DIGEST_BYTES]), self._peers[number - 1]) if number else None
 
+    def __contains__(self, task: int) -> bool:
+        slot = self._slot(task, create=False)
+        return slot is not None and any(slot[DIGEST_BYTES:])
+
     def put(self, entry: Entry) -> None:
-        """Raises `ProtocolError` if the register was written with something else."""
-        known = self.get(entry.task)
-        if known is not None:
-            if known != entry:
-                raise ProtocolError(f"task {entry.task} was written with another digest or worker")
-            return
+        assert entry.task not in self, f"task {entry.task} is written already"
         number = self._numbers.setdefault(entry.worker, len(self._peers))
         if number == len(self._peers):
             self._peers.append(entry.worker)
@@ -86,6 +92,15 @@ class Register:
         slot[DIGEST_BYTES:] = (number + 1).to_bytes(4, "little")
         self.written += 1
         self.failed += not entry.worker
+
+    def erase(self, task: int) -> None:
+        entry = self.get(task)
+        assert entry is not None, f"task {task} is not written"
+        slot = self._slot(task, create=False)
+        assert slot is not None
+        slot[:] = bytes(_SLOT_BYTES)
+        self.written -= 1
+        self.failed -= not entry.worker
 
     def entries(self) -> Iterator[Entry]:
         for page in sorted(self._pages):
@@ -118,6 +133,7 @@ class Chain:
 
     def __init__(self) -> None:
         self._links: list[Link] = []
+        self._end = 0
         self.register = Register()
 
     def __len__(self) -> int:
@@ -133,14 +149,33 @@ class Chain:
 
     @property
     def ended(self) -> str:
-        """done, failed or cancelled once the job is over, else ""."""
-        return self._links[-1].event if self._links and self._links[-1].event in ENDED else ""
+        """done, failed or cancelled once a batch says that the job is over, else "". Final only once committed."""
+        return self._links[self._end - 1].event if self._end else ""
+
+    @property
+    def end(self) -> int:
+        """How many batches there are up to the job's end, that one included; 0 while it goes on."""
+        return self._end
 
     def link(self, sequence: int) -> Link:
         return self._links[sequence]
 
+    def batch(self, sequence: int) -> JournalBatch:
+        return _payload(self._links[sequence].signed)
+
     def signed(self, first: int, count: int) -> tuple[bytes, ...]:
         return tuple(link.signed for link in self._links[first : first + count])
+
+    def part(self, first: int) -> tuple[bytes, ...]:
+        """As many batches from `first` on as one message may carry; none past the end."""
+        found: list[bytes] = []
+        size = 0
+        for link in self._links[first : first + JOURNAL_BATCHES_PER_MESSAGE_MAX]:
+            size += len(link.signed)
+            if found and size > JOURNAL_MESSAGE_BYTES_MAX:
+                break
+            found.append(link.signed)
+        return tuple(found)
 
     def handovers(self) -> list[tuple[Term, JournalBatch]]:
         """The opening batch of every term."""
@@ -150,82 +185,156 @@ class Chain:
         return self._links[sequence - 1].hash if sequence else GENESIS
 
     def take(self, signed: bytes) -> None:
-        """Adds a batch that this node has stored or written itself."""
-        batch = _payload(signed)
-        self._add(signed, batch)
+        """Adds a batch that this node has stored or written itself.
 
-    def extend(self, manifest: Manifest, term: Term, batches: Sequence[bytes]) -> tuple[int, int]:
+        Raises `DecodeError` or `ProtocolError` if it is damaged or does not continue the chain; the chain stays as it is.
+        """
+        digest, batch = _opened(signed)
+        if batch.sequence != len(self._links) or batch.previous != self.head:
+            raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self._links)}")
+        _check_form(batch)
+        if any(task in self.register for task in batch.tasks):
+            raise ProtocolError("a batch writes a task that is written already")
+        self._add(Link(signed, digest, batch.term, batch.event), batch)
+
+    def extend(
+        self, job: JobId, manifest: Manifest, term: Term, batches: Sequence[bytes], *, floor: int = 0
+    ) -> tuple[int, int]:
         """Takes batches that the holder of `term` offers; those that are here already are skipped.
 
         Returns (the first sequence that changed, the sequence after the last batch offered); the chain is equal to the
-        holder's up to there. A suffix of lower terms is replaced. Raises `Divergence`, and `DecodeError` or
-        `ProtocolError` for batches that no honest holder offers; those offered before the bad one may have been taken.
+        holder's up to there. What differs from the batches is given up if it is of terms below `term` and not among the
+        first `floor` batches. Raises `Divergence`, and `DecodeError` or `ProtocolError` for batches that no honest
+        holder offers; the chain is then as it was.
         """
-        changed = len(self._links)
-        matched = 0
+        kept = len(self._links)
+        place: int | None = None
+        fresh: list[tuple[Link, JournalBatch]] = []
         for signed in batches:
-            author, batch = unseal(JournalBatch, signed)
+            digest, batch = _opened(signed)
+            if place is None:
+                place = self._joint(batch)
+            if batch.sequence != place or batch.previous != (fresh[-1][0].hash if fresh else self.hash_before(place)):
+                raise ProtocolError("the batches offered do not follow each other")
+            place += 1
+            if not fresh and batch.sequence < len(self._links):
+                if self._links[batch.sequence].hash == digest:
+                    continue
+                kept = batch.sequence
+                if self.last_term.order >= term.order or kept < floor:
+                    raise ProtocolError(f"batch {kept} is another one here, and stays")
+            author, _ = unseal(JournalBatch, signed)
             if author != batch.term.candidate:
                 raise ProtocolError("a batch is signed by another than its term's candidate")
-            if batch.term.order > term.order:
-                raise ProtocolError("a batch is of a higher term than its holder's")
-            sequence = batch.sequence
-            if sequence > len(self._links):
-                raise Divergence(len(self._links))
-            if self.hash_before(sequence) != batch.previous:
-                raise Divergence(sequence - 1)
-            matched = sequence + 1
-            if sequence < len(self._links):
-                here = self._links[sequence]
-                if here.hash == _hash(signed):
-                    continue
-                if here.term.order >= batch.term.order:
-                    raise ProtocolError("two batches of one term stand at the same place")
-                self._cut(sequence)
-            self._check(manifest, batch)
-            self._add(signed, batch)
-            changed = min(changed, sequence)
-        return changed, matched
+            if batch.job != job or batch.term.order > term.order:
+                raise ProtocolError("a batch is of another job, or of a higher term than its holder's")
+            before = fresh[-1][0] if fresh else self._links[kept - 1] if kept else None
+            ended = 0 < self._end <= kept or any(link.event in ENDED for link, _ in fresh)
+            _check(manifest, batch, before.term if before else NO_TERM, ended=ended)
+            fresh.append((Link(signed, digest, batch.term, batch.event), batch))
+        self._check_written_once(kept, [batch for _, batch in fresh])
+        if fresh:
+            self._cut(kept)
+            for link, batch in fresh:
+                self._add(link, batch)
+        return (kept if fresh else len(self._links)), place or 0
 
-    def _check(self, manifest: Manifest, batch: JournalBatch) -> None:
-        count = len(batch.tasks)
-        if len(batch.digests) != DIGEST_BYTES * count or len(batch.workers) != count:
-            raise ProtocolError("a batch's tasks, digests and workers are not as many")
-        if any(task >= manifest.tasks for task in batch.tasks) or len(set(batch.tasks)) != count:
-            raise ProtocolError("a batch names a task that the job has not, or one twice")
-        if any(worker >= len(batch.peers) and worker != FAILED_TASK for worker in batch.workers):
-            raise ProtocolError("a batch names a worker that it does not list")
-        if batch.event not in EVENTS:
-            raise ProtocolError("a batch has an event that this version does not know")
-        if self.ended:
-            raise ProtocolError("nothing follows the end of a job")
-        opens = batch.event in OPENING
-        if opens != (batch.term != self.last_term) or (batch.event == "accepted") != (not self._links):
-            raise ProtocolError("a term begins with an opening batch, and only there")
-        if batch.term.order < self.last_term.order:
-            raise ProtocolError("terms only grow along a journal")
-        if opens:
-            check_certificate(manifest, batch)
+    def copy(self) -> Chain:
+        """A chain of its own, for somebody who writes on it; the batches are shared."""
+        other = Chain()
+        for link in self._links:
+            other._add(link, _payload(link.signed))
+        return other
 
-    def _add(self, signed: bytes, batch: JournalBatch) -> None:
+    def _joint(self, batch: JournalBatch) -> int:
+        """Where the batches offered join the chain."""
+        place = batch.sequence
+        if place > len(self._links):
+            raise Divergence(len(self._links))
+        if self.hash_before(place) != batch.previous:
+            if place == 0:
+                raise ProtocolError("a first batch that continues something")
+            raise Divergence(self._term_start(place - 1))
+        return place
+
+    def _term_start(self, sequence: int) -> int:
+        """The first batch of the term that `sequence` is of: what differs there may differ from there on."""
+        term = self._links[sequence].term
+        while sequence and self._links[sequence - 1].term == term:
+            sequence -= 1
+        return sequence
+
+    def _check_written_once(self, kept: int, fresh: Sequence[JournalBatch]) -> None:
+        given_up: set[int] = set()
+        for link in self._links[kept:]:
+            given_up.update(_payload(link.signed).tasks)
+        seen: set[int] = set()
+        for batch in fresh:
+            for task in batch.tasks:
+                if task in seen or (task in self.register and task not in given_up):
+                    raise ProtocolError(f"task {task} is written already")
+            seen.update(batch.tasks)
+
+    def _add(self, link: Link, batch: JournalBatch) -> None:
         for entry in entries_of(batch):
             self.register.put(entry)
-        self._links.append(Link(signed, _hash(signed), batch.term, batch.event))
+        self._links.append(link)
+        if link.event in ENDED and not self._end:
+            self._end = len(self._links)
 
     def _cut(self, sequence: int) -> None:
-        kept = self._links[:sequence]
-        self._links = []
-        self.register = Register()
-        for link in kept:
-            self._add(link.signed, _payload(link.signed))
+        for link in self._links[sequence:]:
+            for task in _payload(link.signed).tasks:
+                self.register.erase(task)
+        del self._links[sequence:]
+        if self._end > sequence:
+            self._end = 0
 
     def check(self) -> None:
         before = GENESIS
+        written = 0
         for sequence, link in enumerate(self._links):
-            batch = _payload(link.signed)
+            digest, batch = _opened(link.signed)
             assert batch.sequence == sequence, f"batch {batch.sequence} stands at {sequence}"
             assert batch.previous == before, f"batch {sequence} does not continue the chain"
+            assert digest == link.hash, f"batch {sequence} has another hash"
+            for entry in entries_of(batch):
+                assert self.register.get(entry.task) == entry, f"task {entry.task} is not as batch {sequence} wrote it"
+            written += len(batch.tasks)
             before = link.hash
+        assert written == self.register.written, f"{self.register.written} tasks written, {written} in the batches"
+
+
+def _check_form(batch: JournalBatch) -> None:
+    count = len(batch.tasks)
+    if len(batch.digests) != DIGEST_BYTES * count or len(batch.workers) != count:
+        raise ProtocolError("a batch's tasks, digests and workers are not as many")
+    if len(set(batch.tasks)) != count:
+        raise ProtocolError("a batch names a task twice")
+    if any(worker >= len(batch.peers) and worker != FAILED_TASK for worker in batch.workers):
+        raise ProtocolError("a batch names a worker that it does not list")
+    if "" in batch.peers:
+        raise ProtocolError("a batch lists a worker without a name")
+    if batch.event not in EVENTS:
+        raise ProtocolError("a batch has an event that this version does not know")
+    if not batch.tasks and not batch.event:
+        raise ProtocolError("a batch says nothing")
+
+
+def _check(manifest: Manifest, batch: JournalBatch, before: Term, *, ended: bool) -> None:
+    """Raises `ProtocolError` unless the batch may follow one of the term `before`."""
+    _check_form(batch)
+    if any(task >= manifest.tasks for task in batch.tasks):
+        raise ProtocolError("a batch names a task that the job has not")
+    if batch.term.order < before.order:
+        raise ProtocolError("terms only grow along a journal")
+    opens = batch.event in OPENING
+    if opens != (batch.term != before) or (batch.event == "accepted") != (batch.sequence == 0):
+        raise ProtocolError("a term begins with an opening batch, and only there")
+    if ended and (not opens or batch.tasks):
+        raise ProtocolError("nothing follows the end of a job but who took it over")
+    if opens:
+        check_certificate(manifest, batch)
 
 
 def entries_of(batch: JournalBatch) -> Iterator[Entry]:
@@ -252,9 +361,11 @@ def check_certificate(manifest: Manifest, batch: JournalBatch) -> None:
         raise ProtocolError(f"a certificate has {len(granted)} grants of the committee, {needed} are needed")
 
 
+def _opened(signed: bytes) -> tuple[bytes, JournalBatch]:
+    """The hash of a batch, and the batch. The signature is not looked at."""
+    payload = decode_as(Signed, signed).payload
+    return hashlib.sha256(payload).digest(), decode_as(JournalBatch, payload)
+
+
 def _payload(signed: bytes) -> JournalBatch:
-    return decode_as(JournalBatch, decode_as(Signed, signed).payload)
-
-
-def _hash(signed: bytes) -> bytes:
-    return hashlib.sha256(decode_as(Signed, signed).payload).digest()
+    return _opened(signed)[1]
