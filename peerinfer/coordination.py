@@ -85,13 +85,14 @@ STRIKES_MAX = 3
 class Coordination:
     """The machine. One for each node, over all the jobs that the node coordinates."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, first_frame: int = 1) -> None:
+        """Receipts are kept by frame number, so a node that starts again must not count from the same `first_frame`."""
         self._rng = rng
         self._jobs: dict[JobId, CoordinatedJob] = {}
         self._workers: dict[PeerId, Worker] = {}
         self._caught: dict[PeerId, str] = {}
         self._estimates = Estimates()
-        self._next_frame = 1
+        self._next_frame = first_frame
         self._effects: list[Effect] = []
         self.deadline_s = NEVER
 

@@ -83,7 +83,7 @@ class Node:
             lends=settings.lends,
         )
         self.coordinator = CoordinatorRole(
-            machine=Coordination(random.Random(rng.random())),  # noqa: S311
+            machine=Coordination(random.Random(rng.random()), first_frame=1 + rng.getrandbits(40)),  # noqa: S311
             blobs=ports.blobs,
             fetch_blob=self.fetcher.fetch,
             clock=clock,
