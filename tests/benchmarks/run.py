@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import bare_stream
 import codec_bench
+import placement_bench
 import trio
 from harness import (
     BENCH_JSON,
@@ -32,6 +33,7 @@ Benchmark = Callable[[bool], Awaitable[list[Measurement]]]
 # Whoever adds a benchmark adds its line here; baselines stand before what is measured against them.
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec_bench.run,
+    "placement": placement_bench.run,
     "bare_stream": bare_stream.measurements,
 }
 

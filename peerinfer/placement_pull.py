@@ -1,0 +1,347 @@
+"""Placement where workers pull: what a worker with room in its window gets next.
+
+Theory of operation. Pull corrects itself: whoever is done asks again, so no model of every queue is needed while there
+is plenty of work. The strategies differ in three things. How large a frame is: equal for all, or by what is known of
+the worker's speed. Who gets what when there is less work than room: a worker that others are better than is *held
+back*, for at most `HOLD_MAX_S`. And, for the adaptive strategy, the end of a job: a task is withheld from a worker
+that would take longer over it than the others need for everything that is left, unstarted frames are taken back from
+the slow, and what is late is computed a second time by whoever would be done sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from peerinfer.ids import JobId, PeerId
+from peerinfer.placement import Strategy
+from peerinfer.placement_fill import fill, frame_size
+from peerinfer.placement_table import CandidateTable, Demand
+
+HOLD_MAX_S = 2.0
+"""A wrong belief about the others costs a worker at most this much idleness for each frame."""
+
+LOAD_SHARE_MAX = 0.2
+"""A worker changes models when loading takes at most this share of what the other job is owed."""
+
+FIRST_FRAME_TASKS = 4
+"""A peer of unknown speed gets at most this many tasks at first."""
+
+BACKUP_GAIN = 1.2
+"""A second copy must be expected this many times sooner than the first."""
+
+COPIES_MAX = 2
+BACKUP_SHARE = 0.05
+"""Of a job's tasks, the most that are computed twice to hasten its end."""
+
+BACKUPS_MIN = 16
+"""So many copies are always allowed: small jobs have an end too."""
+
+HOLDS_MAX = 65_536
+_LEVEL_KEPT_S = 0.05
+_SPEED_KEPT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job with tasks to give out, as the caller sees it now. The most deserving job comes first."""
+
+    job: JobId
+    demand: Demand
+    open_tasks: int
+    excluded: Collection[PeerId] = ()
+    """Peers that get no more of this job."""
+    lag_s: float = 0.0
+    """How much less it is owed than the first job, in seconds of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Give the worker this many tasks of the job, as one frame."""
+
+    job: JobId
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Give it nothing now, and ask again at `until_s`, or when something has changed."""
+
+    until_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A frame that was sent and not answered."""
+
+    frame: int
+    peer: PeerId
+    job: JobId
+    demand: Demand
+    tasks: int
+    due_s: float
+    """When its answer was expected, as reckoned when it was sent."""
+    expected_s: float
+    """What its computation was expected to take."""
+    is_started: bool = True
+    """It is the oldest of its worker's frames; later ones wait behind it."""
+    copies: int = 1
+    """Workers that hold these tasks."""
+    holders: tuple[PeerId, ...] = ()
+    """Other workers that hold these tasks, or may not have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Give `tasks` tasks of the frame, from its end, to `peer` as well; `revoke` the frame where it has not begun."""
+
+    frame: int
+    peer: PeerId
+    tasks: int
+    revoke: bool
+
+
+@dataclass(slots=True)
+class _Speed:
+    """What all suited workers do together, as of some moment."""
+
+    at_s: float
+    rate: float
+    """Tasks per second."""
+    busy_tasks: float
+    """What their present load is worth in tasks."""
+    workers: int
+
+
+@dataclass(slots=True)
+class _Level:
+    at_s: float
+    counts: dict[int, int]
+    """Tasks of those that are left, for each row that should get some."""
+
+
+class Pull:
+    """One for each coordinator. The caller keeps the table: room, load and speeds."""
+
+    def __init__(self, strategy: Strategy, table: CandidateTable) -> None:
+        self.strategy = strategy
+        self._table = table
+        self._held: dict[tuple[PeerId, JobId], float] = {}
+        self._speeds: dict[JobId, _Speed] = {}
+        self._levels: dict[JobId, _Level] = {}
+        self._backups: dict[JobId, int] = {}
+        self._demands: dict[JobId, Demand] = {}
+
+    def next_frame(self, peer: PeerId, jobs: Sequence[OpenJob], now_s: float) -> Portion | Hold | None:
+        """What `peer` should get. None: none of the jobs has anything that it could do."""
+        table = self._table
+        if peer not in table:
+            return None
+        row = table.row_of(peer)
+        fitting = [job for job in jobs if job.open_tasks > 0 and self._fits(job, peer, row)]
+        hold: Hold | None = None
+        for job in self._in_order(fitting, row):
+            self._demands[job.job] = job.demand
+            until_s = self._held.get((peer, job.job))
+            if until_s is not None and now_s < until_s:
+                hold = _sooner(hold, Hold(until_s, "others are expected to be done sooner"))
+                continue
+            tasks = self._portion(job, row, now_s)
+            if tasks == 0 and until_s is None:
+                hold = _sooner(hold, self._hold(peer, job.job, now_s))
+                continue
+            self._held.pop((peer, job.job), None)
+            return Portion(job.job, max(tasks, 1))
+        return hold
+
+    def job_ended(self, job: JobId) -> None:
+        self._speeds.pop(job, None)
+        self._levels.pop(job, None)
+        self._backups.pop(job, None)
+        demand = self._demands.pop(job, None)
+        if demand is not None:
+            self.strategy.forget(demand)
+        for key in [key for key in self._held if key[1] == job]:
+            del self._held[key]
+
+    def changed(self) -> None:
+        """A worker came or left: whoever is held back is judged anew."""
+        self._held.clear()
+        self._speeds.clear()
+        self._levels.clear()
+
+    # --- which job -------------------------------------------------------------------------------------------------
+
+    def _fits(self, job: OpenJob, peer: PeerId, row: int) -> bool:
+        return peer not in job.excluded and self._table.suits(job.demand, row)
+
+    def _in_order(self, jobs: list[OpenJob], row: int) -> list[OpenJob]:
+        if len(jobs) < 2:
+            return jobs
+        if self.strategy.name == "gpu-match":
+            # A large device first serves what only large devices can do.
+            return sorted(jobs, key=lambda job: (-job.demand.memory_bytes_min, job.demand.kind is None))
+        if not self.strategy.weighs_speed:
+            return jobs
+        load_s = self._table.load_seconds(jobs[0].demand, row)
+        if load_s <= 0:
+            return jobs
+        for position, job in enumerate(jobs):
+            is_warm = self._table.load_seconds(job.demand, row) <= 0
+            if is_warm and job.lag_s - jobs[0].lag_s <= load_s / LOAD_SHARE_MAX:
+                return [job, *jobs[:position], *jobs[position + 1 :]]
+        return jobs
+
+    # --- how much --------------------------------------------------------------------------------------------------
+
+    def _portion(self, job: OpenJob, row: int, now_s: float) -> int:
+        """Tasks for the worker at `row`; 0 if it should be held back."""
+        if self.strategy.weighs_speed:
+            return self._by_speed(job, row, now_s)
+        return self._by_rank(job, row, now_s)
+
+    def _by_rank(self, job: OpenJob, row: int, now_s: float) -> int:
+        """Equal frames; where there are fewer than workers with room, the best ranked get them."""
+        table, demand = self._table, job.demand
+        speed = self._speed(job, now_s)
+        tasks = frame_size(
+            open_tasks=job.open_tasks,
+            share=1.0 / max(speed.workers, 1),
+            seconds_per_task=speed.workers / speed.rate if speed.rate else demand.prior_s * demand.units,
+            bytes_per_task=demand.transfer_bytes,
+            rtt_s=0.0,
+        )
+        scores = self.strategy.ranking(demand, table).all
+        better = (scores < scores.item(row)) & (table.room > 0)
+        better[table.rows_of(job.excluded)] = False
+        return tasks if int(np.count_nonzero(better)) * tasks < job.open_tasks else 0
+
+    def _by_speed(self, job: OpenJob, row: int, now_s: float) -> int:
+        """Frames by speed, and nothing for whom the others need not wait."""
+        table, demand = self._table, job.demand
+        speed = self._speed(job, now_s)
+        seconds = table.seconds_per_task(demand, row)
+        is_known = bool(table.model(demand.model).is_known[row])
+        tasks = frame_size(
+            open_tasks=job.open_tasks,
+            share=min(1.0, (1.0 / seconds) / speed.rate) if speed.rate else 1.0,
+            seconds_per_task=seconds,
+            bytes_per_task=demand.transfer_bytes,
+            rtt_s=table.rtt_s.item(row),
+        )
+        if not is_known:
+            tasks = min(tasks, FIRST_FRAME_TASKS)
+        done_s = self._ready_s(demand, row) + seconds
+        if speed.rate and done_s <= (job.open_tasks + speed.busy_tasks) / speed.rate:
+            return tasks
+        return min(tasks, self._level(job, now_s).counts.get(row, 0))
+
+    def _ready_s(self, demand: Demand, row: int) -> float:
+        table = self._table
+        transfer = demand.transfer_bytes / table.bytes_per_s.item(row)
+        return table.wait_s.item(row) + table.rtt_s.item(row) + transfer + table.load_seconds(demand, row)
+
+    def _seconds(self, demand: Demand) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        seconds = self._table.model(demand.model).seconds
+        return demand.units * np.where(np.isnan(seconds), demand.prior_s, seconds)
+
+    def _speed(self, job: OpenJob, now_s: float) -> _Speed:
+        speed = self._speeds.get(job.job)
+        if speed is None or now_s - speed.at_s > _SPEED_KEPT_S:
+            table = self._table
+            suited = table.suited(job.demand)
+            suited[table.rows_of(job.excluded)] = False
+            rates = suited / self._seconds(job.demand)
+            busy = float((rates * table.wait_s).sum())
+            speed = _Speed(now_s, float(rates.sum()), busy, int(np.count_nonzero(suited)))
+            self._speeds[job.job] = speed
+        return speed
+
+    def _level(self, job: OpenJob, now_s: float) -> _Level:
+        """Who should get how much of what is left, if nobody were to wait for anybody."""
+        level = self._levels.get(job.job)
+        if level is None or now_s - level.at_s > _LEVEL_KEPT_S:
+            table, demand = self._table, job.demand
+            suited = table.suited(demand)
+            suited[table.rows_of(job.excluded)] = False
+            rows = np.flatnonzero(suited)
+            load = table.model(demand.model).load_s
+            load = np.where(np.isnan(load), demand.model_bytes / table.bytes_per_s, load)
+            ready = table.wait_s + table.rtt_s + demand.transfer_bytes / table.bytes_per_s + load
+            counts, _ = fill(self._seconds(demand)[rows], ready[rows], job.open_tasks)
+            shares = {int(row): int(count) for row, count in zip(rows, counts, strict=True) if count}
+            level = self._levels[job.job] = _Level(now_s, shares)
+        return level
+
+    def _hold(self, peer: PeerId, job: JobId, now_s: float) -> Hold:
+        if len(self._held) >= HOLDS_MAX:
+            del self._held[next(iter(self._held))]
+        self._held[peer, job] = now_s + HOLD_MAX_S
+        return Hold(now_s + HOLD_MAX_S, "others are expected to be done sooner")
+
+    # --- the end of a job ------------------------------------------------------------------------------------------
+
+    def backup(self, peer: PeerId, in_flight: Sequence[InFlight], now_s: float, *, job_tasks: int = 0) -> Backup | None:
+        """The frame that `peer`, which has nothing to do, should take over or compute a second time."""
+        found = self.backups([peer], in_flight, now_s, job_tasks=job_tasks)
+        return found[0] if found else None
+
+    def backups(
+        self, idle: Sequence[PeerId], in_flight: Sequence[InFlight], now_s: float, *, job_tasks: int = 0
+    ) -> list[Backup]:
+        """Matches idle workers with the frames that are expected last. For jobs without open tasks only.
+
+        `job_tasks`: tasks of the job in all, which bounds how many are computed twice.
+        """
+        if not self.strategy.weighs_speed:
+            return []
+        late = [frame for frame in in_flight if frame.copies < COPIES_MAX]
+        late.sort(key=lambda frame: -remaining_s(frame, now_s))
+        free = [peer for peer in idle if peer in self._table]
+        found: list[Backup] = []
+        for frame in late:
+            if not free:
+                break
+            backup = self._best_backup(frame, free, now_s, job_tasks)
+            if backup is not None:
+                found.append(backup)
+                free.remove(backup.peer)
+                if not backup.revoke:
+                    self._backups[frame.job] = self._backups.get(frame.job, 0) + backup.tasks
+        return found
+
+    def _best_backup(self, frame: InFlight, free: list[PeerId], now_s: float, job_tasks: int) -> Backup | None:
+        table, demand = self._table, frame.demand
+        best: tuple[float, PeerId, float, float] | None = None
+        for peer in free:
+            row = table.row_of(peer)
+            if peer == frame.peer or peer in frame.holders or not table.suits(demand, row):
+                continue
+            ready, seconds = self._ready_s(demand, row), table.seconds_per_task(demand, row)
+            if best is None or ready + seconds < best[0]:
+                best = (ready + seconds, peer, ready, seconds)
+        left_s = remaining_s(frame, now_s)
+        if best is None or left_s <= BACKUP_GAIN * best[0]:
+            return None
+        _, peer, ready, seconds = best
+        tasks = min(frame.tasks, max(1, int((left_s / BACKUP_GAIN - ready) / seconds)))
+        if not frame.is_started and tasks == frame.tasks:
+            return Backup(frame.frame, peer, tasks, revoke=True)
+        allowed = max(BACKUPS_MIN, int(BACKUP_SHARE * job_tasks)) - self._backups.get(frame.job, 0)
+        return Backup(frame.frame, peer, min(tasks, allowed), revoke=False) if allowed > 0 else None
+
+
+def remaining_s(frame: InFlight, now_s: float) -> float:
+    """How much longer the frame is expected to take. What is late by some time is expected to need as much again:
+    a worker that is twice late is more likely lost than just about to answer."""
+    left_s = frame.due_s - now_s
+    if left_s > 0:
+        return max(left_s, 0.1 * frame.expected_s)
+    return max(-left_s, 0.1 * frame.expected_s)
+
+
+def _sooner(first: Hold | None, second: Hold) -> Hold:
+    return second if first is None or second.until_s < first.until_s else first
