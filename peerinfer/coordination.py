@@ -53,7 +53,7 @@ from peerinfer.assignment import (
 from peerinfer.estimates import Estimates
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
+from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, PEERS_REMEMBERED_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.splitting import frame_tasks
 from peerinfer.spotcheck import SpotCheck
@@ -63,7 +63,7 @@ AUDITS_WAITING_MAX = 256
 """Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
 
 LOSSES_MAX = 10
-"""A task that was with this many workers when they vanished fails: it may be what kills them."""
+"""A task that was with more workers than this when they vanished fails: it may be what kills them."""
 
 RETRY_WAIT_S = 0.2
 RETRY_WAIT_MAX_S = 10.0
@@ -121,6 +121,7 @@ class Coordination:
                 if job in self._jobs:
                     self._committed(self._jobs[job], tasks)
             case WorkerJoined(peer, offer):
+                self._lose(peer, "came again")
                 self._workers[peer] = Worker(peer, offer)
             case WorkerLost(peer, reason):
                 self._lose(peer, reason)
@@ -137,8 +138,8 @@ class Coordination:
             case Tick():
                 pass
         self._expire(now_s)
+        self._conclude(now_s)  # before the filling: a job that ends makes room for others
         self._fill(now_s)
-        self._conclude(now_s)
         self.deadline_s = min(self._deadlines(now_s), default=NEVER)
         effects, self._effects = self._effects, []
         return effects
@@ -185,9 +186,11 @@ class Coordination:
             elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
                 self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
             elif not spec.online:
-                if any(self._why_not(job, worker) is None for worker in self._workers.values()):
+                usable = any(self._why_not(job, worker) is None for worker in self._workers.values())
+                if usable or job.usable:  # until just now, however long ago the last event was
                     job.last_usable_s = now_s
-                elif now_s >= job.last_usable_s + spec.patience_s and not job.ledger.all_answered:
+                job.usable = usable
+                if not usable and now_s >= job.last_usable_s + spec.patience_s and not job.ledger.all_answered:
                     reason = f"no suitable peer within {spec.patience_s:g} s: {self.blocked(job.spec.job)}"
                     self._end(job, "failed", reason, "NoSuitablePeer")
 
@@ -221,7 +224,7 @@ class Coordination:
             attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
             expected_s = seconds_per_task * len(tasks)
             expires_s = now_s + self._allowed_s(job, worker, expected_s, len(tasks))
-            frame = SentFrame(self._next_frame, spec.job, worker.peer, tuple(tasks), expires_s)
+            frame = SentFrame(self._next_frame, spec.job, worker.peer, tuple(tasks), now_s, expires_s)
             self._next_frame += 1
             worker.frames[frame.number] = frame
             job.served_s += expected_s
@@ -272,8 +275,9 @@ class Coordination:
         job.warm.add(peer)
         job.strikes.pop(peer, None)
         job.refusals.pop(peer, None)
-        if event.done and event.compute_s > 0:
-            self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, event.compute_s)
+        compute_s = min(event.compute_s, now_s - frame.sent_s)  # it cannot have taken longer than it was away
+        if event.done and compute_s > 0:
+            self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, compute_s)
         kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
         if kept:
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
@@ -404,6 +408,8 @@ class Coordination:
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         self._caught[peer] = reason
+        if len(self._caught) > PEERS_REMEMBERED_MAX:
+            del self._caught[next(iter(self._caught))]
         for job in self._jobs.values():
             check = job.checks.pop(peer, None)
             void = tuple(check.unsettled) if check else ()

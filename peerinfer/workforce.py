@@ -17,6 +17,7 @@ class SentFrame:
     job: JobId
     peer: PeerId
     tasks: tuple[int, ...]
+    sent_s: float
     expires_s: float
 
 
@@ -37,6 +38,8 @@ class CoordinatedJob:
     ledger: Ledger
     accepted_s: float
     last_usable_s: float
+    usable: bool = False
+    """Whether there was a worker for it after the last event."""
     refused: dict[PeerId, str] = field(default_factory=dict)
     refusals: dict[PeerId, int] = field(default_factory=dict)
     """In a row, and not for good."""
