@@ -274,7 +274,9 @@ class Adaptive(Strategy):
             + load
             + demand.units * seconds
         )
-        return _weighed(cost, table.copies.item(row), table.p_ok.item(row), table.leave_rate.item(row), _grows)
+        copies, p_ok, leave_rate = table.copies.item(row), table.p_ok.item(row), table.leave_rate.item(row)
+        weighed: float = _weighed(cost, copies, p_ok, leave_rate, _grows)
+        return weighed
 
     def scores(self, table: CandidateTable, demand: Demand) -> Floats:
         columns = table.model(demand.model)
