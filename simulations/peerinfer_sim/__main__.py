@@ -7,7 +7,7 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from peerinfer.errors import UsageError
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     seed = options.seed if options.seed is not None else time.time_ns() // 1_000_000 % 1_000_000
     print(f"seed {seed}", flush=True)
     try:
-        chosen = [scenario.load(name) for name in options.scenarios or scenario.names()]
+        chosen = {name: scenario.load(name) for name in options.scenarios or scenario.names()}
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(options.log, "w", encoding="utf-8")) if options.log else None
             return _run_all(chosen, seed, options, file)
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def _run_all(chosen: Sequence[Scenario], seed: int, options: argparse.Namespace, file: TextIO | None) -> int:
+def _run_all(chosen: Mapping[str, Scenario], seed: int, options: argparse.Namespace, file: TextIO | None) -> int:
     print(outcome.header(), flush=True)
-    for one in chosen:
+    for name, one in chosen.items():
         smaller = one.smaller(nodes=options.nodes, items=options.items)
         for number in range(seed, seed + options.runs):
             if file is not None:
@@ -51,7 +51,7 @@ def _run_all(chosen: Sequence[Scenario], seed: int, options: argparse.Namespace,
             try:
                 print(outcome.row(run(smaller, number, EventLog(file))), flush=True)
             except BaseException as error:
-                _explain(error, _replay(one.name, number, options))
+                _explain(error, _replay(name, number, options))
                 if isinstance(error, Violation):
                     return 1
                 raise

@@ -137,7 +137,8 @@ class Internet:
 
     async def round_trip(self, source: PeerId, target: PeerId) -> None:
         """Returns when the machine of `target` could have answered, whether or not its node runs."""
-        await trio.sleep(self._link(source, target).latency_s + self._link(target, source).latency_s)
+        is_known = target in self.names
+        await trio.sleep(self._link(source, target).latency_s + self._link(target, source).latency_s if is_known else 0)
 
     def _send(self, link: _Link, target: PeerId, size: int, action: Action) -> None:
         now_s = trio.current_time()

@@ -292,10 +292,10 @@ class SimStream:
 
 
 def _kind(data: bytes) -> str:
-    """The message that a write holds, by the tag at the start of its header."""
+    """The message that a write holds, by the tag behind two lengths and the start of its header."""
     start = 0
     for _ in range(2):
-        while data[start] & 0x80:
+        while start < len(data) and data[start] & 0x80:
             start += 1
         start += 1
-    return _KINDS.get(data[start + 1], "?")
+    return _KINDS.get(data[start + 1], "?") if start + 1 < len(data) else "?"

@@ -5,6 +5,7 @@ A scenario is a TOML file. Everything uncertain in it is a range or a spread; a 
 
 from __future__ import annotations
 
+import math
 import random
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -104,10 +105,10 @@ class Scenario:
         return sorted(drawn, key=lambda fault: fault.at_s)
 
     def smaller(self, *, nodes: int | None = None, items: int | None = None) -> Scenario:
-        """The same with at most so many nodes in each group, and so many items."""
+        """The same with at most so many nodes in each group, as many faults for each of them, and so many items."""
         groups = tuple(replace(group, count=min(group.count, nodes or group.count)) for group in self.groups)
-        counts = {group.name: group.count for group in groups}
-        faults = tuple(replace(plan, count=min(plan.count, counts[plan.group])) for plan in self.faults)
+        shares = {now.name: now.count / before.count for now, before in zip(groups, self.groups, strict=True)}
+        faults = tuple(replace(plan, count=math.ceil(plan.count * shares[plan.group])) for plan in self.faults)
         job = replace(self.job, items=min(self.job.items, items or self.job.items))
         return replace(self, groups=groups, faults=faults, job=job)
 

@@ -1,7 +1,8 @@
 """Looks at every step of every machine, and speaks up at the first thing that is wrong.
 
 Two kinds of eyes. A machine's own `check()` asserts what it believes of itself. `JobAccount` believes nothing: it counts
-from outside, by the effects alone, where the result of every task came from, and compares (invariant I6).
+from outside, by events and effects alone, where the result of every task came from and why it counts, and compares
+(invariants I6 and I7).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from peerinfer.assignment import (
+    AuditDone,
     DropWorker,
     JobAccepted,
     JobEnded,
@@ -22,6 +24,7 @@ from peerinfer.assignment import (
     TasksAdded,
     TasksCommitted,
     VoidResults,
+    WorkerJoined,
 )
 from peerinfer.coordination import Coordination
 from peerinfer.ids import JobId, PeerId
@@ -43,6 +46,7 @@ class JobAccount:
     """Whose result each task of one job has, seen from outside."""
 
     def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
         self.tasks = spec.tasks
         self.kept: dict[int, PeerId | None] = dict.fromkeys(spec.final)
         self.failed: dict[int, str] = dict(spec.failed)
@@ -52,6 +56,8 @@ class JobAccount:
         """Tasks that stood up to the job's policy."""
         self.committed = set(spec.final)
         """Tasks that the journal has."""
+        self.trusted: set[PeerId] = {peer for peer, local, _ in spec.kept if local}
+        """This node's own devices, and those of whose results a sample stood up to its check."""
         self.voided: list[int] = []
         self.caught: dict[PeerId, int] = {}
         """Liars, each with the number of its results that were voided."""
@@ -64,6 +70,9 @@ class JobAccount:
             assert task not in self.failed, f"task {task} failed for good and is kept all the same"
             assert effect.peer not in self.caught, f"task {task} is taken from {effect.peer}, which was caught"
             self.kept[task] = effect.peer
+        if self.spec.online:
+            self.settled.update(effect.tasks)
+            self.committed.update(effect.tasks)
 
     def void(self, effect: VoidResults) -> None:
         for task in effect.tasks:
@@ -74,6 +83,8 @@ class JobAccount:
         self.caught[effect.peer] = self.caught.get(effect.peer, 0) + len(effect.tasks)
 
     def settle(self, effect: Settle) -> None:
+        if self.spec.verify == "spot":
+            assert effect.peer in self.trusted, f"{effect.peer}'s results count, and none of them was ever checked"
         for task in effect.tasks:
             assert self.kept.get(task) == effect.peer, f"task {task} counts, but {effect.peer}'s was not kept"
             assert task not in self.settled, f"task {task} counts twice"
@@ -110,6 +121,8 @@ class Watch:
         self.log = log
         self.steps = 0
         self.jobs: dict[tuple[str, JobId], JobAccount] = {}
+        self._local: dict[str, PeerId] = {}
+        """Nodes that lend themselves their own devices."""
         self._check_every = check_every
         """Large machines take longer to check than to run."""
 
@@ -132,11 +145,20 @@ class Watch:
     def _account(self, node: str, machine: Coordination, event: Any, effects: list[Any]) -> None:
         match event:
             case JobAccepted(spec):
-                self.jobs.setdefault((node, spec.job), JobAccount(spec))
+                account = self.jobs.setdefault((node, spec.job), JobAccount(spec))
+                account.trusted.update([self._local[node]] if node in self._local else [])
             case TasksAdded(job, count):
                 self.jobs[node, job].tasks += count
             case TasksCommitted(job, tasks):
                 self.jobs[node, job].commit(tasks)
+            case AuditDone(job, _, peer, agrees, _):
+                if agrees is not False:
+                    self.jobs[node, job].trusted.add(peer)
+            case WorkerJoined(peer, offer):
+                if offer.local:
+                    self._local[node] = peer
+                    for (owner, _), account in self.jobs.items():
+                        account.trusted.update([peer] if owner == node else [])
         for effect in effects:
             match effect:
                 case KeepResults(_, _, job, _):

@@ -11,7 +11,7 @@ import numpy as np
 import trio
 
 from peerinfer.control import JobRequest, Json
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
 from peerinfer_node.memory_blob_store import MemoryBlobStore
@@ -100,6 +100,9 @@ class WholeWorld:
             virtual_s=ending.virtual_s,
             wall_s=time.perf_counter() - started_s,
         )
+
+    def name_of(self, peer: PeerId) -> str:
+        return self._internet.names[peer]
 
     # --- the course of the world -------------------------------------------------------------------------------------
 

@@ -1,0 +1,103 @@
+"""Whole nodes in one process: the scenarios, smaller than life in the quick tests and whole in the slow ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerinfer_sim import scenario
+from peerinfer_sim.event_log import EventLog
+from peerinfer_sim.outcome import Outcome
+from peerinfer_sim.scenario import Scenario
+from peerinfer_sim.whole import WholeWorld
+
+QUICK = [1, 2]
+
+
+def run(name: str, seed: int, *, nodes: int | None = None, items: int | None = None) -> tuple[Outcome, WholeWorld]:
+    world = WholeWorld(scenario.load(name).smaller(nodes=nodes, items=items), seed, EventLog())
+    return world.run(), world
+
+
+def check_totals(outcome: Outcome) -> None:
+    assert outcome.final + outcome.failed == outcome.tasks
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_a_calm_swarm_finishes_with_the_right_outputs(seed: int) -> None:
+    outcome, _ = run("calm", seed, nodes=9, items=600)
+    check_totals(outcome)
+    assert outcome.tasks == 600
+    assert outcome.lies_passed == outcome.retried == outcome.voided == 0
+    assert outcome.audited >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fifty_nodes_finish_three_thousand_tasks(seed: int) -> None:
+    outcome, _ = run("calm", seed)
+    check_totals(outcome)
+    assert (outcome.nodes, outcome.tasks) == (50, 3000)
+    assert outcome.lies_passed == outcome.voided == 0
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_volunteers_that_die_cost_no_item(seed: int) -> None:
+    outcome, _ = run("deaths", seed, nodes=15, items=1000)
+    check_totals(outcome)
+    assert outcome.retried > 0
+    assert outcome.lies_passed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_third_of_thirty_volunteers_may_die(seed: int) -> None:
+    outcome, _ = run("deaths", seed)
+    check_totals(outcome)
+    assert outcome.retried > 0
+    assert outcome.lies_passed == 0
+
+
+def check_liars(outcome: Outcome, world: WholeWorld) -> None:
+    """Whoever was caught lost what was not yet counted, and others did it again (`JobAccount.close` sees to that)."""
+    check_totals(outcome)
+    assert outcome.caught >= 1
+    (account,) = world.watch.jobs.values()
+    assert len(account.caught) == outcome.caught
+    assert sum(account.caught.values()) == len(account.voided) == outcome.voided
+    assert set(account.voided) <= account.committed
+    for peer in account.caught:
+        assert world.name_of(peer).startswith("liar")
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_liars_are_caught_and_their_provisional_results_are_done_again(seed: int) -> None:
+    check_liars(*run("liars", seed, nodes=8, items=1500))
+
+
+@pytest.mark.slow
+def test_spot_checks_catch_most_liars_and_let_few_lies_pass() -> None:
+    """Measured over five seeds: a fifth of a liar's results are lies; about a third of these come through."""
+    runs = [run("liars", seed) for seed in range(1, 6)]
+    for outcome, world in runs:
+        check_liars(outcome, world)
+    caught = sum(outcome.caught for outcome, _ in runs)
+    passed = sum(outcome.lies_passed for outcome, _ in runs)
+    assert caught >= 8, f"{caught} of 15 liars were caught"
+    assert passed <= 5 * 3000 * 0.02, f"{passed} lies of 15,000 results passed"
+
+
+def test_the_same_seed_gives_the_same_history_in_one_process() -> None:
+    first, _ = run("deaths", 3, nodes=8, items=300)
+    again, _ = run("deaths", 3, nodes=8, items=300)
+    other, _ = run("deaths", 4, nodes=8, items=300)
+    assert first.digest == again.digest
+    assert (first.logged, first.messages, first.job_s) == (again.logged, again.messages, again.job_s)
+    assert other.digest != first.digest
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_every_scenario_can_be_read(name: str) -> None:
+    found = scenario.load(name)
+    assert isinstance(found, Scenario)
+    assert found.about.endswith(".")
