@@ -189,6 +189,8 @@ class JobPicture:
     """Tasks that each peer's results were kept of."""
     blocked: str
     """Why nothing can be sent now, or ""."""
+    hedged: int = 0
+    """Tasks that were given to a second peer because the first was slow."""
 
 
 # --- effects -------------------------------------------------------------------------------------------------------

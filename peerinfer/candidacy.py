@@ -9,6 +9,10 @@ an effect the holder looks at the clock, and everything it sends carries its ter
 A candidate that is refused because another lease runs waits until that lease can have ended, plus a time that grows
 with its rank, so that candidates do not collide; after a campaign without a quorum it waits longer each time, with
 jitter. A committee member that does not campaign watches its own elector's seat and does the same when a lease lapses.
+
+No single elector can stop a campaign: refusals end it only when no quorum is left without those who refused, and what
+electors claim to have promised raises the next term no further than an honest one would, or by a bounded step. How a
+quorum's journals are read is in `recovery`, how the holder's own gets to the electors in `replication`.
 """
 
 from __future__ import annotations
@@ -18,12 +22,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peerinfer.elector import candidates_of, quorum_of
+from peerinfer.elector import LEASE_S_MAX, candidates_of, quorum_of
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain, Divergence, Entry
-from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_COMMIT_S
+from peerinfer.journal import DIGEST_BYTES, ENDED, NO_TERM, Chain, Entry
+from peerinfer.limits import (
+    JOURNAL_BATCH_TASKS_MAX,
+    JOURNAL_COMMIT_S,
+    REASON_CHARS_MAX,
+    TERM_ROUND_MAX,
+    TERM_ROUND_STEP_MAX,
+)
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
     FAILED_TASK,
@@ -44,6 +54,8 @@ from peerinfer.messages import (
     SeatTaken,
     Term,
 )
+from peerinfer.recovery import Recovery
+from peerinfer.replication import Replication
 
 DRIFT = 0.01
 """Clocks may run this much faster or slower than time; quartz is a hundred times better."""
@@ -77,7 +89,11 @@ LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s
 WAN = LeaseProfile(lease_s=12.0, renew_s=3.0, answer_s=2.0, margin_s=0.5, slot_s=0.7)
 
 CAMPAIGN_WAIT_MAX_S = 10.0
-APPENDS_IN_FLIGHT_MAX = 4
+
+HAND_OVER_S = 0.3
+"""A lease that is given back on purpose is kept this long, at most, for what is not committed yet."""
+
+RENEWALS_IN_FLIGHT_MAX = 8
 
 
 class Phase(Enum):
@@ -101,7 +117,11 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSeen:
-    """This node's own elector granted somebody the lease; it runs until `until_s` on this machine's clock."""
+    """This node's own elector granted `holder` the lease until `until_s` on this machine's clock.
+
+    "" as holder: the lease was given back, or there is none, and nobody needs to be waited for after `until_s`.
+    To be told at the start, from the elector's seat, at every grant and at every release.
+    """
 
     holder: str
     until_s: float
@@ -133,7 +153,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Give the lease back, on purpose and at once."""
+    """Give the lease back, on purpose, and do not campaign again until told to.
+
+    `holds` is false from here on. `Lost` follows when what was written is committed, at the latest after `HAND_OVER_S`;
+    at once if nothing is under way, and not at all if this node does not coordinate.
+    """
 
     reason: str
 
@@ -178,18 +202,6 @@ class Over:
 Effect = Ask | Won | Committed | Lost | Over
 
 
-@dataclass(slots=True)
-class _Elector:
-    """What the candidate knows of one elector."""
-
-    matched: int = 0
-    """Batches that it holds exactly as this node does."""
-    next: int = 0
-    """The first batch to send it."""
-    in_flight: int = 0
-    heard: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class CandidacyPicture:
     phase: str
@@ -198,6 +210,10 @@ class CandidacyPicture:
     committed: int
     waiting: str
     """What is missing, in words, or ""."""
+    holder: str
+    """Peer id of who holds the lease, as far as is known here, or ""."""
+    missing: tuple[str, ...]
+    """Electors that have not answered lately."""
 
 
 @dataclass(slots=True)
@@ -206,8 +222,10 @@ class _Round:
 
     nonce: int
     sent_s: float
-    answers: dict[PeerId, Promise | bytes] = field(default_factory=dict)
-    refused: dict[PeerId, None] = field(default_factory=dict)
+    grants: dict[PeerId, bytes] = field(default_factory=dict)
+    refused: dict[PeerId, LeaseRefused] = field(default_factory=dict)
+    offered: dict[PeerId, None] = field(default_factory=dict)
+    """Electors that did not know the job, and were offered the seat."""
 
 
 class Candidacy:
@@ -225,6 +243,7 @@ class Candidacy:
         profile: LeaseProfile,
         rng: random.Random,
         epoch: int = 0,
+        wall_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._own = own
         self._sign = sign
@@ -235,51 +254,66 @@ class Candidacy:
         self._profile = profile
         self._rng = rng
         self._epoch = epoch
+        self._wall_s = wall_s
         self._quorum = quorum_of(manifest)
         self._rank = candidates_of(manifest).index(own)
-        self._electors = {PeerId(elector): _Elector() for elector in manifest.committee}
+        self._electors = tuple(PeerId(elector) for elector in manifest.committee)
         self._phase = Phase.WATCHING
         self._term = NO_TERM
-        self._round_seen = chain.last_term.round
+        self._claimed: dict[PeerId, int] = {}
+        """The highest round that each elector says it has promised."""
+        self._sealed: dict[PeerId, None] = {}
+        self._heard_s: dict[PeerId, float] = {}
+        self._now_s = 0.0
         self._asked = _Round(0, 0.0)
+        """The last request to all electors: of the campaign, or the newest renewal."""
         self._renewals: dict[int, _Round] = {}
-        self._source: PeerId | None = None
-        self._source_length = 0
-        self._certificate: tuple[bytes, ...] = ()
+        self._recovery: Recovery | None = None
+        self._journal_nonce = 0
+        self._replication: Replication | None = None
         self._valid_until_s = 0.0
         self._renew_s = NEVER
         self._next_s = NEVER
         """When to campaign, while watching."""
         self._give_up_s = NEVER
         self._failures = 0
+        self._holder = ""
         self._waiting = ""
+        self._why = ""
+        """Why the last lease ended; the next term's opening batch says it."""
+        self._resigned = False
+        self._told_over: dict[PeerId, None] = {}
+        self._leaving: str | None = None
+        self._leave_s = NEVER
         self._entries: list[Entry] = []
         self._flush_s = NEVER
-        self._committed = 0
+        self._final = 0
+        """Batches that are known to be final, whoever's term they were committed in."""
         self._effects: list[Effect] = []
 
     # --- the door ----------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
         """`now_s` is of the holder's clock, which counts suspend."""
+        self._now_s = now_s
         self._check_lease(now_s)
         match event:
             case Campaign():
+                self._resigned = False
                 if self._phase is Phase.WATCHING:
                     self._campaign(now_s)
             case LeaseSeen(holder, until_s):
-                if self._phase is Phase.WATCHING and holder != self._own:
-                    self._next_s = until_s + self._stagger_s()
+                self._lease_seen(holder, until_s, now_s)
             case Heard(elector, reply):
                 if elector in self._electors:
                     self._heard(elector, reply, now_s)
             case Unheard(elector):
-                if elector in self._electors:
-                    self._unheard(self._electors[elector])
+                if elector in self._electors and self._replication is not None:
+                    self._replication.unheard(elector)
             case Write():
                 self._write(event, now_s)
             case HandOver(reason):
-                self._hand_over(reason)
+                self._hand_over(reason, now_s)
             case Tick():
                 pass
         self._on_time(now_s)
@@ -294,13 +328,17 @@ class Candidacy:
             case Phase.PREPARING | Phase.RECOVERING | Phase.LEASING:
                 return self._give_up_s
             case Phase.OPENING | Phase.HOLDING:
-                return min(self._renew_s, self._valid_until_s, self._flush_s)
-            case _:
-                return NEVER
+                return min(self._renew_s, self._valid_until_s, self._flush_s, self._leave_s)
+            case Phase.OVER:
+                return min(self._renew_s, self._valid_until_s) if self._replication is not None else NEVER
 
     def holds(self, now_s: float) -> bool:
         """True if this node may coordinate at this moment. To be asked before every effect."""
-        return self._phase is Phase.HOLDING and now_s < self._valid_until_s
+        return self._phase is Phase.HOLDING and self._leaving is None and now_s < self._valid_until_s
+
+    def has_lease(self, now_s: float) -> bool:
+        """True if a quorum grants this node the lease, whether or not it coordinates yet. No two nodes are ever so."""
+        return self._phase in (Phase.OPENING, Phase.HOLDING) and now_s < self._valid_until_s
 
     @property
     def term(self) -> Term:
@@ -312,93 +350,140 @@ class Candidacy:
 
     @property
     def committed(self) -> int:
-        """Batches that a quorum is known to hold."""
-        return self._committed
+        """Batches that a quorum is known to hold under this term."""
+        return self._replication.committed if self._replication is not None else 0
 
     # --- campaign ----------------------------------------------------------------------------------------------------
 
+    def _lease_seen(self, holder: str, until_s: float, now_s: float) -> None:
+        if self._phase is not Phase.WATCHING or self._resigned:
+            return
+        if holder == self._own:
+            # A grant from before a restart: it is ours, but only a new campaign can make use of it.
+            if self._next_s == NEVER:
+                self._next_s = now_s + self._stagger_s()
+            return
+        self._holder = holder
+        self._next_s = until_s + self._stagger_s()
+        self._why = f"{holder} did not renew its lease" if holder else "the lease was given back"
+
     def _campaign(self, now_s: float) -> None:
+        round_ = self._next_round()
+        if round_ > TERM_ROUND_MAX:
+            self._next_s = NEVER
+            self._waiting = "all terms of this job are used up; submit it again"
+            return
         self._phase = Phase.PREPARING
-        self._term = Term(max(self._round_seen, self._chain.last_term.round) + 1, self._own)
-        self._round_seen = self._term.round
+        self._term = Term(round_, self._own)
+        self._recovery = Recovery(self._job, self._manifest, self._term, self._chain, self._quorum, self._final)
         self._asked = self._new_round(now_s)
         self._give_up_s = now_s + self._profile.answer_s
         self._next_s = NEVER
-        prepare = Prepare(self._job, self._epoch, self._term, self._asked.nonce)
-        for elector, known in self._electors.items():
-            known.heard = False
-            self._effects.append(Ask(elector, prepare))
+        self._ask_all(self._request())
+
+    def _next_round(self) -> int:
+        """Above all that electors say they have promised, as far as they can be believed.
+
+        The highest but `byzantine` claims is an honest elector's, or below one; beyond it a step is taken on trust.
+        """
+        claims = sorted(self._claimed.values(), reverse=True)
+        believed = claims[self._manifest.byzantine] if len(claims) > self._manifest.byzantine else 0
+        base = max(believed, self._term.round, self._chain.last_term.round)
+        return max(base, min(max(claims, default=0), base + TERM_ROUND_STEP_MAX // 2)) + 1
 
     def _promised(self, elector: PeerId, promise: Promise, now_s: float) -> None:
-        if self._phase is not Phase.PREPARING or promise.nonce != self._asked.nonce:
+        if self._phase not in (Phase.PREPARING, Phase.RECOVERING) or promise.nonce != self._asked.nonce:
             return
-        self._asked.answers[elector] = promise
-        promises = {peer: found for peer, found in self._asked.answers.items() if isinstance(found, Promise)}
-        if len(promises) < self._quorum:
+        if promise.term != self._term or promise.epoch != self._epoch:
             return
-        best = max(promises, key=lambda peer: (promises[peer].last.order, promises[peer].sequence, peer))
-        mine = (self._chain.last_term.order, len(self._chain))
-        if (promises[best].last.order, promises[best].sequence) > mine:
-            self._phase = Phase.RECOVERING
-            self._source, self._source_length = best, promises[best].sequence
-            self._want_journal(min(len(self._chain), self._source_length), now_s)
-        else:
+        assert self._recovery is not None
+        self._recovery.promised(elector, promise)
+        if self._phase is Phase.PREPARING:
+            self._advance(now_s)
+
+    def _advance(self, now_s: float) -> None:
+        """Copies what is missing here of a quorum's journals, then asks for the lease."""
+        assert self._recovery is not None
+        if self._recovery.is_complete:
             self._want_lease(now_s)
+        elif self._recovery.has_quorum:
+            self._phase = Phase.RECOVERING
+            self._want_journal(self._recovery.begin(), now_s)
+        else:
+            self._phase = Phase.PREPARING
+            self._give_up_s = self._asked.sent_s + self._profile.answer_s
+            self._judge(now_s)
 
     def _want_journal(self, first: int, now_s: float) -> None:
-        assert self._source is not None
-        self._asked = self._new_round(now_s)
+        assert self._recovery is not None
+        assert self._recovery.source is not None
+        self._journal_nonce = self._new_nonce()
         self._give_up_s = now_s + self._profile.answer_s
-        self._effects.append(Ask(self._source, JournalWanted(self._job, self._asked.nonce, first)))
+        self._effects.append(Ask(self._recovery.source, JournalWanted(self._job, self._journal_nonce, first)))
 
     def _recovered(self, elector: PeerId, part: JournalPart, now_s: float) -> None:
-        if self._phase is not Phase.RECOVERING or part.nonce != self._asked.nonce or elector != self._source:
+        if self._phase is not Phase.RECOVERING or part.nonce != self._journal_nonce:
+            return
+        assert self._recovery is not None
+        if elector != self._recovery.source:
             return
         try:
-            _, matched = self._chain.extend(self._manifest, self._term, part.batches)
-        except Divergence as gap:
-            self._want_journal(gap.sequence, now_s)
-            return
+            first = self._recovery.take(part)
         except (DecodeError, ProtocolError) as error:
-            self._fail(now_s, f"the journal of {elector} is not sound: {error}")
+            self._leave_out(elector, f"its journal is not sound: {error}", now_s)
             return
-        if len(self._chain) >= self._source_length:
-            self._want_lease(now_s)
-        elif not part.batches or matched == 0:
-            self._fail(now_s, f"{elector} does not give the journal that it promised")
+        if first is None:
+            self._advance(now_s)
         else:
-            self._want_journal(matched, now_s)
+            self._want_journal(first, now_s)
+
+    def _leave_out(self, elector: PeerId, reason: str, now_s: float) -> None:
+        assert self._recovery is not None
+        self._recovery.leave_out(elector, reason)
+        self._advance(now_s)
 
     def _want_lease(self, now_s: float) -> None:
         self._phase = Phase.LEASING
-        self._asked = self._new_round(now_s)
+        self._recovery = None
         self._give_up_s = now_s + self._profile.answer_s
-        self._renewals = {self._asked.nonce: self._asked}
-        self._ask_lease(self._asked)
+        self._renewals.clear()
+        self._renew(now_s)
 
-    def _ask_lease(self, asked: _Round) -> None:
-        wanted = LeaseWanted(self._job, self._epoch, self._term, asked.nonce, self._profile.lease_s)
-        self._effects += [Ask(elector, wanted) for elector in self._electors]
+    def _renew(self, now_s: float) -> None:
+        self._asked = self._new_round(now_s)
+        self._renewals[self._asked.nonce] = self._asked
+        while len(self._renewals) > RENEWALS_IN_FLIGHT_MAX:
+            del self._renewals[next(iter(self._renewals))]
+        self._ask_all(self._request())
+
+    def _request(self) -> Prepare | LeaseWanted:
+        """What is being asked of all electors."""
+        if self._phase in (Phase.PREPARING, Phase.RECOVERING):
+            return Prepare(self._job, self._epoch, self._term, self._asked.nonce)
+        return LeaseWanted(self._job, self._epoch, self._term, self._asked.nonce, self._profile.lease_s)
 
     def _granted(self, elector: PeerId, granted: Granted, now_s: float) -> None:
         asked = self._renewals.get(granted.nonce)
-        if asked is None or elector in asked.answers:
+        if asked is None or elector in asked.grants:
             return
         try:
             _, grant = unseal(Grant, granted.grant, signer=elector)
         except DecodeError:
             return
-        if (grant.job, grant.epoch, grant.term, grant.nonce) != (self._job, self._epoch, self._term, granted.nonce):
+        wanted = (self._job, self._epoch, self._term, granted.nonce, self._profile.lease_s)
+        if (grant.job, grant.epoch, grant.term, grant.nonce, grant.lease_s) != wanted:
             return
-        asked.answers[elector] = granted.grant
-        if len(asked.answers) < self._quorum:
+        asked.grants[elector] = granted.grant
+        if self._replication is not None:
+            self._replication.granted(elector)
+            self._send_batches()
+        if len(asked.grants) < self._quorum:
             return
         self._valid_until_s = max(self._valid_until_s, asked.sent_s + self._profile.held_s)
         if self._phase is Phase.LEASING:
-            self._certificate = tuple(answer for answer in asked.answers.values() if isinstance(answer, bytes))
-            self._open(now_s)
+            self._open(asked, now_s)
 
-    def _open(self, now_s: float) -> None:
+    def _open(self, asked: _Round, now_s: float) -> None:
         """Holds the lease; coordinates once its opening batch has a quorum."""
         if now_s >= self._valid_until_s:
             self._fail(now_s, "the grants came too late")
@@ -406,35 +491,59 @@ class Candidacy:
         self._phase = Phase.OPENING
         self._renew_s = now_s + self._profile.renew_s
         self._waiting = ""
-        self._committed = 0
-        for known in self._electors.values():
-            known.matched, known.in_flight = 0, 0
-            known.next = len(self._chain)
-        self._add_batch((), "takeover" if len(self._chain) else "accepted", "", self._certificate)
+        self._holder = self._own
+        self._replication = Replication(
+            self._job, self._epoch, self._term, self._chain, self._electors, self._quorum, self._new_nonce
+        )
+        for elector in asked.grants:
+            self._replication.granted(elector)
+        self._add_batch((), "takeover" if len(self._chain) else "accepted", self._why, tuple(asked.grants.values()))
         self._send_batches()
 
-    def _fail(self, now_s: float, reason: str, *, wait_s: float | None = None) -> None:
-        """Back to watching; the next campaign comes later each time."""
-        self._phase = Phase.WATCHING
-        self._waiting = reason
-        self._renewals.clear()
+    def _fail(self, now_s: float, reason: str, *, wait_s: float | None = None, first_wait_s: float = 0.0) -> None:
+        """Back to watching: for `wait_s` where that is known, else longer each time, beginning with `first_wait_s`."""
+        if self._phase in (Phase.LEASING, Phase.OPENING, Phase.HOLDING):
+            # Some electors may wait for a holder that there is not; the term is never used again.
+            self._release()
+        self._rest(reason)
         if wait_s is None:
             self._failures += 1
-            longest = min(self._profile.answer_s * 2.0 ** min(self._failures, 10), CAMPAIGN_WAIT_MAX_S)
+            longest = min(
+                (first_wait_s or self._profile.answer_s) * 2.0 ** min(self._failures, 10), CAMPAIGN_WAIT_MAX_S
+            )
             wait_s = longest * (0.5 + 0.5 * self._rng.random())
         self._next_s = now_s + wait_s + self._stagger_s()
+
+    def _rest(self, reason: str) -> None:
+        self._phase = Phase.WATCHING
+        self._waiting = reason
+        self._recovery = None
+        self._replication = None
+        self._renewals.clear()
+        self._entries.clear()
+        self._flush_s = self._renew_s = self._next_s = self._leave_s = NEVER
+        self._valid_until_s = 0.0
+        self._leaving = None
+
+    def _release(self) -> None:
+        self._ask_all(LeaseReleased(self._job, self._epoch, self._term))
+
+    def _ask_all(self, request: Request) -> None:
+        self._effects += [Ask(elector, request) for elector in self._electors]
 
     def _stagger_s(self) -> float:
         return self._profile.slot_s * (self._rank + self._rng.random())
 
     def _new_round(self, now_s: float) -> _Round:
-        return _Round(self._rng.getrandbits(62), now_s)
+        return _Round(self._new_nonce(), now_s)
+
+    def _new_nonce(self) -> int:
+        return self._rng.getrandbits(62) + 1
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _heard(self, elector: PeerId, reply: Reply, now_s: float) -> None:
-        known = self._electors[elector]
-        known.heard = True
+        self._heard_s[elector] = now_s
         match reply:
             case Promise():
                 self._promised(elector, reply, now_s)
@@ -443,58 +552,79 @@ class Candidacy:
             case Granted():
                 self._granted(elector, reply, now_s)
             case Appended():
-                self._appended(known, reply)
+                self._appended(elector, reply, now_s)
             case LeaseRefused():
-                self._refused(elector, known, reply, now_s)
+                self._refused(elector, reply, now_s)
             case SeatTaken():
-                self._seated(elector, now_s)
+                # An elector that has just learned of the job is asked again what everybody was asked.
+                if elector in self._asked.offered and self._phase not in (Phase.WATCHING, Phase.OVER):
+                    self._effects.append(Ask(elector, self._request()))
 
-    def _refused(self, elector: PeerId, known: _Elector, refusal: LeaseRefused, now_s: float) -> None:
-        if refusal.kind == "unknown":
+    def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
+        self._claimed[elector] = max(self._claimed.get(elector, 0), refusal.promised.round)
+        if self._replication is not None and self._replication.refused(elector, refusal):
+            self._send_batches()
+            return
+        if self._recovery is not None and refusal.nonce == self._journal_nonce and elector == self._recovery.source:
+            self._leave_out(elector, f"it does not give its journal: {refusal.reason}", now_s)
+            return
+        asked = self._asked
+        if refusal.nonce != asked.nonce and not (refusal.nonce == 0 and elector in asked.offered):
+            return
+        if refusal.kind == "unknown" and elector not in asked.offered and self._phase is not Phase.WATCHING:
+            asked.offered[elector] = None
             self._effects.append(Ask(elector, SeatOffered(self._signed_manifest)))
             return
-        if refusal.kind == "gap" and refusal.nonce == self._term.round:
-            known.in_flight = 0
-            known.next = min(refusal.sequence, len(self._chain))
-            self._send_batches()
+        if refusal.kind == "sealed":
+            self._sealed[elector] = None
+            if len(self._sealed) > self._manifest.byzantine:
+                self._retire("the committee has been replaced")
+                return
+        answered = elector in asked.grants or (self._recovery is not None and self._recovery.has_promised(elector))
+        if not answered:
+            asked.refused[elector] = refusal
+            self._judge(now_s)
+
+    def _judge(self, now_s: float) -> None:
+        """Ends a campaign that cannot reach a quorum any more, and says when the next one may."""
+        if self._phase not in (Phase.PREPARING, Phase.RECOVERING, Phase.LEASING):
             return
-        self._round_seen = max(self._round_seen, refusal.promised.round)
-        campaigning = self._phase in (Phase.PREPARING, Phase.LEASING)
-        if refusal.kind == "held" and campaigning and refusal.nonce == self._asked.nonce:
-            wait_s = min(max(refusal.remaining_s, 0.0), self._profile.lease_s)
-            self._fail(now_s, f"{refusal.promised.candidate} holds the lease", wait_s=wait_s)
-        elif refusal.kind == "stale" and campaigning and refusal.nonce == self._asked.nonce:
-            self._asked.refused[elector] = None
-            if len(self._asked.refused) > len(self._electors) - self._quorum:
-                self._fail(
-                    now_s, "another candidate has a higher term", wait_s=self._profile.slot_s * self._rng.random()
-                )
-        elif refusal.kind == "sealed":
-            self._step_down("the committee has been replaced", now_s)
-            self._phase = Phase.OVER
+        refused = self._asked.refused
+        left_out = self._recovery.left_out if self._recovery is not None else {}
+        lost = len(dict.fromkeys((*refused, *left_out)))
+        short = self._quorum - (len(self._electors) - lost)
+        if short <= 0:
+            return
+        waits_s = sorted(self._until_it_may_s(refusal) for refusal in refused.values())
+        wait_s = waits_s[short - 1] if len(waits_s) >= short else NEVER
+        held = [refusal for refusal in refused.values() if refusal.kind == "held"]
+        if wait_s == NEVER:
+            reasons = [*left_out.values(), *(refusal.reason for refusal in refused.values())]
+            self._fail(now_s, f"{lost} of {len(self._electors)} electors refuse: {reasons[0]}")
+        elif wait_s > 0.0:
+            self._holder = held[0].promised.candidate
+            self._fail(now_s, f"{self._holder} holds the lease", wait_s=wait_s)
+        else:
+            self._fail(now_s, "another candidate has a higher term", first_wait_s=self._profile.slot_s)
 
-    def _seated(self, elector: PeerId, now_s: float) -> None:
-        """An elector that has just learned of the job is asked again what it was asked."""
-        if self._phase is Phase.PREPARING:
-            self._effects.append(Ask(elector, Prepare(self._job, self._epoch, self._term, self._asked.nonce)))
-        elif self._phase in (Phase.LEASING, Phase.OPENING, Phase.HOLDING) and self._renewals:
-            newest = list(self._renewals.values())[-1]
-            wanted = LeaseWanted(self._job, self._epoch, self._term, newest.nonce, self._profile.lease_s)
-            self._effects.append(Ask(elector, wanted))
-            self._electors[elector].next = 0
-            self._send_batches()
-
-    def _unheard(self, known: _Elector) -> None:
-        known.heard = False
-        known.in_flight = 0
-        known.next = min(known.next, known.matched) if known.matched else known.next
+    def _until_it_may_s(self, refusal: LeaseRefused) -> float:
+        """When the elector may answer otherwise: at once with a higher term, when a lease has lapsed, or not soon."""
+        if refusal.kind == "stale":
+            return 0.0
+        if refusal.kind == "held":
+            return min(max(refusal.remaining_s, 0.001), LEASE_S_MAX)
+        return NEVER
 
     # --- journal -----------------------------------------------------------------------------------------------------
 
     def _write(self, write: Write, now_s: float) -> None:
-        if self._phase is not Phase.HOLDING or self._chain.ended:
+        assert write.event == "" or write.event in ENDED, f"{write.event!r} does not end a job"
+        if self._phase is not Phase.HOLDING or self._leaving is not None or self._chain.ended:
             return
-        self._entries += [entry for entry in write.entries if self._chain.register.get(entry.task) is None]
+        for entry in write.entries:
+            assert entry.task < self._manifest.tasks, f"task {entry.task} of {self._manifest.tasks}"
+            assert len(entry.digest) == DIGEST_BYTES, f"a digest of {len(entry.digest)} bytes"
+        self._entries += [entry for entry in write.entries if entry.task not in self._chain.register]
         if write.event or write.is_last or len(self._entries) >= JOURNAL_BATCH_TASKS_MAX:
             self._flush(write.event, write.detail)
         elif self._entries:
@@ -502,14 +632,16 @@ class Candidacy:
 
     def _flush(self, event: str = "", detail: str = "") -> None:
         self._flush_s = NEVER
-        while self._entries or event:
-            unique = {entry.task: entry for entry in self._entries[:JOURNAL_BATCH_TASKS_MAX]}
-            self._entries = self._entries[JOURNAL_BATCH_TASKS_MAX:]
-            last = not self._entries
-            fresh = tuple(entry for entry in unique.values() if self._chain.register.get(entry.task) is None)
-            self._add_batch(fresh, event if last else "", detail if last else "", ())
-            if last:
-                break
+        first_said: dict[int, Entry] = {}
+        for entry in self._entries:
+            first_said.setdefault(entry.task, entry)
+        self._entries.clear()
+        fresh = [entry for entry in first_said.values() if entry.task not in self._chain.register]
+        while len(fresh) > JOURNAL_BATCH_TASKS_MAX:
+            self._add_batch(fresh[:JOURNAL_BATCH_TASKS_MAX], "", "", ())
+            fresh = fresh[JOURNAL_BATCH_TASKS_MAX:]
+        if fresh or event:
+            self._add_batch(fresh, event, detail, ())
         self._send_batches()
 
     def _add_batch(self, entries: Sequence[Entry], event: str, detail: str, certificate: tuple[bytes, ...]) -> None:
@@ -526,106 +658,132 @@ class Candidacy:
             workers=tuple(places[entry.worker] if entry.worker else FAILED_TASK for entry in entries),
             peers=tuple(peers),
             event=event,
-            detail=detail,
+            detail=detail[:REASON_CHARS_MAX],
             certificate=certificate,
+            at_s=self._wall_s(),
         )
         self._chain.take(seal(batch, self._own, self._sign))
 
     def _send_batches(self) -> None:
-        for elector, known in self._electors.items():
-            while known.next < len(self._chain) and known.in_flight < APPENDS_IN_FLIGHT_MAX:
-                batches = self._chain.signed(known.next, JOURNAL_BATCHES_PER_MESSAGE_MAX)
-                known.next += len(batches)
-                known.in_flight += 1
-                append = Append(self._job, self._epoch, self._term, self._term.round, batches)
-                self._effects.append(Ask(elector, append))
+        if self._replication is not None:
+            self._effects += [Ask(elector, append) for elector, append in self._replication.appends()]
 
-    def _appended(self, known: _Elector, appended: Appended) -> None:
-        if self._phase not in (Phase.OPENING, Phase.HOLDING) or appended.term != self._term:
+    def _appended(self, elector: PeerId, answer: Appended, now_s: float) -> None:
+        replication = self._replication
+        if replication is None:
             return
-        known.in_flight = max(known.in_flight - 1, 0)
-        if appended.sequence > len(self._chain) or self._chain.hash_before(appended.sequence) != appended.head:
-            return
-        known.matched = max(known.matched, appended.sequence)
-        self._commit()
+        before = replication.committed
+        if replication.appended(elector, answer):
+            self._committed_more(before, now_s)
+        if self._phase is Phase.OVER:
+            self._tell_over(elector)
         self._send_batches()
 
-    def _commit(self) -> None:
-        matched = sorted((known.matched for known in self._electors.values()), reverse=True)
-        reached = matched[self._quorum - 1]
-        if reached <= self._committed or self._chain.link(reached - 1).term != self._term:
+    def _committed_more(self, before: int, now_s: float) -> None:
+        assert self._replication is not None
+        self._final = self._replication.committed
+        self._effects.append(Committed(before, self._final))
+        if self._phase is Phase.OVER:
             return
-        first, self._committed = self._committed, reached
-        self._effects.append(Committed(first, reached))
         if self._chain.ended:
-            self._effects += [
-                Ask(elector, LeaseReleased(self._job, self._epoch, self._term)) for elector in self._electors
-            ]
             self._effects.append(Over())
             self._phase = Phase.OVER
+            for elector in self._electors:
+                self._tell_over(elector)
         elif self._phase is Phase.OPENING:
             self._phase = Phase.HOLDING
             self._failures = 0
             self._effects.append(Won(self._term))
+        elif self._leaving is not None and self._final == len(self._chain):
+            self._leave()
+
+    def _tell_over(self, elector: PeerId) -> None:
+        """An elector that has the journal up to its end may forget the lease; the others get it until the lease ends."""
+        assert self._replication is not None
+        if self._replication.matched(elector) == len(self._chain) and elector not in self._told_over:
+            self._told_over[elector] = None
+            self._effects.append(Ask(elector, LeaseReleased(self._job, self._epoch, self._term, is_over=True)))
 
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _check_lease(self, now_s: float) -> None:
         if self._phase in (Phase.OPENING, Phase.HOLDING) and now_s >= self._valid_until_s:
-            silent = [elector for elector, known in self._electors.items() if not known.heard]
-            self._step_down(
-                f"no quorum renewed the lease; no answer from {', '.join(silent) or 'enough electors'}", now_s
-            )
+            silent = self._silent(now_s - self._profile.lease_s)
+            self._why = f"only {len(self._electors) - len(silent)} of {len(self._electors)} electors answered"
+            self._step_down(f"no quorum renewed the lease: {self._why}, {self._quorum} are needed", now_s)
+        elif self._phase is Phase.OVER and now_s >= self._valid_until_s:
+            self._replication = None
+
+    def _silent(self, since_s: float) -> tuple[str, ...]:
+        return tuple(elector for elector in self._electors if self._heard_s.get(elector, -NEVER) < since_s)
 
     def _step_down(self, reason: str, now_s: float) -> None:
-        was_holding = self._phase is Phase.HOLDING
-        self._entries.clear()
-        self._flush_s = NEVER
-        self._valid_until_s = 0.0
-        self._fail(now_s, reason)
-        if was_holding:
+        if self._phase is Phase.HOLDING:
             self._effects.append(Lost(reason))
+        if self._resigned:
+            self._release()
+            self._rest(reason)
+        else:
+            self._fail(now_s, reason)
 
-    def _hand_over(self, reason: str) -> None:
-        was_holding = self._phase is Phase.HOLDING
-        if self._phase in (Phase.OPENING, Phase.HOLDING, Phase.LEASING):
-            release = LeaseReleased(self._job, self._epoch, self._term)
-            self._effects += [Ask(elector, release) for elector in self._electors]
-        self._phase = Phase.WATCHING
-        self._next_s = NEVER
-        self._valid_until_s = 0.0
-        self._entries.clear()
-        self._flush_s = NEVER
-        self._renewals.clear()
-        if was_holding:
-            self._effects.insert(0, Lost(reason))
+    def _retire(self, reason: str) -> None:
+        if self._phase is Phase.HOLDING:
+            self._effects.append(Lost(reason))
+        self._rest(reason)
+        self._phase = Phase.OVER
+
+    def _hand_over(self, reason: str, now_s: float) -> None:
+        self._resigned = True
+        if self._phase is Phase.OVER or self._leaving is not None:
+            return
+        if self._phase is not Phase.HOLDING:
+            if self._phase in (Phase.OPENING, Phase.LEASING):
+                self._release()
+            self._rest(reason)
+            return
+        self._flush()
+        self._leaving, self._leave_s = reason, now_s + HAND_OVER_S
+        if self.committed == len(self._chain):
+            self._leave()
+
+    def _leave(self) -> None:
+        assert self._leaving is not None
+        reason = self._leaving
+        self._effects.append(Lost(reason))
+        self._release()
+        self._rest(reason)
 
     def _on_time(self, now_s: float) -> None:
         if self._phase is Phase.WATCHING and now_s >= self._next_s:
             self._campaign(now_s)
-        elif self._phase in (Phase.PREPARING, Phase.RECOVERING, Phase.LEASING) and now_s >= self._give_up_s:
-            silent = [elector for elector, known in self._electors.items() if not known.heard]
-            answered = len(self._electors) - len(silent)
-            self._fail(
-                now_s,
-                f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed"
-                + (f"; no answer from {', '.join(silent)}" if silent else ""),
-            )
-        elif self._phase in (Phase.OPENING, Phase.HOLDING):
-            if now_s >= self._renew_s:
-                self._renew_s = now_s + self._profile.renew_s
-                asked = self._new_round(now_s)
-                self._renewals[asked.nonce] = asked
-                while len(self._renewals) > 8:
-                    del self._renewals[next(iter(self._renewals))]
-                self._ask_lease(asked)
-                for known in self._electors.values():
-                    if not known.heard:
-                        known.next = min(known.next, known.matched)
-                        known.in_flight = 0
+        if self._phase is Phase.RECOVERING and now_s >= self._give_up_s:
+            assert self._recovery is not None
+            assert self._recovery.source is not None
+            self._leave_out(self._recovery.source, "no answer", now_s)
+        if self._phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self._give_up_s:
+            answered = len(self._electors) - len(self._silent(self._asked.sent_s))
+            self._fail(now_s, f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed")
+        if self._phase in (Phase.OPENING, Phase.HOLDING, Phase.OVER):
+            self._keep(now_s)
+
+    def _keep(self, now_s: float) -> None:
+        """What a holder does in time. After the job's end it only sees to those who do not know of it."""
+        if self._replication is None:
+            return
+        if now_s >= self._leave_s:
+            self._leave()
+            return
+        if now_s >= self._renew_s:
+            self._renew_s = now_s + self._profile.renew_s
+            self._replication.renewing()
+            if self._phase is Phase.OVER:
+                for elector in self._electors:
+                    self._replication.granted(elector)
                 self._send_batches()
-            if now_s >= self._flush_s:
-                self._flush()
+            else:
+                self._renew(now_s)
+        if now_s >= self._flush_s:
+            self._flush()
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 
@@ -634,13 +792,19 @@ class Candidacy:
         return self._phase
 
     def snapshot(self) -> CandidacyPicture:
+        missing = self._silent(self._now_s - self._profile.lease_s)
         return CandidacyPicture(
-            self._phase.value, self._term.round, self._valid_until_s, self._committed, self._waiting
+            self._phase.value,
+            self._term.round,
+            self._valid_until_s,
+            self.committed,
+            self._waiting,
+            self._holder,
+            missing if self._phase is not Phase.OVER else (),
         )
 
     def check(self) -> None:
-        assert self._committed <= len(self._chain), f"{self._committed} of {len(self._chain)} batches are committed"
-        for elector, known in self._electors.items():
-            assert known.matched <= len(self._chain), f"{elector} matches {known.matched} of {len(self._chain)} batches"
-            assert known.in_flight <= APPENDS_IN_FLIGHT_MAX
+        assert self._final <= len(self._chain), f"{self._final} of {len(self._chain)} batches are final"
+        if self._replication is not None:
+            self._replication.check()
         self._chain.check()

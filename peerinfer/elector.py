@@ -8,12 +8,18 @@ same work (no pre-emption; this takes the place of a pre-vote). An elector count
 on a clock that never runs fast, a holder from its sending on a clock that counts suspend, less the drift margin.
 
 An unchanged renewal is not written down. That is safe because an elector that restarts takes its stored grant for one
-that was renewed just now, and waits a full lease.
+that was renewed just now, and waits a full lease. A term that was given back is retired: the elector promises a term
+between it and every other, so that no late request of its holder is granted.
 
-The journal is a chain of signed batches (ALGORITHMS of the design §2; the recovery rule is Raft's, the lease takes the
-place of the vote): a batch is accepted only from the holder of the highest promised term, and only where it extends the
-chain or replaces a suffix of lower terms. A holder first copies the longest journal, by (term, length), of a quorum of
-promises, and opens its own term with a batch of its own; what went before counts once that batch has a quorum.
+The journal is a chain of signed batches (the recovery rule is Raft's, the lease takes the place of the vote): a batch
+is accepted only from the holder of the highest promised term, and only where it extends the chain or replaces a suffix
+of lower terms. A holder first copies the longest journal, by (term, length), of a quorum of promises, and opens its own
+term with a batch of its own; what went before counts once that batch has a quorum.
+
+All this rests on a memory that lasts. The effects of one event are to be performed before those of the next. Where
+something cannot be made durable, nothing that follows it may be answered: the driver either stops using the job's seat,
+or tells the machine `Restored` with what is durable, which takes the place of what it had in mind. An elector that has
+lost what it promised is a liar in the sense of the quorum's formula, and must refuse the seats of older jobs.
 
 Rejected: Raft groups (a log for each swarm, joint consensus), diskless leases (a reboot must sit out the longest lease
 anyway), and "whoever is closest" (two views, two coordinators).
@@ -30,7 +36,7 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId, job_id_of
 from peerinfer.journal import NO_TERM, Chain, Divergence
-from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, SEATS_MAX
+from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
     Append,
@@ -78,11 +84,16 @@ class SeatRow:
     granted: Term
     lease_s: float
     sealed: bool
+    over: bool = False
+    """The job has ended, and that is final."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A seat as it was stored, after a restart."""
+    """A seat as it was stored, after a restart, or when something could not be stored. It waits a full lease.
+
+    Raises `DecodeError` or `ProtocolError` if manifest or journal are damaged: such a seat must not be used.
+    """
 
     row: SeatRow
     batches: tuple[bytes, ...]
@@ -138,12 +149,22 @@ class _Seat:
     granted: Term = NO_TERM
     lease_s: float = 0.0
     sealed: bool = False
+    over: bool = False
     deadline_s: float = 0.0
+    """On the elector's clock; until then the candidate of `granted` alone is served."""
+    granted_at_s: float = 0.0
     chain: Chain = field(default_factory=Chain)
 
     def row(self) -> SeatRow:
         return SeatRow(
-            self.job, self.signed_manifest, self.epoch, self.promised, self.granted, self.lease_s, self.sealed
+            self.job,
+            self.signed_manifest,
+            self.epoch,
+            self.promised,
+            self.granted,
+            self.lease_s,
+            self.sealed,
+            self.over,
         )
 
 
@@ -154,6 +175,12 @@ class SeatPicture:
     holder: str
     remaining_s: float
     batches: int
+    term: Term
+    """The holder's term; `NO_TERM` while there is none."""
+    held_for_s: float
+    """How long ago this elector first granted that term, or was restarted."""
+    is_over: bool
+    """The job has ended, and that is final: nobody needs to campaign for it."""
 
 
 class Elector:
@@ -165,6 +192,7 @@ class Elector:
         self._own = own
         self._sign = sign
         self._seats: dict[JobId, _Seat] = {}
+        self._manifest_bytes = 0
         self._effects: list[Effect] = []
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
@@ -177,7 +205,7 @@ class Elector:
             case Restored(row, batches):
                 self._restore(row, batches, now_s)
             case SeatGivenUp(job):
-                if self._seats.pop(job, None) is not None:
+                if self._drop(job):
                     self._effects.append(ForgetSeat(job))
             case Tick():
                 pass
@@ -191,25 +219,45 @@ class Elector:
             job, manifest = open_manifest(offer.manifest)
             if self._own not in manifest.committee:
                 raise ProtocolError("this node is not of the committee")
+            if peer not in candidates_of(manifest):
+                raise ProtocolError("only the committee and the submitter may offer a seat")
         except (DecodeError, ProtocolError) as error:
             self._refuse(token, "", 0, "denied", str(error), NO_TERM)
             return
         if job not in self._seats:
-            if len(self._seats) >= SEATS_MAX:
-                self._refuse(token, job, 0, "full", f"is an elector of {SEATS_MAX} jobs already", NO_TERM)
+            if len(self._seats) >= SEATS_MAX or self._manifest_bytes + len(offer.manifest) > SEATS_BYTES_MAX:
+                self._refuse(token, job, 0, "full", f"is an elector of {len(self._seats)} jobs already", NO_TERM)
                 return
-            seat = self._seats[job] = _Seat(job, manifest, offer.manifest)
-            self._effects.append(PersistSeat(seat.row()))
+            self._put(_Seat(job, manifest, offer.manifest))
+            self._effects.append(PersistSeat(self._seats[job].row()))
         self._effects.append(Answer(token, SeatTaken(job)))
 
     def _restore(self, row: SeatRow, batches: Iterable[bytes], now_s: float) -> None:
-        _, manifest = open_manifest(row.manifest)
-        seat = _Seat(row.job, manifest, row.manifest, row.epoch, row.promised, row.granted, row.lease_s, row.sealed)
+        job, manifest = open_manifest(row.manifest)
+        if job != row.job or row.granted.order > row.promised.order:
+            raise ProtocolError(f"the seat of job {row.job} is damaged")
+        seat = _Seat(
+            job, manifest, row.manifest, row.epoch, row.promised, row.granted, row.lease_s, row.sealed, row.over
+        )
         if row.granted != NO_TERM:
             seat.deadline_s = now_s + row.lease_s
+            seat.granted_at_s = now_s
         for batch in batches:
             seat.chain.take(batch)
-        self._seats[row.job] = seat
+        if seat.chain.last_term.order > seat.promised.order:
+            raise ProtocolError(f"the journal of job {job} is of a term that was not promised")
+        self._put(seat)
+
+    def _put(self, seat: _Seat) -> None:
+        self._drop(seat.job)
+        self._seats[seat.job] = seat
+        self._manifest_bytes += len(seat.signed_manifest)
+
+    def _drop(self, job: JobId) -> bool:
+        seat = self._seats.pop(job, None)
+        if seat is not None:
+            self._manifest_bytes -= len(seat.signed_manifest)
+        return seat is not None
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -223,18 +271,20 @@ class Elector:
         elif peer not in candidates_of(seat.manifest):
             self._refuse(token, job, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
         elif isinstance(request, JournalWanted):
-            part = seat.chain.signed(request.first, JOURNAL_BATCHES_PER_MESSAGE_MAX)
-            self._effects.append(Answer(token, JournalPart(job, nonce, request.first, part)))
+            part = JournalPart(job, nonce, request.first, seat.chain.part(request.first))
+            self._effects.append(Answer(token, part))
         elif request.term.candidate != peer:
             self._refuse(token, job, nonce, "denied", "a term names its own candidate", seat.promised)
         elif request.epoch != seat.epoch or seat.sealed:
             self._refuse(token, job, nonce, "sealed", f"epoch {request.epoch} is over", seat.promised)
+        elif request.term.round > min(seat.promised.round + TERM_ROUND_STEP_MAX, TERM_ROUND_MAX):
+            self._refuse(token, job, nonce, "denied", "the term leaps too far ahead", seat.promised)
         elif isinstance(request, Prepare):
             self._prepare(seat, peer, request, token, now_s)
         elif isinstance(request, LeaseWanted):
             self._grant(seat, peer, request, token, now_s)
         elif isinstance(request, LeaseReleased):
-            self._release(seat, request, token)
+            self._release(seat, peer, request, token, now_s)
         else:
             self._append(seat, request, token)
 
@@ -256,17 +306,25 @@ class Elector:
         elif self._is_held_by_other(seat, peer, now_s):
             self._refuse_held(seat, token, asked.nonce, now_s)
         else:
-            is_new = (seat.promised, seat.granted, seat.lease_s) != (asked.term, asked.term, asked.lease_s)
+            # A lease that still runs is never shortened, not even by the one who holds it.
+            lease_s = max(asked.lease_s, seat.deadline_s - now_s)
+            is_new = (seat.promised, seat.granted, seat.lease_s) != (asked.term, asked.term, lease_s)
+            if seat.granted != asked.term:
+                seat.granted_at_s = now_s
             seat.promised = seat.granted = asked.term
-            seat.lease_s = asked.lease_s
-            seat.deadline_s = now_s + asked.lease_s
+            seat.lease_s = lease_s
+            seat.deadline_s = now_s + lease_s
             grant = Grant(seat.job, seat.epoch, asked.term, asked.nonce, asked.lease_s)
             if is_new:
                 self._effects.append(PersistSeat(seat.row()))
             self._effects.append(Answer(token, Granted(asked.nonce, seal(grant, self._own, self._sign))))
 
-    def _release(self, seat: _Seat, asked: LeaseReleased, token: int) -> None:
-        if asked.term == seat.granted:
+    def _release(self, seat: _Seat, peer: PeerId, asked: LeaseReleased, token: int, now_s: float) -> None:
+        held_by_other = self._is_held_by_other(seat, peer, now_s)
+        if not held_by_other and asked.term.order >= max(seat.promised.order, seat.granted.order):
+            if asked.term == seat.granted and asked.is_over and seat.chain.ended:
+                seat.over = True
+            seat.promised = _just_above(asked.term)
             seat.granted = NO_TERM
             seat.deadline_s = 0.0
             self._effects.append(PersistSeat(seat.row()))
@@ -277,7 +335,7 @@ class Elector:
             self._refuse(token, seat.job, asked.nonce, "stale", "the term does not hold the lease here", seat.promised)
             return
         try:
-            changed, matched = seat.chain.extend(seat.manifest, asked.term, asked.batches)
+            changed, matched = seat.chain.extend(seat.job, seat.manifest, asked.term, asked.batches)
         except Divergence as gap:
             self._refuse(token, seat.job, asked.nonce, "gap", str(gap), seat.promised, sequence=gap.sequence)
             return
@@ -302,7 +360,8 @@ class Elector:
     def _refuse(
         self, token: int, job: str, nonce: int, kind: str, reason: str, promised: Term, *, sequence: int = 0
     ) -> None:
-        self._effects.append(Answer(token, LeaseRefused(job, nonce, kind, reason, promised, sequence=sequence)))
+        message = LeaseRefused(job, nonce, kind, reason[:REASON_CHARS_MAX], promised, sequence=sequence)
+        self._effects.append(Answer(token, message))
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 
@@ -326,6 +385,9 @@ class Elector:
                 seat.granted.candidate if now_s < seat.deadline_s else "",
                 max(seat.deadline_s - now_s, 0.0),
                 len(seat.chain),
+                seat.granted if now_s < seat.deadline_s else NO_TERM,
+                now_s - seat.granted_at_s if now_s < seat.deadline_s else 0.0,
+                seat.over,
             )
             for seat in self._seats.values()
         )
@@ -348,6 +410,11 @@ def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
         raise ProtocolError("the manifest is not signed by its submitter")
     check_committee(manifest.committee, manifest.byzantine)
     return job_id_of(decode_as(Signed, signed).payload), manifest
+
+
+def _just_above(term: Term) -> Term:
+    """Above `term`, and below every candidate's term of the next round."""
+    return Term(term.round + 1, "") if term.round < TERM_ROUND_MAX else term
 
 
 def candidates_of(manifest: Manifest) -> tuple[str, ...]:

@@ -21,7 +21,8 @@
     └── ExecutionError          1    the device could not run the batch
         ├── WorkerDied               the worker process ended: certainly no result
         ├── AttemptTimeout           the attempt took longer than it was allowed
-        └── OutOfMemory              the device ran out of memory
+        ├── OutOfMemory              the device ran out of memory
+        └── DeviceUnfit              this device may not or cannot run this model; another one may
 
 The number is the exit code of the command line (INTERFACES in the README). Kinds exist where a caller does something
 different, and for no other reason.
@@ -134,6 +135,10 @@ class AttemptTimeout(ExecutionError):
 
 
 class OutOfMemory(ExecutionError):
+    pass
+
+
+class DeviceUnfit(ExecutionError):
     pass
 
 

@@ -96,6 +96,18 @@ ATTEMPT_TIMEOUT_MAX_S = 3600.0
 # --- members -----------------------------------------------------------------------------------------------------
 ADVERTS_PER_MESSAGE_MAX = 256
 PEERS_REMEMBERED_MAX = 4096
+"""On disk, the ones seen last."""
+
+MEMBERS_MAX = 512
+"""Peers in the membership table. A larger swarm is known by a sample of it, and a connection is what one needs anyway."""
+
+NEWS_PER_MESSAGE_MAX = 16
+"""About 1 kB: news travels in one packet with a probe."""
+
+DIGEST_PEERS_MAX = 256
+ADVERT_BYTES_MAX = 8 * KIB
+"""One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
+
 DEVICES_PER_NODE_MAX = 64
 MODELS_PER_ADVERT_MAX = 64
 ADDRESSES_PER_PEER_MAX = 16
@@ -111,7 +123,6 @@ COMMITTEE_MAX = 13
 SEATS_MAX = 4096
 """Jobs that one node is an elector of at once."""
 
-JOURNAL_BATCH_BYTES = 64 * KIB
 JOURNAL_BATCH_TASKS_MAX = 1024
 JOURNAL_COMMIT_S = 0.1
 """A batch waits at most this long for more entries."""

@@ -26,12 +26,14 @@ from peerinfer.limits import (
     ADVERTS_PER_MESSAGE_MAX,
     COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
+    DIGEST_PEERS_MAX,
     FRAME_TASKS_MAX,
     INVITE_PEERS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     MODELS_PER_ADVERT_MAX,
     NAME_CHARS_MAX,
+    NEWS_PER_MESSAGE_MAX,
     REASON_CHARS_MAX,
     TENSORS_MAX,
     TERM_ROUND_MAX,
@@ -255,6 +257,60 @@ class Heartbeat:
     queue: int = wire(uint(32))
 
 
+MEMBER_STATES = ("alive", "suspect", "dead", "left")
+
+
+@part
+class Known:
+    """What the sender believes of one peer, as of that peer's advert with this (incarnation, sequence)."""
+
+    key: bytes = wire(blob(32, exactly=32))
+    """The peer's Ed25519 public key, which its id is made of."""
+    incarnation: int = wire(uint(63))
+    sequence: int = wire(uint(48))
+    state: str = wire(one_of(*MEMBER_STATES))
+
+
+@message(32)
+class Probe:
+    """Asks for a sign of life: of the receiver, or (`peer` set) of somebody whom the sender cannot reach itself."""
+
+    nonce: int = wire(uint(32))
+    peer: str = wire(_id, default="")
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
+
+
+@message(33)
+class ProbeAnswer:
+    """The answer to a `Probe` with the same nonce."""
+
+    nonce: int = wire(uint(32))
+    peer: str = wire(_id, default="")
+    """Whose sign of life it is; empty: the sender's."""
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
+
+
+@message(34)
+class News:
+    """What has changed, as the sender believes it."""
+
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX))
+
+
+@message(35)
+class Digest:
+    """A sample of what the sender knows. The receiver answers with what it knows better, and asks for what is new."""
+
+    known: tuple[Known, ...] = wire(listed(record(Known), DIGEST_PEERS_MAX))
+
+
+@message(36)
+class AdvertsWanted:
+    """Answered by `Adverts` with those of them that the other has."""
+
+    keys: tuple[bytes, ...] = wire(listed(blob(32, exactly=32), DIGEST_PEERS_MAX))
+
+
 @part
 class InvitedPeer:
     """A member that a newcomer may dial first."""
@@ -319,6 +375,8 @@ class Advert:
     devices: tuple[DeviceAdvert, ...] = wire(listed(record(DeviceAdvert), DEVICES_PER_NODE_MAX))
     models: tuple[str, ...] = wire(listed(_cid, MODELS_PER_ADVERT_MAX))
     sandbox: str = wire(text(16))
+    elects: bool = wire(flag, default=False)
+    """Stays, and may sit in the committees of others' jobs."""
 
 
 @message(42)
@@ -478,6 +536,8 @@ class LeaseReleased:
     job: str = wire(_id)
     epoch: int = wire(uint(32))
     term: Term = wire(record(Term))
+    is_over: bool = wire(flag, default=False)
+    """The job has ended, a quorum has it in writing, and so has this elector: there is nothing left to elect for."""
 
 
 TASK_VERDICTS = ("final", "failed")
@@ -503,6 +563,8 @@ class JournalBatch:
     detail: str = wire(_reason, default="")
     certificate: tuple[bytes, ...] = wire(listed(blob(4096), COMMITTEE_MAX), default=())
     """With accepted and takeover: the grants that made `term` the holder's."""
+    at_s: float = wire(number, default=0.0)
+    """Wall clock of the holder, for people."""
 
 
 FAILED_TASK = 0xFFFFFFFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -12,10 +13,12 @@ import trio
 
 from peerinfer.addresses import peer_of
 from peerinfer.assignment import WorkerOffer
+from peerinfer.candidacy import LAN, LeaseProfile
+from peerinfer.committee import Eligible, propose, subnets_of
 from peerinfer.config import NodeConfig
-from peerinfer.control import Json
+from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
-from peerinfer.errors import PeerinferError
+from peerinfer.errors import NoSuitablePeer, PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.membership import Member, Membership
@@ -28,8 +31,11 @@ from peerinfer_node.ports import Network, PeerRow, Ports, Stream
 from peerinfer_node.roles.advertiser import Advertiser
 from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
 from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
+from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 
@@ -54,8 +60,9 @@ class NodeSettings:
     swarm: str = ""
     lends: bool = False
     """Runs other nodes' work on its devices. Without, they serve its own checks only."""
-    takes_up_jobs: bool = False
-    """Goes on with jobs that were running when it stopped. A daemon does; a node that ends with its job does not."""
+    is_daemon: bool = False
+    """Stays when its job is done: goes on with jobs that were running when it stopped, and is an elector of others'."""
+    profile: LeaseProfile = LAN
     remembers_peers: bool = True
     bootstrap: tuple[str, ...] = ()
     api: str = ""
@@ -98,6 +105,26 @@ class Node:
             swarm=swarm,
             on_change=lambda peer: self._look_for_workers(),
         )
+        self.elections = Elections(
+            keys=ports.keys,
+            seats=ports.seats,
+            network=network,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+            profile=settings.profile,
+            rng=random.Random(rng.random()),  # noqa: S311
+        )
+        self.replicas = Replicas(
+            own=own,
+            network=network,
+            store=ports.store,
+            blobs=ports.blobs,
+            fetch_blob=self.fetcher.fetch,
+            elector=self.elections.elector,
+            log=log,
+            swarm=swarm,
+        )
         self.jobs = Jobs(
             store=ports.store,
             blobs=ports.blobs,
@@ -106,6 +133,9 @@ class Node:
             log=log,
             executor=self.executor,
             coordinator=self.coordinator,
+            elections=self.elections,
+            replicas=self.replicas,
+            propose=self._propose_committee,
             rng=random.Random(rng.random()),  # noqa: S311
             on_accept=self._look_for_workers,
             in_thread=ports.in_thread,
@@ -133,6 +163,8 @@ class Node:
         network.serve(WORK_PROTOCOL, self.worker.serve)
         network.serve(BLOB_PROTOCOL, BlobServer(ports.blobs, agent=AGENT, swarm=swarm).serve)
         network.serve(MEMBERS_PROTOCOL, self.members.serve)
+        network.serve(LEASE_PROTOCOL, self.elections.serve)
+        network.serve(JOURNAL_PROTOCOL, self.replicas.serve)
 
     @property
     def peer_id(self) -> PeerId:
@@ -143,6 +175,7 @@ class Node:
         """The node is up inside the context; leaving it stops everything, at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            await nursery.start(self.elections.run)
             async with self.ports.network.run():
                 for part in (self.worker, self.coordinator, self.members, self.jobs, self.advertiser):
                     nursery.start_soon(part.run)
@@ -150,13 +183,14 @@ class Node:
                 nursery.start_soon(self._bootstrap)
                 nursery.start_soon(self._remember_peers)
                 await self.control.restore()
-                if self.settings.takes_up_jobs:
+                if self.settings.is_daemon:
                     nursery.start_soon(self.jobs.take_up)
                 try:
                     yield
                 finally:
                     with trio.move_on_after(2.0) as scope:
                         scope.shield = True
+                        await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
@@ -236,6 +270,30 @@ class Node:
         return WorkerOffer(
             True, tuple(device.kind for device in devices), max(device.memory_bytes for device in devices)
         )
+
+    def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[PeerId, ...]:
+        """Who should elect the coordinator of a job that this node submits. This node alone where it must do."""
+        wanted = request.detach or self.settings.is_daemon
+        if not wanted or request.local_only:
+            return (self.peer_id,)
+        wall_s = self.ports.clock.wall_s()
+        eligible = [
+            Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
+            for member in self.members.machine.members()
+            if member.state == "alive"
+            and member.path == "direct"
+            and member.advert is not None
+            and member.advert.elects
+        ]
+        if self.settings.is_daemon:
+            eligible.append(Eligible(self.peer_id, math.inf, subnets_of(self.ports.network.addresses())))
+        committee = propose(seed, self.peer_id, eligible)
+        if committee == (self.peer_id,) and not self.settings.is_daemon:
+            raise NoSuitablePeer(
+                f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
+                "start a daemon here with `peerinfer join` and submit to it"
+            )
+        return committee
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
@@ -350,7 +408,7 @@ async def open_node(
                 name=config.name,
                 swarm="" if invite is None else invite.swarm.name,
                 lends=lends or not networked,
-                takes_up_jobs=lends,
+                is_daemon=lends,
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
                 else (),

@@ -154,8 +154,6 @@ class NodeControl:
             raise UsageError(f"--verify {request.verify} is not available in this version; choose none or spot")
         if request.strategy != "adaptive":
             raise UsageError(f"--strategy {request.strategy} is not available in this version; leave it out")
-        if request.detach:
-            raise UsageError("--detach is not available in this version")
         for path in (request.model, *request.inputs):
             if not Path(path).is_absolute():
                 raise UsageError(f"{path} is not an absolute path")

@@ -256,6 +256,10 @@ class BlobStore(Protocol):
 
 # --- executor ------------------------------------------------------------------------------------------------------
 
+CPU_PROVIDER = "CPUExecutionProvider"
+WEBGPU_PROVIDER = "WebGpuExecutionProvider"
+"""ONNX Runtime's names of the execution providers that this version knows how to set up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

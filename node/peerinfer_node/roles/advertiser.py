@@ -86,5 +86,6 @@ class Advertiser:
             else (),
             models=(),
             sandbox=self._ports.executors[0].sandbox,
+            elects=self._settings.is_daemon,
         )
         return seal(advert, self._ports.keys.peer_id, self._ports.keys.sign)

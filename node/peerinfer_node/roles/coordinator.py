@@ -21,6 +21,7 @@ from peerinfer.assignment import (
     JobAccepted,
     JobBroken,
     JobChanged,
+    JobDropped,
     JobEnded,
     JobSpec,
     KeepResults,
@@ -34,7 +35,7 @@ from peerinfer.assignment import (
     WorkerOffer,
 )
 from peerinfer.coordination import Coordination
-from peerinfer.errors import LimitExceeded, PeerinferError, ProtocolError
+from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
@@ -75,6 +76,9 @@ class JobBody(Protocol):
 
     @property
     def brief(self) -> JobBrief: ...
+
+    def may_act(self) -> bool:
+        """False once somebody else may hold the job's lease: to be asked before every effect."""
 
     @property
     def outputs(self) -> dict[str, Port]:
@@ -155,6 +159,13 @@ class CoordinatorRole:
             raise LimitExceeded("jobs", current=len(self._bodies), attempted=1, limit=JOBS_MAX, unit="jobs")
         self._bodies[spec.job] = body
         self._driver.post(JobAccepted(spec))
+
+    def drop(self, job: JobId, reason: str) -> None:
+        """Stops coordinating a job without ending it: somebody else may have its lease."""
+        if self._bodies.pop(job, None) is not None:
+            for link in self._links.values():
+                link.briefed.discard(job)
+            self._driver.post(JobDropped(job, reason))
 
     def post(self, event: Event) -> None:
         self._driver.post(event)
@@ -375,6 +386,8 @@ class CoordinatorRole:
             await link.stream.send(brief)
             link.briefed.add(order.job)
         inputs = await body.inputs(order.tasks)
+        if not body.may_act():
+            raise JobFailed("this node does not hold the lease of the job any more")
         size = sum(spec.size_bytes for spec in inputs.tensors)
         cid: Cid | None = None
         parts: Sequence[Buffer] = inputs.body

@@ -1,73 +1,75 @@
-"""The life of this node's jobs: checked, accepted, watched, fetched, cancelled, resumed after a restart."""
+"""The life of this node's jobs: accepted, coordinated while their lease is held, taken over, watched, fetched.
+
+A job is coordinated by whoever holds its lease. The submitter campaigns first; its inputs are then in its own files.
+An elector that keeps a copy of them stands by and campaigns when the lease lapses. Winning, losing and ending all come
+from the elections; this role makes the tensors follow.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import trio
 
-from peerinfer.assignment import JobCancelled, JobEnded, JobPicture, JobSpec, TasksCommitted
-from peerinfer.binding import bind, check_outputs
-from peerinfer.codec import encode
+from peerinfer.assignment import JobBroken, JobCancelled, JobEnded, JobPicture, JobSpec, TasksCommitted
+from peerinfer.binding import bind
+from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
+from peerinfer.elector import candidates_of
 from peerinfer.envelope import seal, unseal
-from peerinfer.errors import (
-    AttemptTimeout,
-    ExecutionError,
-    InputError,
-    PeerinferError,
-    StateUnusable,
-    UsageError,
-)
+from peerinfer.errors import InputError, JobFailed, PeerinferError, UsageError
 from peerinfer.ids import Cid, JobId, PeerId, is_job_id, job_id_of
-from peerinfer.limits import GIB, JOB_TASKS_MAX
-from peerinfer.messages import JobBrief, Manifest, Term
-from peerinfer.splitting import Split, split_items
-from peerinfer_node.formats import Inputs, open_inputs
+from peerinfer.journal import Chain, entries_of
+from peerinfer.messages import JobBrief, JournalBatch, Manifest, Signed, Term
+from peerinfer.splitting import Split
 from peerinfer_node.log import Log
-from peerinfer_node.ports import (
-    Batch,
-    BlobStore,
-    Executor,
-    InThread,
-    JobRow,
-    Keys,
-    LocalClock,
-    ModelInterface,
-    ResultRow,
-    Store,
-)
-from peerinfer_node.roles.answers import raw_bytes
+from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, ResultRow, Store
 from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.job_views import handovers, job_json, provenance_json, totals
+from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
+from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
+from peerinfer_node.roles.recorder import Recorder, digest_of_rows
+from peerinfer_node.roles.replicas import STANDBY, RecordCopier, Replicas
+from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
-from peerinfer_node.roles.stored_job import JobFiles, StoredJob, read_results, task_key
+from peerinfer_node.roles.stored_job import JobFiles, StoredJob, read_results
 
-MODEL_BYTES_MAX = 4 * GIB
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
 
-TRIAL_TIMEOUT_S = 20.0
-"""The first item is run here to learn what an item costs; a slower model is guessed at this."""
-
 WATCH_INTERVAL_S = 0.1
-FAILED_SHOWN_MAX = 1000
-"""Failed tasks that a job's JSON lists."""
+ELECTION_TIMEOUT_S = 30.0
+"""A submitter waits this long for its committee to accept the job."""
 
 
 @dataclass(slots=True)
-class _Active:
-    """A job that this node coordinates now."""
+class _Live:
+    """A job that is not over, as far as this node knows."""
 
-    body: StoredJob
+    job: JobId
+    manifest: Manifest
+    signed: bytes
     request: JobRequest
     started_s: float
+    files: JobFiles | None = None
+    """None until this node has to coordinate it."""
+    seconds_per_item: float = 1e-3
+    model_bytes: int = 0
+    body: StoredJob | None = None
+    """While it coordinates."""
+    scope: trio.CancelScope | None = None
+    survives: bool = False
+    """Copies of its inputs are on a quorum."""
+    waiting: str = "is being elected"
     picture: JobPicture | None = None
-    """The last one, once the machine has let the job go."""
+    end: JobEnded | None = None
+    accepted: trio.Event = field(default_factory=trio.Event)
     changes: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -80,20 +82,6 @@ class _Active:
         """Returns when there were more than `since` changes."""
         while self.changes == since:
             await self.changed.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A request after everything about it was checked."""
-
-    interface: ModelInterface
-    model: Cid
-    model_bytes: int
-    model_sha256: bytes
-    inputs: Inputs
-    split: Split
-    seconds_per_item: float
-    task_keys: bytes
 
 
 class Jobs:
@@ -109,6 +97,9 @@ class Jobs:
         log: Log,
         executor: Executor,
         coordinator: CoordinatorRole,
+        elections: Elections,
+        replicas: Replicas,
+        propose: Callable[[bytes, JobRequest], tuple[PeerId, ...]],
         rng: random.Random,
         on_accept: Callable[[], None],
         in_thread: InThread,
@@ -116,25 +107,71 @@ class Jobs:
         self._store = store
         self._blobs = blobs
         self._keys = keys
+        self._own = keys.peer_id
         self._clock = clock
         self._log = log
         self._executor = executor
         self._coordinator = coordinator
+        self._elections = elections
+        self._replicas = replicas
+        self._propose = propose
         self._rng = rng
         self._on_accept = on_accept
         self._in_thread = in_thread
-        self._active: dict[JobId, _Active] = {}
-        self._ended, self._to_close = trio.open_memory_channel[JobEnded](float("inf"))  # bounded by JOBS_MAX
+        self._preparation = Preparation(blobs=blobs, executor=executor, in_thread=in_thread, log=log)
+        self._replication = Replication(
+            blobs=blobs, replicas=replicas, elections=elections, in_thread=in_thread, log=log, sign=keys.sign
+        )
+        self._live: dict[JobId, _Live] = {}
+        self._nursery: trio.Nursery | None = None
+        replicas.jobs = self
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
 
     # --- accepting ---------------------------------------------------------------------------------------------------
 
+    async def prepare(self, request: JobRequest) -> Prepared:
+        """Checks a request without sending anything. Raises `InputError` and its kinds."""
+        return await self._preparation.prepare(request)
+
     async def submit(self, request: JobRequest) -> JobId:
-        """Checks everything, accepts the job durably, returns its id. Raises before anything is sent."""
-        prepared = await self.prepare(request)
-        manifest = Manifest(
-            submitter=self._keys.peer_id,
+        """Checks everything, has the job accepted by its committee, returns its id. Nothing was sent if this raises."""
+        prepared = await self._preparation.prepare(request)
+        nonce = self._rng.randbytes(16)
+        committee = self._propose(nonce, request)
+        manifest = self._manifest(request, prepared, nonce, committee)
+        job = job_id_of(encode(manifest))
+        signed = seal(manifest, self._own, self._keys.sign)
+        await self._blobs.pin(prepared.model, job)
+        await self._blobs.unpin(PREPARING)
+        await self._store.add_job(JobRow(job, signed, request.to_json(), "running", manifest.created_at_s, None, "{}"))
+        if request.resume:
+            await self._adopt(job, prepared)
+        live = self._add(job, manifest, signed, request)
+        live.files, live.seconds_per_item = self._files(live, prepared), prepared.seconds_per_item
+        live.model_bytes = prepared.model_bytes
+        self._stand(live, campaign=True)
+        with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):
+            await live.accepted.wait()
+        if not live.accepted.is_set():
+            await self._forget(live, "failed", f"no committee accepted it: {live.waiting}", "JobFailed")
+            raise JobFailed(f"the job was not accepted: {live.waiting}")
+        assert self._nursery is not None
+        if request.detach and len(committee) > 1:
+            await self._replication.replicate(live.job, live.manifest, live.files, request, live.seconds_per_item)
+            live.survives = True
+        return job
+
+    def _manifest(
+        self, request: JobRequest, prepared: Prepared, nonce: bytes, committee: tuple[PeerId, ...]
+    ) -> Manifest:
+        return Manifest(
+            submitter=self._own,
             created_at_s=self._clock.wall_s(),
-            nonce=self._rng.randbytes(16),
+            nonce=nonce,
             model=prepared.model,
             model_sha256=prepared.model_sha256,
             inputs=prepared.interface.inputs,
@@ -148,78 +185,19 @@ class Jobs:
             compare=request.compare,
             rtol=request.rtol if request.rtol is not None else -1.0,
             atol=request.atol if request.atol is not None else -1.0,
-            committee=(self._keys.peer_id,),
+            committee=committee,
             byzantine=0,
         )
-        job = job_id_of(encode(manifest))
-        signed = seal(manifest, self._keys.peer_id, self._keys.sign)
-        row = JobRow(job, signed, request.to_json(), "running", manifest.created_at_s, None, "{}")
-        await self._store.add_job(row)
-        done: list[tuple[ResultRow, PeerId]] = []
-        if request.resume:
-            done = await self._adopt(job, prepared)
-        await self._start(job, manifest, signed, request, prepared, done)
-        return job
 
-    async def prepare(self, request: JobRequest) -> _Prepared:
-        """Opens model and inputs, fits them to each other, and cuts the items into tasks."""
-        data = await self._in_thread(lambda: _read_model(request.model))
-        model = await self._blobs.put(data)
-        interface = await self._executor.load(model, data)
-        check_outputs(interface.outputs)
-        inputs = await self._in_thread(
-            lambda: open_inputs(
-                request.inputs,
-                interface.inputs,
-                image_size=request.image_size,
-                image_layout=request.image_layout,
-                image_mean=request.image_mean,
-                image_std=request.image_std,
-            )
-        )
-        binding = inputs.binding
-        seconds_per_item = await self._trial(model, inputs)
-        split = split_items(
-            inputs.items,
-            bytes_per_item=binding.item_bytes,
-            seconds_per_item=seconds_per_item,
-            block=binding.block,
-            batch=request.batch,
-        )
-        if split.tasks > JOB_TASKS_MAX:
-            raise InputError(f"{split.tasks} tasks pass the limit of {JOB_TASKS_MAX}; give a larger --batch")
-        model_sha256, keys = await self._in_thread(lambda: _fingerprints(data, model, inputs, split))
-        return _Prepared(interface, model, len(data), model_sha256, inputs, split, seconds_per_item, keys)
+    def _add(self, job: JobId, manifest: Manifest, signed: bytes, request: JobRequest) -> _Live:
+        live = self._live[job] = _Live(job, manifest, signed, request, self._clock.now_s())
+        return live
 
-    async def _trial(self, model: Cid, inputs: Inputs) -> float:
-        """Seconds that one item takes on this node's own device."""
-        binding = inputs.binding
-        rows = await self._in_thread(lambda: inputs.rows(0, binding.block))
-        batch = Batch((1,), binding.frame_specs(binding.block), [raw_bytes(row) for row in rows], binding.merge)
-        try:
-            await self._executor.run(model, batch, TRIAL_TIMEOUT_S)  # The first run of a session is slower than others.
-            result = await self._executor.run(model, batch, TRIAL_TIMEOUT_S)
-        except AttemptTimeout:
-            return TRIAL_TIMEOUT_S
-        except ExecutionError as error:
-            self._log.warning("the first item did not run here", reason=str(error))
-            return 1.0
-        return max(result.compute_s, 1e-6) / binding.block
-
-    async def _start(
-        self,
-        job: JobId,
-        manifest: Manifest,
-        signed: bytes,
-        request: JobRequest,
-        prepared: _Prepared,
-        done: list[tuple[ResultRow, PeerId]],
-    ) -> None:
-        own = self._keys.peer_id
-        await self._blobs.pin(prepared.model, job)
-        files = JobFiles(
-            manifest,
-            signed,
+    def _files(self, live: _Live, prepared: Prepared) -> JobFiles:
+        request = live.request
+        return JobFiles(
+            live.manifest,
+            live.signed,
             prepared.inputs,
             prepared.inputs.binding,
             prepared.split,
@@ -228,201 +206,405 @@ class Jobs:
             request.rtol,
             request.atol,
         )
-        brief = JobBrief(
-            job=job,
-            term=Term(1, own),
-            model=prepared.model,
-            model_bytes=prepared.model_bytes,
-            outputs=(),
-            merge=files.binding.merge,
-            timeout_s=request.task_timeout_s or TASK_TIMEOUT_S,
-        )
-        body = StoredJob(
-            job,
-            files,
-            brief,
-            store=self._store,
-            blobs=self._blobs,
-            executor=self._executor,
-            on_change=lambda: self._wake(job),
-            on_settled=lambda tasks: self._coordinator.post(TasksCommitted(job, tasks)),
-            on_end=self._note_end,
-            in_thread=self._in_thread,
-        )
-        kept: dict[PeerId, list[int]] = {}
-        for row, peer in done:
-            kept.setdefault(peer, []).append(row.task)
-        spec = JobSpec(
-            job=job,
-            model=prepared.model,
-            model_bytes=prepared.model_bytes,
-            tasks=prepared.split.tasks,
-            items_per_task=prepared.split.items_per_task,
-            bytes_per_task=files.binding.item_bytes * prepared.split.items_per_task,
-            seconds_per_item=prepared.seconds_per_item,
-            verify="spot" if request.verify == "spot" else "none",
-            retries=request.retries,
-            patience_s=request.timeout_s,
-            task_timeout_s=request.task_timeout_s,
-            deadline_s=request.deadline_s,
-            kept=tuple((peer, peer == own, tuple(tasks)) for peer, tasks in kept.items()),
-            local_only=request.local_only,
-            device_kind=request.device_kind,
-            memory_bytes_min=request.min_vram_bytes,
-        )
-        self._active[job] = _Active(body, request, self._clock.now_s())
-        self._log.info("job accepted", job=job, items=manifest.items, tasks=manifest.tasks, done=len(done))
-        self._coordinator.accept(spec, body)
-        self._on_accept()
 
-    async def _adopt(self, job: JobId, prepared: _Prepared) -> list[tuple[ResultRow, PeerId]]:
+    def _stand(self, live: _Live, *, campaign: bool) -> None:
+        self._elections.stand(
+            live.job,
+            live.signed,
+            campaign=campaign,
+            on_won=lambda term: self._won(live, term),
+            on_lost=lambda reason: self._lost(live, reason),
+            on_committed=lambda batches: self._committed(live, batches),
+            on_over=lambda: self._over(live),
+        )
+
+    async def _adopt(self, job: JobId, prepared: Prepared) -> None:
         """Copies what earlier jobs have computed of these very tasks into this job's spool."""
         keys = prepared.task_keys
         task_of = {keys[32 * task : 32 * task + 32]: task for task in range(prepared.split.tasks)}
         found = await self._store.find_results(list(task_of))
-        adopted: list[tuple[ResultRow, PeerId]] = []
-        offsets: dict[tuple[JobId, int], tuple[int, PeerId]] = {}
+        adopted: list[ResultRow] = []
+        offsets: dict[tuple[JobId, int], int] = {}
         for key, row in found.items():
             place = (row.job, row.offset)
             if row.job == job:
                 continue
             if place not in offsets:
                 try:
-                    data = await self._store.read_results(*place)
-                    peer = OpenRecord(data).peer
-                except StateUnusable as error:
+                    record = await self._store.read_results(*place)
+                except PeerinferError as error:
                     self._log.warning("an earlier result cannot be used", reason=str(error))
                     continue
-                offsets[place] = (await self._store.append_results(job, [data]), peer)
-            offset, peer = offsets[place]
-            adopted.append((replace(row, job=job, task=task_of[key], offset=offset), peer))
-        await self._store.add_results([row for row, _ in adopted], [])
-        return adopted
+                offsets[place] = await self._store.append_results(job, [record])
+            adopted.append(replace(row, job=job, task=task_of[key], offset=offsets[place]))
+        await self._store.add_results(adopted, [])
+        self._log.info("earlier results taken", job=job, tasks=len(adopted))
 
     async def take_up(self) -> None:
-        """Takes up the jobs that were running when this node stopped."""
+        """Goes on with what this node did before it stopped: its own jobs, and those it keeps copies of."""
         for row in await self._store.jobs():
-            if row.state in JOB_ENDED or row.job in self._active:
+            if row.state in JOB_ENDED or row.job in self._live:
+                continue
+            if row.state == STANDBY:
+                self.stand_by(row.job, row.manifest)
                 continue
             try:
                 request = JobRequest.from_json(row.request)
                 _, manifest = unseal(Manifest, row.manifest)
-                prepared = await self.prepare(replace(request, batch=manifest.items_per_task))
-                if hashlib.sha256(prepared.task_keys).digest() != manifest.inputs_digest:
-                    raise InputError("the inputs have changed since the job was accepted")
-                rows = await self._store.results_of(row.job)
-                done = [(found, await self._peer_of(found)) for found in rows]
-                await self._start(row.job, manifest, row.manifest, request, prepared, done)
+                live = self._add(row.job, manifest, row.manifest, request)
+                self._stand(live, campaign=manifest.committee == (self._own,))
             except PeerinferError as error:
                 self._log.warning("job cannot go on", job=row.job, reason=str(error))
-                await self._close(row.job, "failed", f"could not go on after a restart: {error}", type(error).__name__)
+                summary = json.dumps({"reason": str(error), "kind": type(error).__name__})
+                await self._store.set_job_state(row.job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
 
-    async def _peer_of(self, row: ResultRow) -> PeerId:
-        return OpenRecord(await self._store.read_results(row.job, row.offset)).peer
+    def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
+        """Is ready to coordinate a job that this node keeps a copy of."""
+        if job not in self._live:
+            _, manifest = unseal(Manifest, signed_manifest)
+            request = JobRequest("-", ("-",))  # Read from the copy when it is needed.
+            self._stand(self._add(job, manifest, signed_manifest, request), campaign=False)
+
+    # --- coordinating ------------------------------------------------------------------------------------------------
+
+    def _won(self, live: _Live, term: Term) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._coordinate, live, term)
+
+    async def _coordinate(self, live: _Live, term: Term) -> None:
+        """Coordinates the job until the lease is lost or the job is over."""
+        try:
+            if live.files is None:
+                await self._open_files(live)
+            with trio.CancelScope() as scope:
+                live.scope = scope
+                await self._coordinate_in(live, term)
+        except (PeerinferError, KeyError) as error:
+            reason = f"cannot be coordinated here: {error}"
+            self._log.warning("job cannot be coordinated", job=live.job, reason=str(error))
+            live.waiting = reason
+            live.note_change()
+            if live.manifest.committee == (self._own,):
+                await self._forget(live, "failed", f"could not go on after a restart: {error}", type(error).__name__)
+            else:
+                self._elections.hand_over(live.job, reason)
+
+    async def _coordinate_in(self, live: _Live, term: Term) -> None:
+        job, files = live.job, live.files
+        assert files is not None
+        machine = self._elections.machine(job)
+        if machine is None:
+            return
+        final, failed = _in_journal(machine.chain)
+        rows = await self._store.results_of(job)
+        outlives = live.survives or live.manifest.submitter != self._own
+        copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
+        recorder = Recorder(
+            lambda entries, is_last: self._elections.write(job, entries, now=is_last),
+            copier.copy if copier else None,
+        )
+        kept = await self._kept(job, [row for row in rows if row.task not in final], recorder)
+        body = StoredJob(
+            job,
+            files,
+            self._brief(live, term),
+            store=self._store,
+            blobs=self._blobs,
+            executor=self._executor,
+            recorder=recorder,
+            may_act=lambda: self._elections.holds(job, term),
+            on_change=live.note_change,
+            on_end=lambda end: self._note_end(live, end),
+            in_thread=self._in_thread,
+        )
+        if not self._elections.holds(job, term):
+            return
+        live.body, live.waiting, live.end = body, "", None
+        self._log.info("job accepted", job=job, term=term.round, items=files.split.items, tasks=files.split.tasks)
+        self._coordinator.accept(self._spec(live, final, failed, kept), body)
+        live.accepted.set()
+        live.note_change()
+        self._on_accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.run)
+            if outlives:
+                nursery.start_soon(self._fetch_missing, live, [task for task in final if task not in _tasks(rows)])
+            elif len(live.manifest.committee) > 1 and not live.request.detach:
+                nursery.start_soon(self._replicate_later, live)
+
+    async def _replicate_later(self, live: _Live) -> None:
+        assert live.files is not None
+        try:
+            await self._replication.replicate(live.job, live.manifest, live.files, live.request, live.seconds_per_item)
+        except PeerinferError as error:
+            self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
+            return
+        live.survives = True
+        live.note_change()
+
+    async def _kept(self, job: JobId, rows: Sequence[ResultRow], recorder: Recorder) -> dict[PeerId, list[int]]:
+        """Results that are here and not in the journal, by who computed them."""
+        kept: dict[PeerId, list[int]] = {}
+        record: OpenRecord | None = None
+        offset = -1
+        for row in sorted(rows, key=lambda row: row.offset):
+            if row.offset != offset:
+                data = await self._store.read_results(job, row.offset)
+                record, offset = OpenRecord(data), row.offset
+                digests = {
+                    other.task: digest_of_rows(record.rows(other)) for other in rows if other.offset == row.offset
+                }
+                recorder.kept(offset, [data], digests)
+            assert record is not None
+            kept.setdefault(record.peer, []).append(row.task)
+        return kept
+
+    def _brief(self, live: _Live, term: Term) -> JobBrief:
+        assert live.files is not None
+        return JobBrief(
+            job=live.job,
+            term=term,
+            model=live.manifest.model,
+            model_bytes=live.model_bytes,
+            outputs=(),
+            merge=live.files.binding.merge,
+            timeout_s=live.request.task_timeout_s or TASK_TIMEOUT_S,
+        )
+
+    def _spec(
+        self, live: _Live, final: Sequence[int], failed: dict[int, str], kept: dict[PeerId, list[int]]
+    ) -> JobSpec:
+        files, request = live.files, live.request
+        assert files is not None
+        return JobSpec(
+            job=live.job,
+            model=Cid(live.manifest.model),
+            model_bytes=live.model_bytes,
+            tasks=files.split.tasks,
+            items_per_task=files.split.items_per_task,
+            bytes_per_task=files.binding.item_bytes * files.split.items_per_task,
+            seconds_per_item=live.seconds_per_item,
+            verify="spot" if live.manifest.verify == "spot" else "none",
+            retries=request.retries,
+            patience_s=request.timeout_s,
+            task_timeout_s=request.task_timeout_s,
+            deadline_s=request.deadline_s,
+            final=tuple(final),
+            failed=tuple(failed.items()),
+            kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
+            local_only=request.local_only,
+            device_kind=request.device_kind,
+            memory_bytes_min=request.min_vram_bytes,
+        )
+
+    async def _open_files(self, live: _Live) -> None:
+        """Opens the inputs anew: the submitter from its files, an elector from its copy."""
+        row = await self._row(live.job)
+        replica: dict[str, Any] | None = json.loads(row.request).get("replica")
+        if replica is None:
+            request = replace(live.request, batch=live.manifest.items_per_task)
+            prepared = await self._preparation.prepare(request)
+            if hashlib.sha256(prepared.task_keys).digest() != live.manifest.inputs_digest:
+                raise InputError("the inputs have changed since the job was accepted")
+            live.files, live.seconds_per_item = self._files(live, prepared), prepared.seconds_per_item
+            live.model_bytes = prepared.model_bytes
+            return
+        sealed = await self._blobs.read(Cid(replica["inputs"]))
+        key = bytes.fromhex(replica["key"])
+        inputs = await self._in_thread(lambda: PackedInputs(live.manifest, open_segments(sealed, key)))
+        model = await self._blobs.read(Cid(live.manifest.model))
+        await self._executor.load(Cid(live.manifest.model), model)
+        live.request = JobRequest.from_mapping(replica["request"])
+        live.seconds_per_item, live.model_bytes = replica["seconds_per_item"], replica["model_bytes"]
+        split = Split(live.manifest.items, live.manifest.items_per_task)
+        keys = b"".join(
+            hashlib.sha256(live.job.encode() + task.to_bytes(8, "big")).digest() for task in range(split.tasks)
+        )
+        live.files = JobFiles(
+            live.manifest,
+            live.signed,
+            inputs,
+            inputs.binding,
+            split,
+            keys,
+            live.manifest.compare,
+            live.manifest.rtol if live.manifest.rtol >= 0 else None,
+            live.manifest.atol if live.manifest.atol >= 0 else None,
+        )
+
+    def _lost(self, live: _Live, reason: str) -> None:
+        live.waiting = reason
+        live.body = None
+        self._coordinator.drop(live.job, reason)
+        if live.scope is not None:
+            live.scope.cancel()
+        live.note_change()
+
+    def _committed(self, live: _Live, batches: Sequence[bytes]) -> None:
+        tasks = [
+            entry.task
+            for signed in batches
+            for entry in entries_of(decode_as(JournalBatch, decode_as(Signed, signed).payload))
+        ]
+        if tasks:
+            self._coordinator.post(TasksCommitted(live.job, tuple(tasks)))
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _wake(self, job: JobId) -> None:
-        active = self._active.get(job)
-        if active is not None:
-            active.note_change()
+    def _note_end(self, live: _Live, end: JobEnded) -> None:
+        """The machine is done with the job; it has ended when the journal says so."""
+        live.picture, live.end = end.picture, end
+        detail = json.dumps([end.reason[:300], end.kind])
+        self._elections.write(live.job, (), event=end.state, detail=detail, now=True)
 
-    def _note_end(self, end: JobEnded) -> None:
-        self._ended.send_nowait(end)
+    def _over(self, live: _Live) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._finish, live)
 
-    async def run(self) -> None:
-        """Writes down how jobs ended."""
-        async for end in self._to_close:
-            self._active[end.job].picture = end.picture
-            await self._close(end.job, end.state, end.reason, end.kind)
+    async def _finish(self, live: _Live) -> None:
+        machine = self._elections.machine(live.job)
+        if machine is None:
+            return
+        end = machine.chain.batch(machine.chain.end - 1) if machine.chain.end else None
+        state = end.event if end else "failed"
+        try:
+            reason, kind = json.loads(end.detail) if end else ("", "")
+        except ValueError:
+            reason, kind = end.detail if end else "", ""
+        final, failed = _in_journal(machine.chain)
+        known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
+        known["handovers"] = handovers(machine.chain, live.manifest.created_at_s)
+        known["coordinator"], known["term"] = machine.chain.last_term.candidate, machine.chain.last_term.round
+        await self._forget(live, state, str(reason), str(kind), known)
 
-    async def _close(self, job: JobId, state: str, reason: str, kind: str) -> None:
-        summary: Json = {"reason": reason, "kind": kind}
-        active = self._active.get(job)
-        if active is not None:
-            summary |= self._totals(active)
-            summary["elapsed_s"] = round(self._clock.now_s() - active.started_s, 3)
-        await self._store.set_job_state(job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary))
-        await self._blobs.unpin(job)
-        self._active.pop(job, None)
-        if active is not None:
-            active.note_change()
-        self._log.info("job ended", job=job, state=state, reason=reason)
+    async def _forget(self, live: _Live, state: str, reason: str, kind: str, known: Json | None = None) -> None:
+        summary: Json = {**(known or {}), **self._known(live), "reason": reason, "kind": kind}
+        await self._store.set_job_state(live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary))
+        self._elections.withdraw(live.job)
+        self._live.pop(live.job, None)
+        self._coordinator.drop(live.job, reason)
+        if live.scope is not None:
+            live.scope.cancel()
+        if not live.survives and live.manifest.submitter == self._own:
+            await self._blobs.unpin(live.job)
+        live.accepted.set()
+        live.note_change()
+        self._log.info("job ended", job=live.job, state=state, reason=reason)
 
     async def cancel(self, job: str) -> None:
         """Raises `UsageError` if there is no such job, or it has ended already."""
         row = await self._row(job)
-        if row.job not in self._active:
+        live = self._live.get(row.job)
+        if live is None:
             raise UsageError(f"job {job} has ended already: {row.state}")
-        active = self._active[row.job]
-        self._coordinator.post(JobCancelled(row.job, "cancelled by its owner"))
-        while row.job in self._active:
-            await active.wait_change(active.changes)
+        if live.body is not None:
+            self._coordinator.post(JobCancelled(row.job, "cancelled by its owner"))
+        else:
+            await self._ask_others(live, cancel=True)
+        while row.job in self._live and live.body is not None:
+            await live.wait_change(live.changes)
+
+    async def cancel_for(self, job: JobId) -> None:
+        live = self._live.get(job)
+        if live is not None and live.body is not None:
+            self._coordinator.post(JobCancelled(job, "cancelled by its owner"))
+
+    async def hand_over_all(self, reason: str) -> None:
+        """Gives every lease back, so that others go on at once."""
+        for job, live in list(self._live.items()):
+            if live.survives or live.manifest.submitter != self._own:
+                self._elections.hand_over(job, reason)
+
+    def break_job(self, job: JobId, error: PeerinferError) -> None:
+        self._coordinator.post(JobBroken(job, str(error), type(error).__name__))
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     @property
     def coordinated(self) -> int:
-        return len(self._active)
+        return sum(live.body is not None for live in self._live.values())
 
     async def everything(self) -> list[Json]:
-        return [self._json(row) for row in await self._store.jobs()]
+        rows = await self._store.jobs()
+        return [self._json(row) for row in rows if row.state != STANDBY or self._is_coordinated(row.job)]
+
+    def _is_coordinated(self, job: JobId) -> bool:
+        live = self._live.get(job)
+        return live is not None and live.body is not None
 
     async def show(self, job: str) -> Json:
-        return self._json(await self._row(job))
+        row = await self._row(job)
+        live = self._live.get(row.job)
+        if live is not None and live.body is None and len(live.manifest.committee) > 1:
+            other = await self._ask_others(live)
+            if other is not None:
+                return other
+        return self._json(row)
+
+    async def state_for(self, job: JobId) -> Json | None:
+        row = await self._store.job(job)
+        return None if row is None or (row.state == STANDBY and not self._is_coordinated(job)) else self._json(row)
+
+    async def _ask_others(self, live: _Live, *, cancel: bool = False) -> Json | None:
+        """What the job's coordinator says of it; None if nobody who knows can be reached."""
+        for peer in candidates_of(live.manifest):
+            if peer == self._own:
+                continue
+            try:
+                state = await self._replicas.state(PeerId(peer), live.job, cancel=cancel)
+            except PeerinferError as error:
+                self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
+                continue
+            if state is not None:
+                return state
+        return None
 
     async def watch(self, job: str) -> AsyncIterator[Json]:
         row = await self._row(job)
         while True:
-            active = self._active.get(row.job)
-            if active is None:
+            live = self._live.get(row.job)
+            if live is None:
                 yield await self.show(job)
                 return
-            seen = active.changes
-            yield self._json(row)
-            await active.wait_change(seen)
+            seen = live.changes
+            yield await self.show(job)
+            if live.body is None and len(live.manifest.committee) > 1:
+                with trio.move_on_after(1.0):
+                    await live.wait_change(seen)
+                continue
+            await live.wait_change(seen)
             with trio.move_on_after(WATCH_INTERVAL_S):
-                while row.job in self._active:
-                    await active.wait_change(active.changes)
+                while row.job in self._live:
+                    await live.wait_change(live.changes)
 
     async def results(self, job: str) -> AsyncIterator[ResultBlock]:
         row = await self._row(job)
         _, manifest = unseal(Manifest, row.manifest)
+        if len(manifest.committee) > 1:
+            here = _tasks(await self._store.results_of(row.job))
+            await self._fetch(row.job, manifest, [task for task in range(manifest.tasks) if task not in here])
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
 
+    async def _fetch_missing(self, live: _Live, tasks: Sequence[int]) -> None:
+        await self._fetch(live.job, live.manifest, tasks)
+
+    async def _fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> None:
+        """Takes results from the others who may have them, as far as they can be reached."""
+        missing = list(tasks)
+        for peer in candidates_of(manifest):
+            if not missing or peer == self._own:
+                continue
+            try:
+                await self._replicas.fetch(PeerId(peer), job, manifest, missing)
+            except PeerinferError as error:
+                self._log.debug("results not fetched", job=job, peer=peer, reason=str(error))
+            here = _tasks(await self._store.results_of(job))
+            missing = [task for task in missing if task not in here]
+
     async def provenance(self, job: str) -> Json:
-        """What a researcher cites: hashes, peers, how far results were checked, signed receipts."""
         row = await self._row(job)
-        submitter, manifest = unseal(Manifest, row.manifest)
-        shown = self._json(row)
-        receipts = await self._store.receipts_of(row.job)
-        return {
-            "job_id": row.job,
-            "state": shown["state"],
-            "submitter": submitter,
-            "created": shown["created"],
-            "model": {"cid": manifest.model, "sha256": manifest.model_sha256.hex()},
-            "inputs": {
-                "digest": manifest.inputs_digest.hex(),
-                "items": manifest.items,
-                "ports": [str(port) for port in manifest.inputs],
-            },
-            "outputs": [str(port) for port in manifest.outputs],
-            "verification": {
-                "policy": manifest.verify,
-                "compare": manifest.compare,
-                "rtol": manifest.rtol if manifest.rtol >= 0 else None,
-                "atol": manifest.atol if manifest.atol >= 0 else None,
-                "tasks_checked": shown["audited"],
-                "checks_failed": shown["audits_failed"],
-            },
-            "peers": shown["peers"],
-            "manifest": row.manifest.hex(),
-            "receipts": [
-                {"peer": receipt.peer, "frame": receipt.frame, "signed": receipt.signed.hex()} for receipt in receipts
-            ],
-        }
+        return provenance_json(row, self._json(row), await self._store.receipts_of(row.job))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -439,92 +621,40 @@ class Jobs:
                 raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
         raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
 
-    def _totals(self, active: _Active) -> Json:
-        picture = active.picture or self._coordinator.machine.picture(active.body.job)
-        failures = active.body.failures
-        if picture is None:
-            return {}
-        accepted = picture.provisional + picture.final
-        return {
-            "open": picture.open,
-            "assigned": picture.assigned,
-            "accepted": accepted,
-            "final": picture.final,
-            "failed": self._failed_items(active, failures),
-            "failed_tasks": len(failures),
-            "retried": picture.retried,
-            "hedged": 0,
-            "audited": picture.audited,
-            "audits_failed": picture.audits_failed,
-            "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in picture.peers.items()],
-            "blocked": picture.blocked,
-        }
-
-    def _failed_items(self, active: _Active, failures: dict[int, str]) -> list[Json]:
-        split = active.body.files.split
-        return [
-            {
-                "task": task,
-                "first_item": split.first_item(task),
-                "items": split.items_of(task),
-                "reason": failures[task],
-            }
-            for task in sorted(failures)[:FAILED_SHOWN_MAX]
-        ]
+    def _known(self, live: _Live) -> Json:
+        """What this node knows of a job beyond its row."""
+        machine = self._elections.machine(live.job)
+        split = Split(live.manifest.items, live.manifest.items_per_task)
+        picture = self._coordinator.machine.picture(live.job) or live.picture
+        known: Json = totals(picture, split) if picture is not None else {}
+        if machine is not None:
+            known["coordinator"] = machine.chain.last_term.candidate
+            known["term"] = machine.chain.last_term.round
+            known["handovers"] = handovers(machine.chain, live.manifest.created_at_s)
+            known["blocked"] = known.get("blocked") or live.waiting
+        known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
+        known["survives"] = live.survives
+        known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
+        return known
 
     def _json(self, row: JobRow) -> Json:
-        _, manifest = unseal(Manifest, row.manifest)
-        request = json.loads(row.request)
-        active = self._active.get(row.job)
-        summary: Json = json.loads(row.summary) if active is None else self._totals(active)
-        elapsed_s = summary.get("elapsed_s", 0.0) if active is None else self._clock.now_s() - active.started_s
-        blank: Json = {"accepted": 0, "final": 0, "failed": [], "failed_tasks": 0, "retried": 0, "hedged": 0}
-        blank |= {"audited": 0, "audits_failed": 0, "peers": [], "blocked": "", "open": 0, "assigned": 0}
-        return {
-            "job_id": row.job,
-            "state": row.state if active is None else "running",
-            "submitter": manifest.submitter,
-            "coordinator": self._keys.peer_id,
-            "term": 1,
-            "committee": list(manifest.committee),
-            "items": manifest.items,
-            "tasks": manifest.tasks,
-            "items_per_task": manifest.items_per_task,
-            "outputs": [
-                {"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in manifest.outputs
-            ],
-            "verify": manifest.verify,
-            "strategy": request["strategy"],
-            "created": manifest.created_at_s,
-            "elapsed_s": round(elapsed_s, 3),
-            "handovers": [
-                {"term": 1, "coordinator": self._keys.peer_id, "at": manifest.created_at_s, "why": "submitted"}
-            ],
-            "reason": "",
-            "kind": "",
-            **blank,
-            **summary,
-        }
+        live = self._live.get(row.job)
+        if live is None:
+            return job_json(row, row.state, json.loads(row.summary))
+        state = "running" if live.body is not None or not live.accepted.is_set() else "paused"
+        return job_json(row, state, self._known(live))
 
 
-def _read_model(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MODEL_BYTES_MAX:
-                raise InputError(f"{path} has {size} bytes; models may have {MODEL_BYTES_MAX}")
-            data = file.read(MODEL_BYTES_MAX + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"the model {path} cannot be read: {reason}; check the path") from None
-    if not data:
-        raise InputError(f"the model {path} is empty; give an ONNX file")
-    return data
+def _in_journal(chain: Chain) -> tuple[list[int], dict[int, str]]:
+    """Tasks that the journal says are done, and those that it says failed."""
+    final, failed = [], {}
+    for entry in chain.register.entries():
+        if entry.worker:
+            final.append(entry.task)
+        else:
+            failed[entry.task] = "failed in an earlier term"
+    return final, failed
 
 
-def _fingerprints(data: bytes, model: Cid, inputs: Inputs, split: Split) -> tuple[bytes, bytes]:
-    keys = bytearray()
-    for task in range(split.tasks):
-        first = split.first_item(task)
-        keys += task_key(model, inputs.fingerprint(first, first + split.items_of(task)))
-    return hashlib.sha256(data).digest(), bytes(keys)
+def _tasks(rows: Sequence[ResultRow]) -> set[int]:
+    return {row.task for row in rows}

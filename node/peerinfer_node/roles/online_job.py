@@ -75,6 +75,9 @@ class OnlineJob:
     def brief(self) -> JobBrief:
         return self._brief
 
+    def may_act(self) -> bool:
+        return True
+
     @property
     def outputs(self) -> dict[str, Port]:
         return self._outputs

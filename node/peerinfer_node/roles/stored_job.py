@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from peerinfer_node.formats import Inputs
 from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, ReceiptRow, Store
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
 from peerinfer_node.roles.coordinator import FrameInputs, Verdict
+from peerinfer_node.roles.recorder import Recorder, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
 
 INLINE_READ_BYTES_MAX = 256 * 1024
@@ -44,11 +44,6 @@ class JobFiles:
         return self.task_keys[32 * task : 32 * task + 32]
 
 
-def task_key(model: Cid, inputs_fingerprint: bytes) -> bytes:
-    """The name of a piece of work: the same model over the same inputs, in whichever job."""
-    return hashlib.sha256(b"peerinfer/task/1\0" + model.encode() + b"\0" + inputs_fingerprint).digest()
-
-
 class StoredJob:
     """Implements `JobBody`."""
 
@@ -62,7 +57,8 @@ class StoredJob:
         blobs: BlobStore,
         executor: Executor,
         on_change: Callable[[], None],
-        on_settled: Callable[[tuple[int, ...]], None],
+        recorder: Recorder,
+        may_act: Callable[[], bool],
         on_end: Callable[[JobEnded], None],
         in_thread: InThread,
     ) -> None:
@@ -73,7 +69,8 @@ class StoredJob:
         self._blobs = blobs
         self._executor = executor
         self._on_change = on_change
-        self._on_settled = on_settled
+        self._recorder = recorder
+        self._may_act = may_act
         self._on_end = on_end
         self._in_thread = in_thread
         self._outputs = {port.name: port for port in files.manifest.outputs}
@@ -84,6 +81,9 @@ class StoredJob:
     @property
     def brief(self) -> JobBrief:
         return self._brief
+
+    def may_act(self) -> bool:
+        return self._may_act()
 
     @property
     def outputs(self) -> dict[str, Port]:
@@ -118,10 +118,12 @@ class StoredJob:
         return FrameInputs(tuple(files.binding.frame_rows(count) for count in counts), specs, body)
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
-        offset = await self._store.append_results(self.job, record_of(answer))
+        record = record_of(answer)
+        offset = await self._store.append_results(self.job, record)
         keys = {task: self.files.task_key(task) for task in tasks}
         receipt = ReceiptRow(self.job, answer.frame.frame, answer.peer, answer.receipt)
         await self._store.add_results(rows_of(self.job, answer, tasks, keys, offset), [receipt])
+        self._recorder.kept(offset, record, digests_of(answer, tasks))
 
     async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
         known = {task: rows for task, rows in claims.items() if rows is not None}
@@ -166,9 +168,10 @@ class StoredJob:
         return found
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
-        self._on_settled(tuple(tasks))
+        self._recorder.settle(peer, tasks, is_last=is_last)
 
     async def void(self, tasks: Sequence[int]) -> None:
+        self._recorder.void(tasks)
         await self._store.void_results(self.job, tasks)
 
     def changed(self) -> None:
@@ -176,6 +179,7 @@ class StoredJob:
 
     async def failed(self, task: int, reason: str) -> None:
         self.failures[task] = reason
+        self._recorder.fail(task, reason)
 
     async def ended(self, end: JobEnded) -> None:
         self._on_end(end)

@@ -1,0 +1,373 @@
+"""Elections: this node as an elector of any job, and as a candidate of those that it can coordinate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from peerinfer import candidacy, elector
+from peerinfer.candidacy import (
+    Campaign,
+    Candidacy,
+    Committed,
+    HandOver,
+    Heard,
+    LeaseProfile,
+    LeaseSeen,
+    Lost,
+    Over,
+    Phase,
+    Unheard,
+    Won,
+    Write,
+)
+from peerinfer.elector import (
+    Answer,
+    Asked,
+    Elector,
+    ForgetSeat,
+    PersistBatches,
+    PersistSeat,
+    Restored,
+    SeatGivenUp,
+    open_manifest,
+)
+from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
+from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.limits import CLOCK_SKEW_MAX_S
+from peerinfer.messages import (
+    Append,
+    Goodbye,
+    Granted,
+    JournalWanted,
+    KeepAlive,
+    LeaseRefused,
+    LeaseReleased,
+    LeaseWanted,
+    Prepare,
+    SeatOffered,
+    Term,
+)
+from peerinfer_node.driver import Driver
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import Keys, LocalClock, Network, SeatStore, Stream
+from peerinfer_node.roles.elector_lines import ElectorLines
+from peerinfer_node.roles.work_stream import greet
+
+LEASE_STREAMS_PER_PEER_MAX = 4
+
+
+class _Clock:
+    """One of a node's clocks, as a driver wants it."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+
+    def now_s(self) -> float:
+        return self._read()
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """One job that this node may coordinate."""
+
+    machine: Candidacy
+    driver: Driver[candidacy.Event, candidacy.Effect]
+    on_won: Callable[[Term], None]
+    on_lost: Callable[[str], None]
+    on_committed: Callable[[Sequence[bytes]], None]
+    on_over: Callable[[], None]
+    over: trio.Event = field(default_factory=trio.Event)
+
+
+class Elections:
+    """Runs the elector and the candidates of this node."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        seats: SeatStore,
+        network: Network,
+        clock: LocalClock,
+        log: Log,
+        swarm: str,
+        profile: LeaseProfile,
+        rng: random.Random,
+    ) -> None:
+        self._keys = keys
+        self._own = keys.peer_id
+        self._seats = seats
+        self._clock = clock
+        self._log = log
+        self._swarm = swarm
+        self._profile = profile
+        self._rng = rng
+        self.elector = Elector(keys.peer_id, keys.sign)
+        self._elector_driver: Driver[elector.Event, elector.Effect] = Driver(
+            self.elector, _Clock(clock.elector_s), self._perform_elector
+        )
+        self._lines = ElectorLines(
+            network=network, log=log, swarm=swarm, answer_s=profile.answer_s, on_reply=self._on_reply
+        )
+        self._candidates: dict[JobId, _Candidate] = {}
+        self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
+        self._next_token = 1
+        self._broken: set[JobId] = set()
+        self._streams: dict[PeerId, int] = {}
+        self._forgot_at_s: float | None = None
+        self._nursery: trio.Nursery | None = None
+        self.on_seat: Callable[[JobId, bytes], None] = lambda job, manifest: None
+        """Called when this node has become an elector of another node's job."""
+        self.won = 0
+        self.lost = 0
+
+    # --- outside -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Reports started once every seat has been restored: before that no elector may answer."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._forgot_at_s = await self._seats.forgot_at_s()
+            for row, batches in await self._seats.seats():
+                self._elector_driver.post(Restored(row, batches))
+            nursery.start_soon(self._elector_driver.run)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def stand(
+        self,
+        job: JobId,
+        signed_manifest: bytes,
+        *,
+        campaign: bool,
+        on_won: Callable[[Term], None],
+        on_lost: Callable[[str], None],
+        on_committed: Callable[[Sequence[bytes]], None],
+        on_over: Callable[[], None],
+    ) -> None:
+        """Makes this node a candidate: at once with `campaign`, otherwise when the lease of whoever holds it lapses."""
+        assert self._nursery is not None
+        if job in self._candidates:
+            return
+        _, manifest = open_manifest(signed_manifest)
+        machine = Candidacy(
+            self._own,
+            self._keys.sign,
+            job,
+            manifest,
+            signed_manifest,
+            Chain(),
+            profile=self._profile,
+            rng=random.Random(self._rng.random()),  # noqa: S311
+            wall_s=self._clock.wall_s,
+        )
+        driver: Driver[candidacy.Event, candidacy.Effect] = Driver(
+            machine, _Clock(self._clock.holder_s), lambda effect: self._perform_candidate(job, effect)
+        )
+        self._candidates[job] = _Candidate(machine, driver, on_won, on_lost, on_committed, on_over)
+        if campaign:
+            driver.post(Campaign())
+        else:
+            driver.post(LeaseSeen("", self._clock.holder_s() + self._profile.lease_s))
+        self._nursery.start_soon(self._run_candidate, job)
+
+    def write(self, job: JobId, entries: tuple[Entry, ...], *, event: str = "", detail: str = "", now: bool) -> None:
+        """Appends to the journal if this node holds the lease; otherwise nothing happens."""
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(Write(entries, event, detail, is_last=now))
+
+    def hand_over(self, job: JobId, reason: str) -> None:
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(HandOver(reason))
+
+    def machine(self, job: JobId) -> Candidacy | None:
+        candidate = self._candidates.get(job)
+        return candidate.machine if candidate else None
+
+    def holds(self, job: JobId, term: Term) -> bool:
+        """True if this node may act for the job in this term at this very moment."""
+        candidate = self._candidates.get(job)
+        return (
+            candidate is not None and candidate.machine.term == term and candidate.machine.holds(self._clock.holder_s())
+        )
+
+    def withdraw(self, job: JobId) -> None:
+        """Is no candidate any more; what this node holds is given back first by `hand_over`."""
+        candidate = self._candidates.pop(job, None)
+        if candidate is not None:
+            candidate.over.set()
+
+    def give_up_seat(self, job: JobId) -> None:
+        self._elector_driver.post(SeatGivenUp(job))
+
+    @property
+    def own(self) -> PeerId:
+        return self._own
+
+    @property
+    def leases_held(self) -> int:
+        now_s = self._clock.holder_s()
+        return sum(candidate.machine.holds(now_s) for candidate in self._candidates.values())
+
+    # --- as a candidate ----------------------------------------------------------------------------------------------
+
+    async def _run_candidate(self, job: JobId) -> None:
+        candidate = self._candidates[job]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(candidate.driver.run)
+            await candidate.over.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _perform_candidate(self, job: JobId, effect: candidacy.Effect) -> None:
+        candidate = self._candidates.get(job)
+        if candidate is None:
+            return
+        match effect:
+            case candidacy.Ask(elector_id, request):
+                self._ask(job, elector_id, request)
+            case Won(term):
+                self.won += 1
+                self._log.info("lease won", job=job, term=term.round)
+                candidate.on_won(term)
+            case Lost(reason):
+                self.lost += 1
+                self._log.warning("lease lost", job=job, reason=reason)
+                candidate.on_lost(reason)
+            case Committed(first, last):
+                candidate.on_committed(candidate.machine.chain.signed(first, last - first))
+            case Over():
+                candidate.on_over()
+
+    def _ask(self, job: JobId, elector_id: PeerId, request: candidacy.Request) -> None:
+        assert self._nursery is not None
+        if elector_id == self._own:
+            self._ask_own(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
+        else:
+            self._lines.ask(self._nursery, elector_id, job, request)
+
+    def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy.Reply | None) -> None:
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(Unheard(elector_id) if reply is None else Heard(elector_id, reply))
+
+    # --- as an elector -----------------------------------------------------------------------------------------------
+
+    def _ask_own(self, peer: PeerId, request: Any, answer: Callable[[Any], None]) -> None:
+        token, self._next_token = self._next_token, self._next_token + 1
+        self._tokens[token] = (request, answer)
+        self._elector_driver.post(Asked(peer, request, token))
+
+    async def serve(self, raw: Stream) -> None:
+        """Answers one candidate's requests, in order, until it stops."""
+        stream = MessageStream(raw)
+        peer = stream.peer
+        if self._streams.get(peer, 0) >= LEASE_STREAMS_PER_PEER_MAX:
+            await stream.reset()
+            return
+        self._streams[peer] = self._streams.get(peer, 0) + 1
+        try:
+            await greet(stream, swarm=self._swarm)
+            while True:
+                request, _ = await stream.receive_as(
+                    SeatOffered, Prepare, LeaseWanted, LeaseReleased, Append, JournalWanted, KeepAlive, Goodbye
+                )
+                if isinstance(request, Goodbye):
+                    return
+                if not isinstance(request, KeepAlive):
+                    await stream.send(await self._answer(peer, request))
+        except EOFError:
+            pass
+        except PeerinferError as error:
+            self._log.debug("lease stream ended", peer=peer, reason=str(error))
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+            with trio.CancelScope(shield=True):
+                await stream.close()
+
+    async def _answer(self, peer: PeerId, request: Any) -> Any:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        done = trio.Event()
+        answers: list[Any] = []
+
+        def take(answer: Any) -> None:
+            answers.append(answer)
+            done.set()
+
+        self._ask_own(peer, request, take)
+        await done.wait()
+        return answers[0]
+
+    def _refusal(self, request: Any) -> LeaseRefused | None:
+        """What this node refuses before its elector hears of it."""
+        if isinstance(request, SeatOffered):
+            try:
+                job, manifest = open_manifest(request.manifest)
+            except (DecodeError, ProtocolError) as error:
+                return LeaseRefused("", 0, "denied", str(error)[:200], NO_TERM)
+            forgot_at_s = self._forgot_at_s
+            if forgot_at_s is not None and manifest.created_at_s < forgot_at_s + CLOCK_SKEW_MAX_S:
+                return LeaseRefused(job, 0, "denied", "this elector lost what it had promised for older jobs", NO_TERM)
+            return None
+        if JobId(request.job) in self._broken:
+            return LeaseRefused(
+                request.job, getattr(request, "nonce", 0), "full", "this elector cannot write to its disk", NO_TERM
+            )
+        return None
+
+    async def _perform_elector(self, effect: elector.Effect) -> None:
+        match effect:
+            case PersistSeat(row):
+                await self._persist(row.job, lambda: self._seats.save_seat(row))
+            case PersistBatches(job, first, batches):
+                await self._persist(job, lambda: self._seats.save_batches(job, first, batches))
+            case ForgetSeat(job):
+                await self._persist(job, lambda: self._seats.forget(job))
+            case Answer(token, message):
+                request, answer = self._tokens.pop(token)
+                job = JobId(getattr(request, "job", ""))
+                if job in self._broken:
+                    message = LeaseRefused(
+                        job, getattr(request, "nonce", 0), "full", "this elector cannot write to its disk", NO_TERM
+                    )
+                answer(message)
+                self._follow(request, message)
+
+    async def _persist(self, job: JobId, save: Callable[[], Any]) -> None:
+        """What cannot be written must not be answered: the job's seat is out of service until the node restarts."""
+        try:
+            await save()
+        except PeerinferError as error:
+            self._broken.add(job)
+            self._log.error("elector cannot write", job=job, reason=str(error))
+
+    def _follow(self, request: Any, message: Any) -> None:
+        """Lets this node's own candidate see what its elector has granted."""
+        if isinstance(request, SeatOffered) and not isinstance(message, LeaseRefused):
+            job, _ = open_manifest(request.manifest)
+            self.on_seat(job, request.manifest)
+            return
+        candidate = self._candidates.get(JobId(getattr(request, "job", "")))
+        if candidate is None:
+            return
+        if isinstance(message, Granted):
+            until_s = self._clock.holder_s() + request.lease_s
+            candidate.driver.post(LeaseSeen(request.term.candidate, until_s))
+        elif isinstance(request, LeaseReleased):
+            candidate.driver.post(LeaseSeen("", self._clock.holder_s()))
+        elif isinstance(request, Append) and candidate.machine.phase is Phase.WATCHING:
+            chain = self.elector.chain(JobId(request.job))
+            if chain is not None and chain.ended:
+                self.withdraw(JobId(request.job))

@@ -1,0 +1,135 @@
+"""A job as the control API shows it."""
+
+from __future__ import annotations
+
+import json
+
+from peerinfer.assignment import JobPicture
+from peerinfer.control import Json
+from peerinfer.envelope import unseal
+from peerinfer.ids import PeerId
+from peerinfer.journal import Chain
+from peerinfer.messages import Manifest
+from peerinfer.splitting import Split
+from peerinfer.tensors import Port
+from peerinfer_node.ports import JobRow, ReceiptRow
+
+FAILED_SHOWN_MAX = 1000
+"""Failed tasks that a job's JSON lists."""
+
+_BLANK: Json = {
+    "accepted": 0,
+    "final": 0,
+    "failed": [],
+    "failed_tasks": 0,
+    "retried": 0,
+    "hedged": 0,
+    "audited": 0,
+    "audits_failed": 0,
+    "peers": [],
+    "blocked": "",
+    "open": 0,
+    "assigned": 0,
+    "reason": "",
+    "kind": "",
+    "warnings": [],
+    "coordinator": "",
+    "term": 0,
+    "handovers": [],
+    "elapsed_s": 0.0,
+    "survives": False,
+}
+
+
+def totals(picture: JobPicture, split: Split) -> Json:
+    """The part of a job's JSON that its coordinator knows."""
+    failed = [
+        {"task": task, "first_item": split.first_item(task), "items": split.items_of(task), "reason": reason}
+        for task, reason in sorted(picture.failed.items())[:FAILED_SHOWN_MAX]
+    ]
+    return {
+        "open": picture.open,
+        "assigned": picture.assigned,
+        "accepted": picture.provisional + picture.final,
+        "final": picture.final,
+        "failed": failed,
+        "failed_tasks": len(picture.failed),
+        "retried": picture.retried,
+        "hedged": picture.hedged,
+        "audited": picture.audited,
+        "audits_failed": picture.audits_failed,
+        "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in picture.peers.items()],
+        "blocked": picture.blocked,
+    }
+
+
+def handovers(chain: Chain, created_at_s: float) -> list[Json]:
+    """Who coordinated, term by term."""
+    found: list[Json] = []
+    for term, batch in chain.handovers():
+        at_s = batch.at_s or created_at_s
+        why = "submitted" if batch.event == "accepted" else batch.detail or "the lease of the one before ran out"
+        found.append({"term": term.round, "coordinator": term.candidate, "at": at_s, "why": why})
+    return found
+
+
+def job_json(row: JobRow, state: str, known: Json) -> Json:
+    """A job's JSON: what its row says, and what is known beyond it."""
+    _, manifest = unseal(Manifest, row.manifest)
+    request = json.loads(row.request)
+    request = request.get("replica", {}).get("request", request)
+    return {
+        **_BLANK,
+        "job_id": row.job,
+        "state": state,
+        "submitter": manifest.submitter,
+        "committee": list(manifest.committee),
+        "items": manifest.items,
+        "tasks": manifest.tasks,
+        "items_per_task": manifest.items_per_task,
+        "model": request.get("model", manifest.model),
+        "inputs": _ports(manifest.inputs),
+        "outputs": _ports(manifest.outputs),
+        "verify": manifest.verify,
+        "strategy": request.get("strategy", "adaptive"),
+        "created": manifest.created_at_s,
+        **known,
+    }
+
+
+def provenance_json(row: JobRow, shown: Json, receipts: list[ReceiptRow]) -> Json:
+    """What a researcher cites: hashes, peers, how far results were checked, signed receipts."""
+    submitter, manifest = unseal(Manifest, row.manifest)
+    return {
+        "job_id": row.job,
+        "state": shown["state"],
+        "submitter": submitter,
+        "created": shown["created"],
+        "model": {"cid": manifest.model, "sha256": manifest.model_sha256.hex()},
+        "inputs": {
+            "digest": manifest.inputs_digest.hex(),
+            "items": manifest.items,
+            "ports": [str(port) for port in manifest.inputs],
+        },
+        "outputs": [str(port) for port in manifest.outputs],
+        "verification": {
+            "policy": manifest.verify,
+            "compare": manifest.compare,
+            "rtol": manifest.rtol if manifest.rtol >= 0 else None,
+            "atol": manifest.atol if manifest.atol >= 0 else None,
+            "tasks_checked": shown["audited"],
+            "checks_failed": shown["audits_failed"],
+        },
+        "committee": shown["committee"],
+        "handovers": shown["handovers"],
+        "peers": shown["peers"],
+        "manifest": row.manifest.hex(),
+        "receipts": [
+            {"peer": PeerId(receipt.peer), "frame": receipt.frame, "signed": receipt.signed.hex()}
+            for receipt in receipts
+        ],
+    }
+
+
+def _ports(ports: tuple[Port, ...]) -> list[Json]:
+    return [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]

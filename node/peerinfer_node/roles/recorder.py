@@ -1,0 +1,133 @@
+"""From a kept result to a journal entry: its digest, and, for jobs that outlive their submitter, copies on a quorum.
+
+A result of such a job may be shown as final only when a later coordinator would find it, so its record is on a quorum
+of electors before the journal says that it is final.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from peerinfer.ids import PeerId
+from peerinfer.journal import DIGEST_BYTES, Entry
+from peerinfer.tensors import TensorSpec
+from peerinfer_node.ports import Buffer
+from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
+
+CopyRecord = Callable[[int, Sequence[Buffer]], Awaitable[None]]
+"""Copies the record of this number to a quorum; returns when it is there, however long that takes."""
+
+WriteEntries = Callable[[tuple[Entry, ...], bool], None]
+
+
+@dataclass(slots=True)
+class _Copy:
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    entries: tuple[Entry, ...]
+    copies: tuple[_Copy, ...]
+    is_last: bool
+
+
+class Recorder:
+    """One job's results on their way into its journal, in the order in which they were settled."""
+
+    def __init__(self, write: WriteEntries, copy: CopyRecord | None) -> None:
+        self._write = write
+        self._copy = copy
+        self._digests: dict[int, bytes] = {}
+        self._copies: dict[int, _Copy] = {}
+        self._to_copy, self._copying = trio.open_memory_channel[tuple[int, Sequence[Buffer], _Copy]](float("inf"))
+        self._to_write, self._writing = trio.open_memory_channel[_Settled](float("inf"))
+
+    def kept(self, offset: int, record: Sequence[Buffer], digests: dict[int, bytes]) -> None:
+        """A record is in the spool at `offset`, with the outputs of these tasks."""
+        self._digests |= digests
+        if self._copy is None:
+            return
+        copy = _Copy()
+        self._copies |= dict.fromkeys(digests, copy)
+        self._to_copy.send_nowait((offset, record, copy))
+
+    def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        entries = tuple(Entry(task, self._digests.pop(task), peer) for task in tasks)
+        copies = tuple({id(copy): copy for copy in (self._copies.pop(task, None) for task in tasks) if copy}.values())
+        self._put(_Settled(entries, copies, is_last))
+
+    def fail(self, task: int, reason: str) -> None:
+        digest = hashlib.blake2b(reason.encode(), digest_size=DIGEST_BYTES).digest()
+        self._put(_Settled((Entry(task, digest, ""),), (), True))
+
+    def void(self, tasks: Sequence[int]) -> None:
+        for task in tasks:
+            self._digests.pop(task, None)
+            self._copies.pop(task, None)
+
+    def _put(self, settled: _Settled) -> None:
+        if self._copy is None:
+            self._write(settled.entries, settled.is_last)
+        else:
+            self._to_write.send_nowait(settled)
+
+    async def run(self) -> None:
+        """Copies and writes until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_copies)
+            async for settled in self._writing:
+                for copy in settled.copies:
+                    await copy.done.wait()
+                self._write(settled.entries, settled.is_last)
+
+    async def _run_copies(self) -> None:
+        async for offset, record, copy in self._copying:
+            assert self._copy is not None
+            await self._copy(offset, record)
+            copy.done.set()
+
+
+def digests_of(answer: Answer, tasks: Sequence[int]) -> dict[int, bytes]:
+    """16 bytes for each task: BLAKE2b over its outputs' names, dtypes, shapes and bytes."""
+    wanted = set(tasks)
+    digests: dict[int, bytes] = {}
+    start = 0
+    for group in answer.groups:
+        arrays = _places(group.tensors, start)
+        first = 0
+        for position in group.positions:
+            task, items = answer.frame.tasks[position], answer.frame.items[position]
+            if task in wanted:
+                digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+                for spec, place in arrays:
+                    row_bytes = spec.size_bytes // spec.shape[0]
+                    digest.update(f"{spec.name}\0{spec.dtype}{[items, *spec.shape[1:]]}".encode())
+                    digest.update(
+                        memoryview(answer.body)[place + first * row_bytes : place + (first + items) * row_bytes]
+                    )
+                digests[task] = digest.digest()
+            first += items
+        start += sum(spec.size_bytes for spec in group.tensors)
+    return digests
+
+
+def digest_of_rows(rows: Rows) -> bytes:
+    """The same digest, of outputs that were read back."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for name, array in rows.items():
+        digest.update(f"{name}\0{array.dtype}{list(array.shape)}".encode())
+        digest.update(raw_bytes(array))
+    return digest.digest()
+
+
+def _places(tensors: Sequence[TensorSpec], start: int) -> list[tuple[TensorSpec, int]]:
+    places = []
+    for spec in tensors:
+        places.append((spec, start))
+        start += spec.size_bytes
+    return places

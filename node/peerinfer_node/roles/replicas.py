@@ -1,0 +1,332 @@
+"""Keeps other nodes' jobs alive here, and this node's jobs alive elsewhere.
+
+An elector that holds a copy of a job's model and inputs can coordinate it. It fetches them from the submitter when they
+are offered, keeps the inputs encrypted, and becomes a candidate. From then on whoever coordinates copies every record of
+results to the electors before the journal calls it final.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import trio
+
+from peerinfer.elector import Elector, candidates_of, open_manifest, quorum_of
+from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StreamClosed
+from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
+from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
+from peerinfer.replica_messages import (
+    STATE_CHARS_MAX,
+    JobCancelWanted,
+    JobState,
+    JobStateWanted,
+    RecordCopy,
+    RecordHeld,
+    RecordsEnd,
+    RecordsWanted,
+    ReplicaHeld,
+    ReplicaOffered,
+    ReplicaRefused,
+)
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, ResultRow, Store, Stream
+from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
+from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
+from peerinfer_node.roles.result_records import OpenRecord
+from peerinfer_node.roles.work_stream import greet
+
+JOURNAL_PROTOCOL = "/peerinfer/journal/1"
+STREAMS_PER_PEER_MAX = 8
+COPY_AGAIN_S = 0.5
+ANSWER_TIMEOUT_S = 30.0
+REPLICA_TIMEOUT_S = 600.0
+JOBS_REMEMBERED_MAX = 64
+STANDBY = "standby"
+"""State of a job that this node keeps a copy of and does not coordinate."""
+
+FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
+
+
+class KnowsJobs(Protocol):
+    """What questions about jobs are answered from."""
+
+    async def state_for(self, job: JobId) -> dict[str, Any] | None: ...
+
+    async def cancel_for(self, job: JobId) -> None: ...
+
+    def stand_by(self, job: JobId, signed_manifest: bytes) -> None: ...
+
+
+class Replicas:
+    """Both ends of `/peerinfer/journal/1`."""
+
+    def __init__(
+        self,
+        *,
+        own: PeerId,
+        network: Network,
+        store: Store,
+        blobs: BlobStore,
+        fetch_blob: FetchBlob,
+        elector: Elector,
+        log: Log,
+        swarm: str,
+    ) -> None:
+        self._own = own
+        self._network = network
+        self._store = store
+        self._blobs = blobs
+        self._fetch_blob = fetch_blob
+        self._elector = elector
+        self._log = log
+        self._swarm = swarm
+        self._streams: dict[PeerId, int] = {}
+        self._here: dict[JobId, set[int]] = {}
+        """Tasks whose results are here, of the jobs that records were copied of lately."""
+        self.jobs: KnowsJobs | None = None
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    async def serve(self, raw: Stream) -> None:
+        stream = MessageStream(raw)
+        peer = stream.peer
+        if self._streams.get(peer, 0) >= STREAMS_PER_PEER_MAX:
+            await stream.reset()
+            return
+        self._streams[peer] = self._streams.get(peer, 0) + 1
+        try:
+            await greet(stream, swarm=self._swarm)
+            while True:
+                request, body = await stream.receive_as(
+                    ReplicaOffered, RecordCopy, RecordsWanted, JobStateWanted, JobCancelWanted, KeepAlive, Goodbye
+                )
+                if isinstance(request, Goodbye):
+                    return
+                if not isinstance(request, KeepAlive):
+                    await self._answer(stream, request, body)
+        except EOFError:
+            pass
+        except PeerinferError as error:
+            self._log.debug("journal stream ended", peer=peer, reason=str(error))
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+            with trio.CancelScope(shield=True):
+                await stream.close()
+
+    async def _answer(self, stream: MessageStream, request: Any, body: bytes) -> None:
+        job = JobId(request.job)
+        try:
+            manifest, signed = await self._known(job, stream.peer)
+            match request:
+                case ReplicaOffered():
+                    await self._take_replica(job, manifest, signed, stream.peer, request)
+                    await stream.send(ReplicaHeld(job))
+                case RecordCopy():
+                    await self._take_record(job, manifest, request, body)
+                    await stream.send(RecordHeld(job, request.number))
+                case RecordsWanted():
+                    await self._give_records(stream, job, request.tasks)
+                case JobStateWanted():
+                    await stream.send(JobState(job, await self._state(job)))
+                case JobCancelWanted():
+                    if stream.peer != manifest.submitter:
+                        raise ProtocolError("only the submitter may cancel a job")
+                    assert self.jobs is not None
+                    await self.jobs.cancel_for(job)
+                    await stream.send(JobState(job, await self._state(job)))
+        except (PeerinferError, KeyError, ValueError) as error:
+            if isinstance(error, StreamClosed):
+                raise
+            await stream.send(ReplicaRefused(job, str(error)[:500]))
+
+    async def _known(self, job: JobId, peer: PeerId) -> tuple[Manifest, bytes]:
+        """The job's manifest; only who may coordinate it may ask about it."""
+        signed = self._elector.manifest(job)
+        if signed is None:
+            row = await self._store.job(job)
+            signed = row.manifest if row else None
+        if signed is None:
+            raise ProtocolError("this node knows nothing of the job")
+        _, manifest = open_manifest(signed)
+        if peer not in candidates_of(manifest):
+            raise ProtocolError("only the committee and the submitter may ask about a job")
+        return manifest, signed
+
+    async def _state(self, job: JobId) -> str:
+        assert self.jobs is not None
+        state = await self.jobs.state_for(job)
+        text = "" if state is None else json.dumps(state)
+        return text if len(text) <= STATE_CHARS_MAX else ""
+
+    async def _take_replica(
+        self, job: JobId, manifest: Manifest, signed: bytes, peer: PeerId, offer: ReplicaOffered
+    ) -> None:
+        if peer != manifest.submitter or self._elector.manifest(job) is None:
+            raise ProtocolError("only the submitter offers copies, and only to electors")
+        if offer.inputs_bytes > 2 * REPLICATED_BYTES_MAX or offer.model_bytes > MODEL_BYTES_MAX:
+            raise ProtocolError("the copies are too large")
+        inputs = Cid(offer.inputs)
+        digest_of_cid(inputs)
+        for cid in (Cid(manifest.model), inputs):
+            await self._blobs.pin(cid, job)
+            await self._fetch_blob(cid, [peer])
+        if await self._store.job(job) is None:
+            replica = {
+                "inputs": offer.inputs,
+                "key": offer.key.hex(),
+                "model_bytes": offer.model_bytes,
+                "seconds_per_item": offer.seconds_per_item / 1e9,
+                "request": json.loads(offer.request),
+            }
+            row = JobRow(job, signed, json.dumps({"replica": replica}), STANDBY, manifest.created_at_s, None, "{}")
+            await self._store.add_job(row)
+        assert self.jobs is not None
+        self.jobs.stand_by(job, signed)
+
+    async def _take_record(self, job: JobId, manifest: Manifest, copy: RecordCopy, body: bytes) -> None:
+        chain = self._elector.chain(job)
+        if chain is None or copy.term.order < chain.last_term.order:
+            raise ProtocolError(f"term {copy.term.round} is over")
+        await self.keep_record(job, manifest, body)
+
+    async def keep_record(self, job: JobId, manifest: Manifest, record: bytes) -> int:
+        """Stores a record that somebody else made; returns where. Tasks that are here already are left alone."""
+        opened = OpenRecord(record)
+        here = await self._tasks_here(job)
+        if all(task in here for group in opened.header.groups for task in group.tasks):
+            return 0
+        offset = await self._store.append_results(job, [record])
+        rows = []
+        for number, group in enumerate(opened.header.groups):
+            first = 0
+            for task, count in zip(group.tasks, group.rows, strict=True):
+                if task >= manifest.tasks:
+                    raise ProtocolError("a record names a task that the job has not")
+                if task not in here:
+                    key = job.encode() + task.to_bytes(8, "big")
+                    rows.append(ResultRow(key, job, task, offset, number, first, count))
+                first += count
+        await self._store.add_results(rows, [])
+        here.update(row.task for row in rows)
+        return len(rows)
+
+    async def _tasks_here(self, job: JobId) -> set[int]:
+        if job not in self._here:
+            while len(self._here) >= JOBS_REMEMBERED_MAX:
+                del self._here[next(iter(self._here))]
+            self._here[job] = {row.task for row in await self._store.results_of(job)}
+        return self._here[job]
+
+    async def _give_records(self, stream: MessageStream, job: JobId, tasks: Sequence[int]) -> None:
+        wanted = set(tasks)
+        offsets = sorted({row.offset for row in await self._store.results_of(job) if row.task in wanted})
+        for offset in offsets:
+            await stream.send(RecordCopy(job, Term(0, ""), offset), [await self._store.read_results(job, offset)])
+        await stream.send(RecordsEnd(job))
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _conversation(self, peer: PeerId) -> AsyncIterator[MessageStream]:
+        stream = MessageStream(await self._network.open_stream(peer, JOURNAL_PROTOCOL))
+        try:
+            await greet(stream, swarm=self._swarm)
+            yield stream
+        except EOFError:
+            raise StreamClosed(f"{peer} closed the stream") from None
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.close()
+
+    async def offer(self, peer: PeerId, offer: ReplicaOffered) -> None:
+        """Returns when the elector holds the copies. Raises `NetworkError`, `ProtocolError` with its reason."""
+        with trio.move_on_after(REPLICA_TIMEOUT_S):
+            async with self._conversation(peer) as stream:
+                await stream.send(offer)
+                answer, _ = await stream.receive_as(ReplicaHeld, ReplicaRefused)
+                if isinstance(answer, ReplicaRefused):
+                    raise ProtocolError(f"{peer} keeps no copy: {answer.reason}")
+                return
+        raise StreamClosed(f"{peer} did not fetch the copies within {REPLICA_TIMEOUT_S:g} s")
+
+    async def state(self, peer: PeerId, job: JobId, *, cancel: bool = False) -> dict[str, Any] | None:
+        """What another candidate says of the job, or None. Raises `NetworkError`, `ProtocolError`."""
+        with trio.move_on_after(ANSWER_TIMEOUT_S):
+            async with self._conversation(peer) as stream:
+                await stream.send(JobCancelWanted(job) if cancel else JobStateWanted(job))
+                answer, _ = await stream.receive_as(JobState, ReplicaRefused)
+                if isinstance(answer, ReplicaRefused):
+                    raise ProtocolError(f"{peer} says: {answer.reason}")
+                try:
+                    state = json.loads(answer.state) if answer.state else None
+                except ValueError:
+                    raise DecodeError(f"{peer} sent a state that is not JSON") from None
+                return state if isinstance(state, dict) else None
+        raise StreamClosed(f"{peer} did not answer within {ANSWER_TIMEOUT_S:g} s")
+
+    async def fetch(self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> int:
+        """Takes the results of these tasks from another candidate; returns how many came that were not here."""
+        count = 0
+        async with self._conversation(peer) as stream:
+            for start in range(0, len(tasks), 1024):
+                await stream.send(RecordsWanted(job, tuple(tasks[start : start + 1024])))
+                while True:
+                    answer, body = await stream.receive_as(RecordCopy, RecordsEnd, ReplicaRefused)
+                    if not isinstance(answer, RecordCopy):
+                        break
+                    count += await self.keep_record(job, manifest, body)
+        return count
+
+
+class RecordCopier:
+    """Copies the records of one job to its electors; a record is safe when a quorum has it."""
+
+    def __init__(self, replicas: Replicas, job: JobId, manifest: Manifest, term: Term, own: PeerId, log: Log) -> None:
+        self._replicas = replicas
+        self._job = job
+        self._term = term
+        self._log = log
+        self._others = [PeerId(elector) for elector in manifest.committee if elector != own]
+        self._needed = quorum_of(manifest) - (own in manifest.committee)
+
+    async def copy(self, number: int, record: Sequence[Buffer]) -> None:
+        """Returns when enough other electors hold the record, however long that takes."""
+        if self._needed <= 0:
+            return
+        enough = trio.Event()
+        held: list[PeerId] = []
+
+        async def one(elector: PeerId) -> None:
+            while not enough.is_set():
+                try:
+                    await self._send(elector, number, record)
+                except PeerinferError as error:
+                    self._log.debug("record not copied", job=self._job, peer=elector, reason=str(error))
+                    await trio.sleep(COPY_AGAIN_S)
+                    continue
+                held.append(elector)
+                if len(held) >= self._needed:
+                    enough.set()
+                return
+
+        async with trio.open_nursery() as nursery:
+            for elector in self._others:
+                nursery.start_soon(one, elector)
+            await enough.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, elector: PeerId, number: int, record: Sequence[Buffer]) -> None:
+        with trio.move_on_after(ANSWER_TIMEOUT_S):
+            async with self._replicas._conversation(elector) as stream:
+                await stream.send(RecordCopy(self._job, self._term, number), record)
+                answer, _ = await stream.receive_as(RecordHeld, ReplicaRefused)
+                if isinstance(answer, ReplicaRefused):
+                    raise ProtocolError(answer.reason)
+                return
+        raise StreamClosed(f"{elector} did not take a record within {ANSWER_TIMEOUT_S:g} s")
