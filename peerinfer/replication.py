@@ -1,0 +1,143 @@
+"""Handing a holder's journal to the electors: what each of them has, what is on its way, and what is committed.
+
+Batches go out as soon as there are any, several messages deep; an elector that missed some says from where on it needs
+them. One that refuses or does not answer is left alone until it grants a renewal, and then gets everything again that
+it has not acknowledged: an elector that is dead costs nothing beside the renewals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import Chain
+from peerinfer.messages import Append, Appended, LeaseRefused, Term
+
+APPENDS_IN_FLIGHT_MAX = 4
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One elector's journal, as far as the holder knows it."""
+
+    matched: int = 0
+    """Batches that it holds exactly as the holder does."""
+    next: int = 0
+    """The first batch to send it."""
+    in_flight: dict[int, int] = field(default_factory=dict)
+    """The messages that were not answered yet: nonce, and first batch."""
+    overdue: tuple[int, ...] = ()
+    """Those that were in flight at the last renewal already."""
+    is_open: bool = False
+    """It has granted the term, and neither refused nor lost a message since."""
+
+    def close(self) -> None:
+        """Everything that was not acknowledged is to be sent again, later."""
+        self.next = self.matched or min((self.next, *self.in_flight.values()))
+        self.in_flight.clear()
+        self.is_open = False
+
+
+class Replication:
+    """The journal of one term, on its way to a quorum."""
+
+    def __init__(
+        self,
+        job: JobId,
+        epoch: int,
+        term: Term,
+        chain: Chain,
+        electors: Iterable[PeerId],
+        quorum: int,
+        new_nonce: Callable[[], int],
+    ) -> None:
+        """Begins with what `chain` holds now, and takes it that the electors hold that much, until they say otherwise."""
+        self._job = job
+        self._epoch = epoch
+        self._term = term
+        self._chain = chain
+        self._quorum = quorum
+        self._new_nonce = new_nonce
+        self._copies = {elector: _Copy(next=len(chain)) for elector in electors}
+        self.committed = 0
+        """Batches that a quorum holds under this term."""
+
+    def granted(self, elector: PeerId) -> None:
+        """The elector serves this term: it may be sent batches."""
+        self._copies[elector].is_open = True
+
+    def appends(self) -> list[tuple[PeerId, Append]]:
+        """What is to be sent now."""
+        found = []
+        for elector, copy in self._copies.items():
+            while copy.is_open and copy.next < len(self._chain) and len(copy.in_flight) < APPENDS_IN_FLIGHT_MAX:
+                found.append((elector, self._append(copy)))
+        return found
+
+    def renewing(self) -> None:
+        """The lease is being renewed: messages that were in flight at the renewal before are lost."""
+        for copy in self._copies.values():
+            if any(nonce in copy.in_flight for nonce in copy.overdue):
+                copy.close()
+            copy.overdue = tuple(copy.in_flight)
+
+    def appended(self, elector: PeerId, answer: Appended) -> bool:
+        """True if more is committed now than before."""
+        copy = self._copies[elector]
+        copy.in_flight.pop(answer.nonce, None)
+        if answer.term != self._term or answer.sequence > len(self._chain):
+            return False
+        if self._chain.hash_before(answer.sequence) != answer.head:
+            return False
+        copy.matched = max(copy.matched, answer.sequence)
+        copy.next = max(copy.next, copy.matched)
+        return self._commit()
+
+    def refused(self, elector: PeerId, refusal: LeaseRefused) -> bool:
+        """True if this answers a message with batches."""
+        copy = self._copies[elector]
+        first = copy.in_flight.get(refusal.nonce)
+        if first is None:
+            return False
+        if refusal.kind == "gap" and copy.matched <= refusal.sequence < first:
+            copy.in_flight.clear()
+            copy.next = refusal.sequence
+        else:
+            copy.close()
+        return True
+
+    def unheard(self, elector: PeerId) -> None:
+        """Something sent to this elector may be lost."""
+        if self._copies[elector].in_flight:
+            self._copies[elector].close()
+
+    def matched(self, elector: PeerId) -> int:
+        return self._copies[elector].matched
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every elector holds the whole journal."""
+        return all(copy.matched == len(self._chain) for copy in self._copies.values())
+
+    def _append(self, copy: _Copy) -> Append:
+        batches = self._chain.part(copy.next)
+        nonce = self._new_nonce()
+        copy.in_flight[nonce] = copy.next
+        copy.next += len(batches)
+        return Append(self._job, self._epoch, self._term, nonce, batches)
+
+    def _commit(self) -> bool:
+        matched = sorted((copy.matched for copy in self._copies.values()), reverse=True)
+        reached = matched[self._quorum - 1]
+        # A batch of an older term counts only together with one of this term (Raft §5.4.2, figure 8).
+        if reached <= self.committed or self._chain.link(reached - 1).term != self._term:
+            return False
+        self.committed = reached
+        return True
+
+    def check(self) -> None:
+        assert self.committed <= len(self._chain), f"{self.committed} of {len(self._chain)} batches are committed"
+        for elector, copy in self._copies.items():
+            assert copy.matched <= len(self._chain), f"{elector} matches {copy.matched} of {len(self._chain)} batches"
+            assert len(copy.in_flight) <= APPENDS_IN_FLIGHT_MAX, f"{len(copy.in_flight)} messages to {elector}"
