@@ -64,6 +64,9 @@ class JobRequest:
     """Subtracted after scaling pixels to 0..1; one number or one per channel."""
     image_std: tuple[float, ...] = (1.0,)
     detach: bool = False
+    """Return once copies of model and inputs are on a quorum of the job's electors."""
+    replicate: bool = True
+    """Let the electors of an attached job copy its model and inputs too, so that it survives this node."""
 
     def __post_init__(self) -> None:
         _check(bool(self.model), "model", "name a model file")

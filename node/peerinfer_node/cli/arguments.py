@@ -25,7 +25,6 @@ UNAVAILABLE: dict[str, dict[str, str | None]] = {
         "--max-vram": "SIZE",
         "--api": "HOST:PORT",
     },
-    "run": {"--detach": None, "--no-replicate": None},
     "tui": {"--serve": "PORT"},
 }
 """Flags of the interface whose effect is not there yet, by command, with their value's name. They are refused."""

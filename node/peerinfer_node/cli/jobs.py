@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import Any
 
 from peerinfer.control import Control, Json
@@ -190,9 +191,15 @@ def job_lines(job: Json) -> list[str]:
         ("verify", job.get("verify")),
         ("strategy", job.get("strategy")),
         ("time", _duration(job.get("elapsed_s"))),
-        *(("handover", f"term {each.get('term')}: {each.get('why')}") for each in job.get("handovers") or ()),
+        *(("handover", _handover(each)) for each in job.get("handovers") or ()),
     ]
     return [f"{name:<12} {value}" for name, value in rows if value not in (None, "")]
+
+
+def _handover(each: Json) -> str:
+    at_s = each.get("at")
+    when = time.strftime("%H:%M:%S", time.localtime(at_s)) if isinstance(at_s, (int, float)) else "?"
+    return f"{when} term {each.get('term')} to {str(each.get('coordinator'))[-8:]}: {each.get('why')}"
 
 
 def _duration(value: Any) -> str | None:

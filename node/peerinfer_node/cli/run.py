@@ -42,6 +42,8 @@ def add(commands: take.Subcommands) -> None:
     how.add_argument("--task-timeout", type=take.duration, metavar="TIME", help="longest time for one task [learned]")
     how.add_argument("--deadline", type=take.duration, metavar="TIME", help="the job fails if it is not done by then")
     how.add_argument("--retries", type=take.whole(0, 100), default=3, metavar="N", help="attempts after the first [3]")
+    how.add_argument("--detach", action="store_true", help="return once the job outlives this command; fetch it later")
+    how.add_argument("--no-replicate", action="store_true", help="copy no inputs to other nodes")
     how.add_argument("--resume", action="store_true", help="take what an earlier run of the same has computed")
     how.add_argument("--dry-run", action="store_true", help="say what would happen, and send nothing")
     how.add_argument("--json", action="store_true", help="print one JSON object about the job at the end")
@@ -86,6 +88,8 @@ def request_from(arguments: argparse.Namespace) -> JobRequest:
         deadline_s=arguments.deadline,
         retries=arguments.retries,
         resume=arguments.resume,
+        detach=arguments.detach,
+        replicate=not arguments.no_replicate,
         local_only=arguments.standalone,
         min_vram_bytes=arguments.min_vram,
         device_kind=arguments.device_kind,
@@ -97,7 +101,13 @@ def request_from(arguments: argparse.Namespace) -> JobRequest:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.output is None and not arguments.dry_run:
+    if arguments.detach and arguments.no_replicate:
+        raise UsageError(
+            "--detach needs copies of the inputs elsewhere, --no-replicate refuses them; choose one of them"
+        )
+    if arguments.detach and arguments.standalone:
+        raise UsageError("--standalone ends with this command, --detach goes on after it; choose one of them")
+    if arguments.output is None and not (arguments.dry_run or arguments.detach):
         raise UsageError("name the output with -o OUT, like -o out.npz")
     if arguments.standalone and (arguments.bootstrap or arguments.swarm):
         other = "--bootstrap" if arguments.bootstrap else "--swarm"
@@ -107,6 +117,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from peerinfer_node.cli.dry_run import dry_run
 
         return dry_run(arguments, request)
+    if arguments.detach:
+        from peerinfer_node.cli.detaching import detach
+
+        return detach(arguments, request)
     from peerinfer_node.cli.running import run
 
     return run(arguments, request)

@@ -329,7 +329,7 @@ class Jobs:
             nursery.start_soon(recorder.run)
             if outlives:
                 nursery.start_soon(self._fetch_missing, live, [task for task in final if task not in _tasks(rows)])
-            elif len(live.manifest.committee) > 1 and not live.request.detach:
+            elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:
                 nursery.start_soon(self._replicate_later, live)
 
     async def _replicate_later(self, live: _Live) -> None:
