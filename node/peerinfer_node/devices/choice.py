@@ -15,9 +15,7 @@ from peerinfer_node.devices.card_names import VENDORS, Family, card_name, family
 from peerinfer_node.devices.nvidia import NvidiaCard
 from peerinfer_node.devices.sysfs import Card
 from peerinfer_node.devices.vulkan import Adapter, Answer
-from peerinfer_node.ports import Device
-
-WEBGPU_PROVIDER = "WebGpuExecutionProvider"
+from peerinfer_node.ports import WEBGPU_PROVIDER, Device
 
 MEMORY_BYTES_MIN = GIB
 """A card with less cannot hold a usual model beside what it shows on the screen."""

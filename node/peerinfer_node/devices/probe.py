@@ -12,9 +12,8 @@ import psutil
 from peerinfer.limits import NAME_CHARS_MAX
 from peerinfer_node.devices import nvidia, sysfs, vulkan
 from peerinfer_node.devices.choice import FoundGpu, judge
-from peerinfer_node.ports import Device
+from peerinfer_node.ports import CPU_PROVIDER, Device
 
-CPU_PROVIDER = "CPUExecutionProvider"
 _NAME_KEYS = ("model name", "Model", "Hardware")
 """What x86, and some boards that have no "model name", call their processor in /proc/cpuinfo."""
 

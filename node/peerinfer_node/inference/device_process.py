@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -42,19 +42,24 @@ class DeviceProcess:
     It is started in the calling thread, which must outlive it: the kernel kills it when that thread ends.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        """Spawns it, which takes a few milliseconds. Raises `WorkerDied` if the system cannot."""
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Spawns it, which takes a few milliseconds. Raises `WorkerDied` if the system cannot.
+
+        It gets this environment beside a few fixed variables, and nothing of the daemon's own.
+        """
         self._resources = contextlib.ExitStack()
         self._last_words = b""
         self._is_between_messages = True
         try:
             with contextlib.ExitStack() as only_here:
-                self._popen = self._spawn(arguments, only_here)
+                self._popen = self._spawn(arguments, environment, only_here)
         except OSError as error:
             self._resources.close()
             raise WorkerDied(f"the worker process could not be started: {error.strerror}") from error
 
-    def _spawn(self, arguments: Sequence[str], only_here: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, arguments: Sequence[str], environment: Mapping[str, str], only_here: contextlib.ExitStack
+    ) -> subprocess.Popen[bytes]:
         """Our ends of the connections go to `_resources`, the process's own ends to `only_here`."""
         self._directory = tempfile.mkdtemp(prefix="peerinfer-worker-")
         self._resources.callback(shutil.rmtree, self._directory, ignore_errors=True)
@@ -75,7 +80,7 @@ class DeviceProcess:
         return subprocess.Popen(  # noqa: S603  (our own module)
             command,
             cwd=self._directory,
-            env=_ENVIRONMENT,
+            env={**environment, **_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -17,6 +17,7 @@ MEASURE_SECONDS = 0.25
 
 _GEMM_SIZE = 1024
 _COPY_BYTES = 64 * MIB
+_CHAIN_STEPS = 8
 
 
 def gemm_gflops(make_session: Callable[[bytes], Any]) -> float:
@@ -35,6 +36,32 @@ def copy_gbs() -> float:
     source = np.ones(_COPY_BYTES, np.uint8)
     target = np.empty_like(source)
     return 2 * _COPY_BYTES / _best_seconds(lambda: np.copyto(target, source)) / 1e9
+
+
+def device_gbs(make_session: Callable[[bytes], Any]) -> float:
+    """GB/s that a graphics card reads and writes in its own memory: what each step of a chain over a large tensor takes.
+
+    The chain starts from one number and ends in one, so that nothing travels; a short chain's time is taken off a long
+    one's.
+    """
+    short_s, long_s = (_chain_seconds(make_session, steps) for steps in (1, 1 + _CHAIN_STEPS))
+    if long_s <= short_s:
+        return 0.0
+    return 2 * _COPY_BYTES * _CHAIN_STEPS / (long_s - short_s) / 1e9
+
+
+def _chain_seconds(make_session: Callable[[bytes], Any], steps: int) -> float:
+    names = [f"t{step}" for step in range(steps + 1)]
+    nodes = [helper.make_node("Expand", ["x", "shape"], [names[0]])]
+    nodes += [helper.make_node("Sqrt", [names[step]], [names[step + 1]]) for step in range(steps)]
+    nodes.append(helper.make_node("ReduceMax", [names[-1]], ["y"], keepdims=0))
+    rows = _COPY_BYTES // 4 // 4096
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1]), ("y", []))]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [rows, 4096])
+    graph = helper.make_graph(nodes, "chain", ports[:1], ports[1:], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = make_session(model.SerializeToString())
+    return _best_seconds(lambda: session.run(None, {"x": np.ones(1, np.float32)}))
 
 
 def _best_seconds(action: Callable[[], object]) -> float:

@@ -122,10 +122,10 @@ class Loaded:
 
 @part
 class NotLoaded:
-    """The model was refused, or did not fit into memory."""
+    """The model was refused, did not fit into memory, or is not for this device."""
 
     request: int = wire(_request)
-    kind: str = wire(one_of("model", "memory"))
+    kind: str = wire(one_of("model", "memory", "device"))
     reason: str = wire(text(REASON_CHARS_MAX))
     held: tuple[str, ...] = wire(listed(_model, SESSIONS_MAX))
 

@@ -8,6 +8,10 @@ strangers. So the worker process gives up, before it imports any of that, everyt
     landlock       no file can be opened but the libraries (read only); no TCP, no signals and no abstract sockets outward
     seccomp        no new process, program, socket or keyring, no changed file; only itself can be signalled
 
+A worker for a graphics card needs an opening (`Opening`): its device file may be opened for writing and controlled, and
+drivers may read about themselves. What stays open then is the kernel's graphics driver itself. Where Landlock is missing,
+nothing else holds back writing into files that exist; the level says so ("partial").
+
 Landlock does not cover chmod, chown, utimes and the like, and old kernels do not have it: that is why the filter also
 denies every call that changes a file or opens one for writing. Each layer alone leaves escapes open (without Landlock:
 reading what the user can read); together none of the probed ones is left. A missing layer is reported, never hidden.
@@ -34,6 +38,8 @@ from dataclasses import dataclass
 from types import ModuleType
 
 OPEN_FILES_MAX = 64
+OPEN_FILES_GPU_MAX = 512
+"""Drivers hold a descriptor for every buffer that they share."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -66,17 +72,31 @@ class Layers:
         return " ".join(parts + ["seccomp"] * self.seccomp) or "nothing"
 
 
-def lock_in(packages: Iterable[ModuleType], *, memory_bytes: int) -> Layers:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What stays open beyond what every worker needs. Empty for the processor."""
+
+    readable: tuple[str, ...] = ()
+    device_files: tuple[str, ...] = ()
+
+    @property
+    def is_for_device(self) -> bool:
+        return bool(self.device_files)
+
+
+def lock_in(packages: Iterable[ModuleType], *, memory_bytes: int, opening: Opening) -> Layers:
     """Applies every layer that this system has, for good. The code of `packages` and of the installation stays readable.
 
-    `memory_bytes` limits the address space. Layers that fail are left out and missing in the answer.
+    `memory_bytes` limits the address space; with a device file it limits the private memory instead, since drivers map
+    much more than they use. Layers that fail are left out and missing in the answer.
     """
     on_linux = sys.platform == "linux"
+    readable = [*readable_paths(packages), *opening.readable]
     return Layers(
         no_new_privs=on_linux and _tried(_no_new_privs),
-        rlimits=_tried(lambda: _limit_resources(memory_bytes)),
-        landlock=_landlock(readable_paths(packages)) if on_linux else 0,
-        seccomp=on_linux and _tried(_filter_calls),
+        rlimits=_tried(lambda: _limit_resources(memory_bytes, opening.is_for_device)),
+        landlock=_landlock(readable, opening.device_files) if on_linux else 0,
+        seccomp=on_linux and _tried(lambda: _filter_calls(opening.is_for_device)),
     )
 
 
@@ -102,12 +122,13 @@ def _no_new_privs() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
 
 
-def _limit_resources(memory_bytes: int) -> None:
+def _limit_resources(memory_bytes: int, is_for_device: bool) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NOFILE: OPEN_FILES_MAX,
-        resource.RLIMIT_AS: memory_bytes,
+        # Drivers keep what they share in files without a name; Landlock lets them have no other.
+        resource.RLIMIT_FSIZE: memory_bytes if is_for_device else 0,
+        resource.RLIMIT_NOFILE: OPEN_FILES_GPU_MAX if is_for_device else OPEN_FILES_MAX,
+        resource.RLIMIT_DATA if is_for_device else resource.RLIMIT_AS: memory_bytes,
     }
     for limit, wanted in limits.items():
         _, hard = resource.getrlimit(limit)
@@ -130,7 +151,7 @@ def _syscall(number: int, *arguments: object) -> int:
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _ACCESS_OF_VERSION_1 = (1 << 13) - 1
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _BIND_AND_CONNECT_TCP = 3
@@ -164,7 +185,7 @@ def readable_paths(packages: Iterable[ModuleType]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _landlock(readable: Iterable[str]) -> int:
+def _landlock(readable: Iterable[str], device_files: Iterable[str]) -> int:
     """Returns the version in force, 0 if the kernel has none or refuses."""
     try:
         version = _syscall(_CREATE_RULESET, None, 0, _RULESET_VERSION)
@@ -179,7 +200,9 @@ def _landlock(readable: Iterable[str]) -> int:
         ruleset = _syscall(_CREATE_RULESET, ctypes.c_char_p(attributes), len(attributes), 0)
         try:
             for path in readable:
-                _allow_reading(ruleset, path)
+                _allow(ruleset, path, _READ_FILE | _READ_DIR)
+            for path in device_files:
+                _allow(ruleset, path, (_WRITE_FILE | _READ_FILE | _READ_DIR | _IOCTL_DEV) & handled)
             _syscall(_RESTRICT_SELF, ruleset, 0)
         finally:
             os.close(ruleset)
@@ -188,13 +211,13 @@ def _landlock(readable: Iterable[str]) -> int:
     return version
 
 
-def _allow_reading(ruleset: int, path: str) -> None:
+def _allow(ruleset: int, path: str, access: int) -> None:
     try:
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # Not every system has every path; what is not there need not be read.
     try:
-        access = _READ_FILE | (_READ_DIR if stat.S_ISDIR(os.fstat(beneath).st_mode) else 0)
+        access &= ~0 if stat.S_ISDIR(os.fstat(beneath).st_mode) else ~_READ_DIR
         rule = struct.pack("=Qi", access, beneath)
         _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0)
     finally:
@@ -243,7 +266,8 @@ _FIRST_UNKNOWN = 463
 
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _CLONE_THREAD = 0x10000
-_OPENS_FOR_WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | 0o20000000  # the last is the own bit of O_TMPFILE
+_MAKES_FILES = os.O_CREAT | os.O_TRUNC | 0o20000000  # the last is the own bit of O_TMPFILE
+_OPENS_FOR_WRITING = os.O_ACCMODE | _MAKES_FILES
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
@@ -258,8 +282,11 @@ def _numbers(table: str, machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-def _filter(machine: str, process: int) -> list[_Instruction]:
-    """The program that judges every system call of `process`. Offsets are those of `struct seccomp_data`."""
+def _filter(machine: str, process: int, denied_opening: int) -> list[_Instruction]:
+    """The program that judges every system call of `process`. Offsets are those of `struct seccomp_data`.
+
+    `denied_opening` are the flags with which no file may be opened.
+    """
 
     def load(offset: int) -> _Instruction:
         return (_LOAD, 0, 0, offset)
@@ -303,16 +330,16 @@ def _filter(machine: str, process: int) -> list[_Instruction]:
     ]
     for name, position in (("open", 1), ("openat", 2)):
         if name in judged:
-            program += [equal(judged[name], 0, 4), argument(position), any_bit(_OPENS_FOR_WRITING, 0, 1)]
+            program += [equal(judged[name], 0, 4), argument(position), any_bit(denied_opening, 0, 1)]
             program += [give(_DENY), give(_ALLOW)]
     return [*program, give(_ALLOW)]
 
 
-def _filter_calls() -> None:
+def _filter_calls(is_for_device: bool) -> None:
     machine = platform.machine()
     if machine not in _AUDIT_ARCH or sys.byteorder != "little" or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, f"no system call numbers for {machine}")
-    program = _filter(machine, os.getpid())
+    program = _filter(machine, os.getpid(), _MAKES_FILES if is_for_device else _OPENS_FOR_WRITING)
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     header = struct.pack("@HP", len(program), ctypes.addressof(code))
     _syscall(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC, ctypes.c_char_p(header))

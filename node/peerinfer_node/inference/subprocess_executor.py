@@ -18,6 +18,7 @@ import trio
 from peerinfer.errors import (
     AttemptTimeout,
     DecodeError,
+    DeviceUnfit,
     InputError,
     ModelRefused,
     OutOfMemory,
@@ -26,6 +27,7 @@ from peerinfer.errors import (
 from peerinfer.ids import Cid
 from peerinfer.limits import FRAME_TASKS_MAX, GIB, TENSORS_MAX
 from peerinfer_node.inference import pipe
+from peerinfer_node.inference.device_access import DeviceAccess
 from peerinfer_node.inference.device_process import DeviceProcess
 from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Group, ModelInterface
 
@@ -50,6 +52,9 @@ CACHE_BYTES_DEFAULT = 2 * GIB
 """Loaded models. The one in use always stays."""
 
 
+_REFUSALS = {"model": ModelRefused, "memory": OutOfMemory, "device": DeviceUnfit}
+
+
 class SubprocessExecutor:
     """Implements `ports.Executor`. Starts no task and no process before it is asked for something.
 
@@ -65,11 +70,18 @@ class SubprocessExecutor:
         memory_bytes: int = MEMORY_BYTES_DEFAULT,
         cache_bytes: int = CACHE_BYTES_DEFAULT,
         allow_loops: bool = False,
+        access: DeviceAccess | None = None,
     ) -> None:
-        """`allow_loops` lets models with loops in, which may never end: for a node that runs its owner's models only."""
+        """`allow_loops` lets models with loops in, which may never end: for a node that runs its owner's models only.
+
+        `access` is for graphics cards: how the process reaches its own.
+        """
+        access = access or DeviceAccess()
         self._device = device
+        self._environment = access.environment
         self._arguments = [f"--threads={threads}", f"--memory-bytes={memory_bytes}", f"--cache-bytes={cache_bytes}"]
         self._arguments += ["--allow-loops"] if allow_loops else []
+        self._arguments += access.arguments()
         self._turn = trio.Lock()
         self._process: DeviceProcess | None = None
         self._held: frozenset[str] = frozenset()
@@ -95,7 +107,7 @@ class SubprocessExecutor:
         return self._process is not None and self._process.is_alive and model in self._held
 
     async def load(self, model: Cid, data: Buffer) -> ModelInterface:
-        """Raises `ModelRefused`, `WorkerDied`, `AttemptTimeout`, `OutOfMemory`."""
+        """Raises `ModelRefused`, `DeviceUnfit`, `WorkerDied`, `AttemptTimeout`, `OutOfMemory`."""
         if memoryview(data).nbytes > pipe.MODEL_BYTES_MAX:
             raise ModelRefused(f"the model has {memoryview(data).nbytes} bytes, the limit is {pipe.MODEL_BYTES_MAX}")
         async with self._turn:
@@ -103,7 +115,7 @@ class SubprocessExecutor:
             reply, _ = await self._ask(request, [data], (pipe.Loaded, pipe.NotLoaded), LOAD_TIMEOUT_S)
             self._held = frozenset(reply.held)
         if isinstance(reply, pipe.NotLoaded):
-            raise (OutOfMemory if reply.kind == "memory" else ModelRefused)(reply.reason)
+            raise _REFUSALS[reply.kind](reply.reason)
         return ModelInterface(reply.inputs, reply.outputs, reply.load_s)
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
@@ -138,6 +150,19 @@ class SubprocessExecutor:
         figures = {"gemm_gflops": max(0.0, reply.gemm_gflops), "bandwidth_gbs": max(0.0, reply.bandwidth_gbs)}
         self._device = replace(self._device, **figures)
         return self._device
+
+    async def release(self) -> None:
+        """Gives the device and its memory back, now: a batch under way fails with `WorkerDied`, models are forgotten.
+
+        The next call starts a new process.
+        """
+        process = self._process
+        if process is not None:
+            process.kill()
+            with trio.CancelScope(shield=True):  # bounded as in `close`
+                async with self._turn:
+                    if self._process is process:
+                        await self._bury(process)
 
     async def close(self) -> None:
         """Ends the process; a batch under way fails with `WorkerDied`. Leaves no process and no descriptor. For good."""
@@ -208,7 +233,7 @@ class SubprocessExecutor:
             return self._process
         if self._process is not None:
             await self._bury(self._process)
-        process = self._process = DeviceProcess(self._arguments)
+        process = self._process = DeviceProcess(self._arguments, self._environment)
         is_ready = False
         try:
             with trio.move_on_after(START_TIMEOUT_S):

@@ -26,10 +26,11 @@ from typing import Any
 
 import peerinfer
 import peerinfer_node
-from peerinfer.errors import ModelRefused
+from peerinfer.errors import DeviceUnfit, ModelRefused
 from peerinfer.limits import MIB, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
 from peerinfer.tensors import FREE, Port
 from peerinfer_node.inference import pipe, sandbox
+from peerinfer_node.ports import CPU_PROVIDER
 
 IDLE_BEFORE_TRIM_S = 2.0
 """After this long without a request, freed memory goes back to the system."""
@@ -97,11 +98,22 @@ class Stopping:
 class Worker:
     """Answers requests. To be made after the sandbox is closed."""
 
-    def __init__(self, *, threads: int, cache_bytes: int, allow_loops: bool, stopping: Stopping) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        cache_bytes: int,
+        allow_loops: bool,
+        provider: str,
+        device_ids: tuple[int, int],
+        widens_halves: bool,
+        stopping: Stopping,
+    ) -> None:
+        """Raises `DeviceUnfit` if the provider or its device is not there."""
         import numpy
         import onnxruntime
 
-        from peerinfer_node.inference import batching
+        from peerinfer_node.inference import batching, providers
 
         onnxruntime.set_default_logger_severity(4)
         onnxruntime.disable_telemetry_events()
@@ -111,6 +123,9 @@ class Worker:
         self._threads = threads
         self._cache_bytes = cache_bytes
         self._allow_loops = allow_loops
+        self._widens_halves = widens_halves
+        self._is_gpu = provider != CPU_PROVIDER
+        self._make_session = providers.session_maker(onnxruntime, provider, device_ids)
         self._stopping = stopping
         self._models: OrderedDict[str, _Model] = OrderedDict()
 
@@ -125,9 +140,10 @@ class Worker:
             _return_free_memory()
             return pipe.Outgoing(pipe.Unloaded(request.request))
         if isinstance(request, pipe.Measure):
-            from peerinfer_node.inference.measuring import copy_gbs, gemm_gflops
+            from peerinfer_node.inference.measuring import copy_gbs, device_gbs, gemm_gflops
 
-            return pipe.Outgoing(pipe.Measured(request.request, gemm_gflops(self._session), copy_gbs()))
+            bandwidth_gbs = device_gbs(self._session) if self._is_gpu else copy_gbs()
+            return pipe.Outgoing(pipe.Measured(request.request, gemm_gflops(self._session), bandwidth_gbs))
         raise AssertionError(f"{request} is not a request")
 
     # --- loading ---------------------------------------------------------------------------------------------------
@@ -147,6 +163,8 @@ class Worker:
                 self._models[request.model] = model
         except ModelRefused as error:
             return self._not_loaded(request, "model", str(error))
+        except DeviceUnfit as error:
+            return self._not_loaded(request, "device", str(error))
         except MemoryError:
             return self._not_loaded(request, "memory", "the model does not fit into the memory lent")
         except Exception as error:  # whatever ONNX Runtime raises is about the model
@@ -163,6 +181,10 @@ class Worker:
         from peerinfer_node.inference.static_check import check_model
 
         check_model(data, allow_loops=self._allow_loops)
+        if self._widens_halves:
+            from peerinfer_node.inference.halves import widened
+
+            data = widened(data)
         self._make_room(len(data))
         before = _resident_bytes()
         session = self._session(data)
@@ -187,7 +209,7 @@ class Worker:
         options.enable_cpu_mem_arena = False
         # What the static check read as ONNX must not be taken for anything else.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        return self._ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return self._make_session(data, options)
 
     def _make_room(self, wanted_bytes: int) -> None:
         """Drops the models that were used least recently until `wanted_bytes` more fit, or none is left."""
@@ -358,20 +380,33 @@ def main() -> None:
     for name in ("--fd", "--control-fd", "--parent", "--threads", "--cache-bytes", "--memory-bytes"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--allow-loops", action="store_true")
+    parser.add_argument("--provider", required=True)
+    parser.add_argument("--device-ids", required=True)
+    parser.add_argument("--readable", action="append", default=[])
+    parser.add_argument("--device-file", action="append", default=[])
+    parser.add_argument("--widen-halves", action="store_true")
     arguments = parser.parse_args()
     sandbox.die_with_parent(arguments.parent)
     os.set_blocking(sys.stderr.fileno(), False)  # nobody reads while a run is under way: what does not fit is dropped
-    layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=arguments.memory_bytes)
+    opening = sandbox.Opening(tuple(arguments.readable), tuple(arguments.device_file))
+    layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=arguments.memory_bytes, opening=opening)
     data = socket.socket(fileno=arguments.fd)
     stopping = Stopping()
     control = socket.socket(fileno=arguments.control_fd)
     threading.Thread(target=stopping.watch, args=(control,), daemon=True).start()
-    worker = Worker(
-        threads=arguments.threads,
-        cache_bytes=arguments.cache_bytes,
-        allow_loops=arguments.allow_loops,
-        stopping=stopping,
-    )
+    vendor_id, _, device_id = arguments.device_ids.partition(":")
+    try:
+        worker = Worker(
+            threads=arguments.threads,
+            cache_bytes=arguments.cache_bytes,
+            allow_loops=arguments.allow_loops,
+            provider=arguments.provider,
+            device_ids=(int(vendor_id), int(device_id)),
+            widens_halves=arguments.widen_halves,
+            stopping=stopping,
+        )
+    except DeviceUnfit as error:
+        sys.exit(str(error))
     pipe.Outgoing(pipe.Ready(0, layers.level, str(layers))).send_some(data)
     try:
         serve(data, worker)

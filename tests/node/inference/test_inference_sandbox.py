@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ def refuse():
     raise OSError
 
 if facts["without"] == "seccomp":
-    sandbox._filter_calls = refuse
+    sandbox._filter_calls = lambda is_for_device: refuse()
 if facts["without"] == "landlock":
-    sandbox._landlock = lambda readable: 0
-layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=2 << 30)
+    sandbox._landlock = lambda readable, device_files: 0
+opening = sandbox.Opening(*map(tuple, facts["opening"]))
+layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=2 << 30, opening=opening)
 escapes = []
+for device in facts["opening"][1]:
+    os.close(os.open(device, os.O_RDWR))
 
 def probe(name, action):
     try:
@@ -102,7 +106,7 @@ sys.stdout.write(json.dumps({"escapes": escapes, "level": layers.level, "layers"
 """
 
 
-def probed(folder: Path, without: str = "") -> dict[str, Any]:
+def probed(folder: Path, without: str = "", device_files: Sequence[str] = ()) -> dict[str, Any]:
     """Runs the probes in a process of their own. `without` names a layer that fails."""
     secret, spare, inner = folder / "secret.txt", folder / "spare.txt", folder / "inner"
     secret.write_text("secret")
@@ -126,6 +130,7 @@ def probed(folder: Path, without: str = "") -> dict[str, Any]:
             "socket": str(folder / f"s{without}"),
             "abstract": abstract,
             "without": without,
+            "opening": [["/sys/class"] if device_files else [], list(device_files)],
         }
         command = [sys.executable, "-I", "-B", "-c", PROBES, json.dumps(facts)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=inner)
@@ -140,8 +145,10 @@ def has_landlock() -> bool:
 
 
 @pytest.mark.slow
-def test_nothing_gets_out_of_the_full_sandbox(tmp_path: Path) -> None:
-    found = probed(tmp_path)
+@pytest.mark.parametrize("device_files", [[], ["/dev/zero"]], ids=["for the processor", "for a graphics card"])
+def test_nothing_gets_out_of_the_full_sandbox(tmp_path: Path, device_files: list[str]) -> None:
+    """A worker for a card may open its device file for writing, and that alone."""
+    found = probed(tmp_path, device_files=device_files)
     if not has_landlock():
         pytest.skip("this kernel has no Landlock")
     assert found["level"] == "full"
@@ -193,7 +200,7 @@ def test_the_level_is_full_only_with_every_layer(layers: Layers, level: str) -> 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_fits_the_kernel_and_every_jump_stays_inside(machine: str) -> None:
-    program = sandbox._filter(machine, 1234)
+    program = sandbox._filter(machine, 1234, sandbox._OPENS_FOR_WRITING)
     assert len(program) < 4096
     for position, (code, then, otherwise, _) in enumerate(program):
         if code in (sandbox._JUMP_EQUAL, sandbox._JUMP_GREATER_EQUAL, sandbox._JUMP_ANY_BIT):
@@ -205,7 +212,7 @@ def judged(machine: str, process: int, number: int, *arguments: int, arch: int |
     """What the filter says, by a plain interpreter of its six instructions."""
     data = {0: number, 4: sandbox._AUDIT_ARCH[machine] if arch is None else arch}
     data |= {16 + 8 * index: argument & 0xFFFFFFFF for index, argument in enumerate((*arguments, 0, 0, 0, 0))}
-    program = sandbox._filter(machine, process)
+    program = sandbox._filter(machine, process, sandbox._OPENS_FOR_WRITING)
     position = accumulator = 0
     while True:
         code, then, otherwise, value = program[position]

@@ -1,0 +1,81 @@
+"""Sessions on an execution provider: one small interface over the ways in which ONNX Runtime takes them.
+
+A provider that cannot be had is an error here, never a silent change to the processor: whoever was promised a graphics
+card gets one or a reason. Single operators that a provider lacks do run on the processor; that is ONNX Runtime's design.
+
+Nothing here imports onnxruntime: the worker process hands it in.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from peerinfer.errors import DeviceUnfit
+from peerinfer_node.inference.halves import CAST_NAMES
+from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER
+
+WEBGPU_OPTIONS = {"preferredLayout": "NCHW", "forceCpuNodeNames": "\n".join(CAST_NAMES)}
+"""The default, NHWC, computes some convolutions wrongly (provider 0.4.0): those whose input channels are no multiple of
+four, and many grouped ones. Tests show both that NCHW is right and that NHWC is still wrong."""
+
+MakeSession = Callable[[bytes, Any], Any]
+"""A session for a model's bytes with these `SessionOptions`."""
+
+
+def session_maker(onnxruntime: Any, provider: str, device_ids: tuple[int, int] = (0, 0)) -> MakeSession:
+    """Raises `DeviceUnfit` if this installation has no such provider, or the provider no device."""
+    if provider == CPU_PROVIDER:
+        return lambda data, options: onnxruntime.InferenceSession(data, options, providers=[CPU_PROVIDER])
+    if provider == WEBGPU_PROVIDER:
+        return _webgpu(onnxruntime, device_ids)
+    if provider not in onnxruntime.get_available_providers():
+        raise DeviceUnfit(f"this ONNX Runtime has no {provider}: install the package that brings it")
+    return _built_in(onnxruntime, provider)
+
+
+def _webgpu(onnxruntime: Any, device_ids: tuple[int, int]) -> MakeSession:
+    try:
+        plugin = importlib.import_module("onnxruntime_ep_webgpu")
+    except ImportError:
+        raise DeviceUnfit("the WebGPU provider is not installed; run: pip install 'peerinfer[gpu]'") from None
+    name = plugin.get_ep_name()
+    onnxruntime.register_execution_provider_library("webgpu", plugin.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise DeviceUnfit("the WebGPU provider found no graphics card")
+    devices.sort(key=lambda device: (device.device.vendor_id, device.device.device_id) != device_ids)
+
+    def make(data: bytes, options: Any) -> Any:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_provider_for_devices(devices[:1], WEBGPU_OPTIONS)
+        try:
+            session = onnxruntime.InferenceSession(data, options)
+        except Exception as error:
+            if _NO_ADAPTER in str(error):
+                raise DeviceUnfit(f"Vulkan gave the WebGPU provider no graphics card: {_end_of(error)}") from None
+            raise
+        if not any(part.ep_name == name for part in session.get_provider_graph_assignment_info()):
+            raise DeviceUnfit("no part of the model can run on the graphics card")
+        return session
+
+    return make
+
+
+_NO_ADAPTER = "Failed to get a WebGPU adapter"
+
+
+def _end_of(error: Exception) -> str:
+    return str(error).rpartition(_NO_ADAPTER)[2].strip(" :.")
+
+
+def _built_in(onnxruntime: Any, provider: str) -> MakeSession:
+    def make(data: bytes, options: Any) -> Any:
+        session = onnxruntime.InferenceSession(data, options, providers=[provider, CPU_PROVIDER])
+        session.disable_fallback()
+        if provider not in session.get_providers():  # Python's wrapper prints an excuse and goes on without it.
+            raise DeviceUnfit(f"{provider} did not start; its drivers or libraries are missing")
+        return session
+
+    return make
