@@ -9,10 +9,9 @@ EPOCH_S = 1_750_000_000.0
 
 
 class SimClock:
-    """Implements `LocalClock`. `node` says whose it is, so that steps of machines can be told apart."""
+    """Implements `LocalClock`."""
 
-    def __init__(self, node: str, wall_offset_s: float) -> None:
-        self.node = node
+    def __init__(self, wall_offset_s: float) -> None:
         self._wall_offset_s = wall_offset_s
 
     def now_s(self) -> float:

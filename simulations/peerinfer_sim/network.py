@@ -22,6 +22,7 @@ from peerinfer_node.ports import (
 )
 from peerinfer_sim.event_log import brief
 from peerinfer_sim.internet import Internet
+from peerinfer_sim.watch import whose
 
 DIAL_TIMEOUT_S = 10.0
 OPEN_STREAM_TIMEOUT_S = 10.0
@@ -141,6 +142,7 @@ class SimNetwork:
         self._nursery.start_soon(self._handle, stream)
 
     async def _handle(self, stream: SimStream) -> None:
+        whose.set(self._internet.names[self._peer_id])  # Until here the task was of the node that opened the stream.
         try:
             await self._handlers[stream.protocol](stream)
             await stream.close()

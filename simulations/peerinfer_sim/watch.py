@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from peerinfer.assignment import (
@@ -29,8 +30,10 @@ from peerinfer.assignment import (
 from peerinfer.coordination import Coordination
 from peerinfer.ids import JobId, PeerId
 from peerinfer_node.driver import Driver
-from peerinfer_sim.clock import SimClock
 from peerinfer_sim.event_log import EventLog, brief
+
+whose: ContextVar[str] = ContextVar("whose")
+"""The node in whose tasks we are: machines are told apart by where they were made."""
 
 
 class Violation(Exception):
@@ -206,12 +209,11 @@ class _Watched:
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """Every machine that is given to the one driver meanwhile is watched; its clock says whose it is."""
+    """Every machine that is given to the one driver meanwhile is watched."""
     init = Driver.__init__
 
-    def watched_init(driver: Any, machine: Any, clock: Any, perform: Any) -> None:
-        assert isinstance(clock, SimClock), "a machine runs on a clock that is not this world's"
-        init(driver, _Watched(machine, clock.node, watch), clock, perform)
+    def watched_init(driver: Any, machine: Any, *others: Any, **named: Any) -> None:
+        init(driver, _Watched(machine, whose.get(), watch), *others, **named)
 
     Driver.__init__ = watched_init  # type: ignore[method-assign,assignment]
     try:

@@ -29,7 +29,7 @@ from peerinfer_sim.linear_model import Array, write_inputs, write_model
 from peerinfer_sim.network import SimNetwork
 from peerinfer_sim.outcome import Outcome
 from peerinfer_sim.scenario import Fault, NodeGroup, Scenario
-from peerinfer_sim.watch import JobAccount, Violation, Watch, watching
+from peerinfer_sim.watch import JobAccount, Violation, Watch, watching, whose
 
 STOPS_WITHIN_S = 30.0
 """Every node has stopped this long after it was asked to."""
@@ -140,7 +140,8 @@ class WholeWorld:
 
     def _build(self, group: NodeGroup, number: int, bootstrap: tuple[str, ...]) -> _SimNode:
         name = f"{group.name}-{number}"
-        clock = SimClock(name, rng_for(self._seed, name, "clock").uniform(-WALL_OFFSET_MAX_S, WALL_OFFSET_MAX_S))
+        whose.set(name)
+        clock = SimClock(rng_for(self._seed, name, "clock").uniform(-WALL_OFFSET_MAX_S, WALL_OFFSET_MAX_S))
         keys = MemoryKeys(f"{self._seed}:{name}:identity".encode())
         speed = group.items_per_s * rng_for(self._seed, name, "speed").lognormvariate(0.0, group.speed_spread)
         executor = SimExecutor(
@@ -167,6 +168,7 @@ class WholeWorld:
         return _SimNode(name, Node(ports, NodeSettings(name, lends=group.lends, bootstrap=bootstrap), log), executor)
 
     async def _run_node(self, sim: _SimNode, after_s: float) -> None:
+        whose.set(sim.name)
         await trio.sleep(after_s)
         with sim.scope:
             async with sim.node.run():

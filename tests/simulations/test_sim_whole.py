@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from peerinfer_sim import scenario
@@ -94,6 +96,19 @@ def test_the_same_seed_gives_the_same_history_in_one_process() -> None:
     assert first.digest == again.digest
     assert (first.logged, first.messages, first.job_s) == (again.logged, again.messages, again.job_s)
     assert other.digest != first.digest
+
+
+def test_every_machine_is_watched_under_the_name_of_its_node() -> None:
+    text = io.StringIO()
+    WholeWorld(scenario.load("calm").smaller(nodes=4, items=100), 1, EventLog(text)).run()
+    nodes: dict[str, set[str]] = {}
+    for line in text.getvalue().splitlines():
+        _, node, what = line.split(" ", 2)
+        nodes.setdefault(what.split(" ")[0], set()).add(node)
+    volunteers = {f"volunteer-{number}" for number in range(4)}
+    assert nodes["Membership"] == volunteers | {"submitter-0"}
+    assert nodes["Fetch"] == nodes["Volunteering"] == volunteers
+    assert nodes["Coordination"] == {"submitter-0"}
 
 
 @pytest.mark.parametrize("name", scenario.names())
