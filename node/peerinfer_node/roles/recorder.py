@@ -57,6 +57,8 @@ class Recorder:
         self._to_copy.send_nowait((offset, record, copy))
 
     def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        if any(task not in self._digests for task in tasks):
+            return  # It could not be kept, which breaks the job: nothing of it may be called final.
         entries = tuple(Entry(task, self._digests.pop(task), peer) for task in tasks)
         copies = tuple({id(copy): copy for copy in (self._copies.pop(task, None) for task in tasks) if copy}.values())
         self._put(_Settled(entries, copies, is_last))
