@@ -1,0 +1,139 @@
+"""Whose word counts: trust that spreads from one's own seeds along work that was really done.
+
+Theory of operation. Personalised PageRank (EigenTrust with seeds of one's own):
+
+    t = (1 - a) * C' t + a * p          a = 0.2,  p: the seeds, evenly
+
+`C[i, j]` is the share of verified work that i itself received from j, by receipts that both signed, at most 5% for any
+one j; what the cap cuts off flows back to the seeds. Nobody but the seeds is ever given trust for nothing. Hence, for
+any set S of peers without a seed, however many names it has and whatever they say of each other,
+
+    trust(S) <= (1 - a) / a * F = 4 * F
+
+where F is the trust-weighted share of work that peers outside S received from S. (Sum t over S: trust(S) <=
+(1 - a) * (F + trust(S)).) Slander has no way in: there are no negative statements.
+
+What this buys a peer is little on purpose: at most half of its probation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from peerinfer.ids import PeerId
+from peerinfer.reputation import NEWCOMER_AUDITS
+
+RESTART = 0.2
+"""a."""
+
+SHARE_MAX = 0.05
+"""Of what a peer received, the part that one giver counts for at most."""
+
+ROUNDS = 30
+"""0.8 to the power of 30 is 0.1%: what is left out."""
+
+PEERS_MAX = 5000
+EDGES_PER_RECEIVER_MAX = 256
+UNITS_MAX = 1e12
+"""Of work, in one statement; more is nonsense."""
+
+IMPORTED_AUDITS_MAX = 20.0
+SEEDS_MIN = 3
+"""With fewer seeds a single bad one is worth too much; one's own node counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """`receiver` states that it received so many verified units from `giver`."""
+
+    receiver: PeerId
+    giver: PeerId
+    units: float
+
+
+class TrustGraph:
+    """Statements of who received how much from whom; the latest of each pair counts."""
+
+    def __init__(self) -> None:
+        self._received: dict[PeerId, dict[PeerId, float]] = {}
+
+    def state(self, statement: Received) -> bool:
+        """Takes a statement whose signatures were checked. False if it is refused: self-praise, no work, or nonsense."""
+        units = statement.units
+        if statement.receiver == statement.giver or not math.isfinite(units) or not 0 < units <= UNITS_MAX:
+            return False
+        row = self._received.pop(statement.receiver, {})
+        self._received[statement.receiver] = row
+        row.pop(statement.giver, None)
+        row[statement.giver] = units
+        if len(row) > EDGES_PER_RECEIVER_MAX:
+            del row[next(iter(row))]
+        if len(self._received) > PEERS_MAX:
+            del self._received[next(iter(self._received))]
+        return True
+
+    def forget(self, peer: PeerId) -> None:
+        """What a peer stated goes, for instance once it was caught."""
+        self._received.pop(peer, None)
+
+    def edges(self) -> list[Received]:
+        return [Received(taker, giver, units) for taker, row in self._received.items() for giver, units in row.items()]
+
+    def trust(self, seeds: Collection[PeerId]) -> dict[PeerId, float]:
+        """Trust of every peer in the graph; the sum is at most 1. Empty without seeds."""
+        return spread(self.edges(), seeds)
+
+
+def spread(edges: Iterable[Received], seeds: Collection[PeerId]) -> dict[PeerId, float]:
+    """See the head of this module."""
+    if not seeds:
+        return {}
+    edges = list(edges)
+    names = list(dict.fromkeys([*seeds, *(e.receiver for e in edges), *(e.giver for e in edges)]))
+    number = {name: position for position, name in enumerate(names)}
+    source = np.array([number[edge.receiver] for edge in edges], dtype=np.int64)
+    target = np.array([number[edge.giver] for edge in edges], dtype=np.int64)
+    units = np.array([edge.units for edge in edges], dtype=np.float64)
+    total = np.bincount(source, weights=units, minlength=len(names))
+    share = np.minimum(units / total[source], SHARE_MAX) if edges else units
+    start = np.zeros(len(names))
+    start[[number[seed] for seed in dict.fromkeys(seeds)]] = 1.0 / len(dict.fromkeys(seeds))
+    trust = start.copy()
+    for _ in range(ROUNDS):
+        # What neither the edges nor the restart passes on (the cap, peers that received nothing) goes back to the seeds.
+        passed = (1.0 - RESTART) * np.bincount(target, weights=trust[source] * share, minlength=len(names))
+        trust = passed + (1.0 - passed.sum()) * start
+    return dict(zip(names, trust.tolist(), strict=True))
+
+
+def flow_into(region: Collection[PeerId], edges: Iterable[Received], trust: Mapping[PeerId, float]) -> float:
+    """F: the trust-weighted share of work that peers outside of `region` received from it."""
+    inside = set(region)
+    edges = list(edges)
+    total: dict[PeerId, float] = {}
+    for edge in edges:
+        total[edge.receiver] = total.get(edge.receiver, 0.0) + edge.units
+    return sum(
+        trust.get(edge.receiver, 0.0) * min(edge.units / total[edge.receiver], SHARE_MAX)
+        for edge in edges
+        if edge.giver in inside and edge.receiver not in inside
+    )
+
+
+def imported_audits(trust: Mapping[PeerId, float], audits: Mapping[PeerId, float]) -> float:
+    """Passed audits that others vouch for, weighed by the trust in them. `audits`: by who says so."""
+    vouched = 0.0
+    for peer, count in audits.items():
+        if math.isfinite(count) and count > 0:
+            vouched += trust.get(peer, 0.0) * min(count, IMPORTED_AUDITS_MAX)
+    return min(vouched, IMPORTED_AUDITS_MAX)
+
+
+def probation_tasks(imported: float) -> int:
+    """Tasks of a newcomer that are doubled: twenty, or as few as ten where trusted peers vouch for it."""
+    spared = min(max(imported, 0.0), IMPORTED_AUDITS_MAX) / IMPORTED_AUDITS_MAX * (NEWCOMER_AUDITS / 2)
+    return NEWCOMER_AUDITS - int(spared)
