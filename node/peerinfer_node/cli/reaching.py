@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import home_of, resolved
 from peerinfer_node.control_client import HttpControl
 from peerinfer_node.home import Home
+from peerinfer_node.log import Log
 from peerinfer_node.swarm_file import settle
+
+WARNINGS_SHOWN_MAX = 4
 
 _PREFIX = "embedded-"
 
@@ -54,16 +58,21 @@ async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bo
     """A node that ends with the context; in a home of its own where another node holds `home`."""
     from peerinfer_node.node import open_node
 
+    # While the node opens, what it warns of is for the user: that state.db was damaged and moved aside.
+    warnings: deque[str] = deque(maxlen=WARNINGS_SHOWN_MAX)
+    log = Log(warnings.append, level="warning")
     async with AsyncExitStack() as stack:
         keeps = True
         try:
-            node = await stack.enter_async_context(open_node(home, config, lends=lends, networked=networked))
+            node = await stack.enter_async_context(open_node(home, config, lends=lends, networked=networked, log=log))
         except (HomeInUse, ExceptionGroup) as error:
             if not isinstance(leaf(error), HomeInUse):
                 raise
             keeps = False
             own = stack.enter_context(_temporary_home(home))
-            node = await stack.enter_async_context(open_node(own, config, lends=lends, networked=networked))
+            node = await stack.enter_async_context(open_node(own, config, lends=lends, networked=networked, log=log))
+        for warning in warnings:
+            say(warning)
         yield Reached(node.control, is_daemon=False, keeps=keeps)
 
 
