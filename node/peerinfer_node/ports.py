@@ -284,6 +284,8 @@ class ModelInterface:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     load_s: float
+    is_widened: bool = False
+    """The device computes no half precision, so the model runs in single precision instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,14 +334,15 @@ class Executor(Protocol):
         """True if the model is loaded or can be loaded without its bytes being given again."""
 
     async def load(self, model: Cid, data: Buffer) -> ModelInterface:
-        """Checks and loads a model. Raises `ModelRefused` with the reason, `OutOfMemory`, `WorkerDied`, or `AttemptTimeout`
-        (a load has its own limit).
+        """Checks and loads a model. Raises `ModelRefused` with the reason, `DeviceUnfit` (another device may do),
+        `OutOfMemory`, `WorkerDied`, or `AttemptTimeout` (a load has its own limit).
         """
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
         """Runs a loaded model; `timeout_s` is for one task, a batch may take it for each of its tasks.
 
-        Raises `WorkerDied`, `AttemptTimeout`, KeyError (not loaded), `InputError` (the batch contradicts itself).
+        Raises `WorkerDied`, `AttemptTimeout`, KeyError (not loaded), `InputError` (the batch contradicts itself),
+        `DeviceUnfit` (another device may do).
         Cancelling the call stops the inference, killing the process if it must, within half a second.
         """
 
@@ -347,6 +350,9 @@ class Executor(Protocol):
 
     async def benchmark(self) -> Device:
         """Measures the device (fp32 GEMM, memory bandwidth); takes about a second. Returns the device with figures."""
+
+    async def release(self) -> None:
+        """Gives the device and its memory back at once; a batch under way fails with `WorkerDied`. Not for good."""
 
     async def close(self) -> None: ...
 

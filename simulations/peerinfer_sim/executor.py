@@ -108,5 +108,8 @@ class SimExecutor:
         self._device = replace(self._device, gemm_gflops=1e-3 / self._seconds_per_item, bandwidth_gbs=10.0)
         return self._device
 
+    async def release(self) -> None:
+        """There is no memory to give back."""
+
     async def close(self) -> None:
         pass

@@ -116,6 +116,7 @@ class Loaded:
     inputs: tuple[Port, ...] = wire(_ports)
     outputs: tuple[Port, ...] = wire(_ports)
     load_s: float = wire(number)
+    is_widened: bool = wire(flag)
     held: tuple[str, ...] = wire(listed(_model, SESSIONS_MAX))
     """Every model that is loaded now: others may have gone to make room."""
 

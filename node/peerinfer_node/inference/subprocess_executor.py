@@ -116,7 +116,7 @@ class SubprocessExecutor:
             self._held = frozenset(reply.held)
         if isinstance(reply, pipe.NotLoaded):
             raise _REFUSALS[reply.kind](reply.reason)
-        return ModelInterface(reply.inputs, reply.outputs, reply.load_s)
+        return ModelInterface(reply.inputs, reply.outputs, reply.load_s, reply.is_widened)
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
         """Raises `WorkerDied`, `AttemptTimeout`, `InputError` (the batch contradicts itself), KeyError (not loaded)."""

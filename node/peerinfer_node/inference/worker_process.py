@@ -59,6 +59,7 @@ class _Model:
     outputs: tuple[Port, ...]
     has_item_axis: dict[str, bool]
     cost_bytes: int
+    is_widened: bool
 
 
 class Stopping:
@@ -170,9 +171,8 @@ class Worker:
         except Exception as error:  # whatever ONNX Runtime raises is about the model
             return self._not_loaded(request, _kind_of(error), f"ONNX Runtime refused the model: {_line(error)}")
         self._models.move_to_end(request.model)
-        return pipe.Loaded(
-            request.request, model.inputs, model.outputs, time.perf_counter() - started, tuple(self._models)
-        )
+        load_s = time.perf_counter() - started
+        return pipe.Loaded(request.request, model.inputs, model.outputs, load_s, model.is_widened, tuple(self._models))
 
     def _not_loaded(self, request: pipe.Load, kind: str, reason: str) -> pipe.NotLoaded:
         return pipe.NotLoaded(request.request, kind, pipe.shortened(reason), tuple(self._models))
@@ -181,10 +181,13 @@ class Worker:
         from peerinfer_node.inference.static_check import check_model
 
         check_model(data, allow_loops=self._allow_loops)
+        original = data
         if self._widens_halves:
             from peerinfer_node.inference.halves import widened
 
-            data = widened(data)
+            data = widened(original)
+        is_widened = data is not original
+        del original
         self._make_room(len(data))
         before = _resident_bytes()
         session = self._session(data)
@@ -196,7 +199,8 @@ class Worker:
             )
         firsts = [found.shape[0] for found in session.get_inputs() if found.shape]
         has_item_axis = {found.name: _is_item_axis(found.shape, firsts) for found in session.get_outputs()}
-        return _Model(session, inputs, outputs, has_item_axis, max(len(data), _resident_bytes() - before))
+        cost_bytes = max(len(data), _resident_bytes() - before)
+        return _Model(session, inputs, outputs, has_item_axis, cost_bytes, is_widened)
 
     def _session(self, data: bytes) -> Any:
         options = self._ort.SessionOptions()
