@@ -69,6 +69,13 @@ class FinishAsked:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class DevicesAllowed:
+    """So many of the devices may be used now; the others rest. What ran on them has been handed back already."""
+
+    count: int
+
+
 Event = (
     CoordinatorJoined
     | CoordinatorLeft
@@ -78,6 +85,7 @@ Event = (
     | PauseAsked
     | ResumeAsked
     | FinishAsked
+    | DevicesAllowed
 )
 
 
@@ -150,6 +158,7 @@ class Volunteering:
 
     def __init__(self, devices: int) -> None:
         self._devices = devices
+        self._allowed = devices
         self._coordinators: OrderedDict[PeerId, _Coordinator] = OrderedDict()
         self._running: dict[FrameKey, None] = {}
         self._terms: OrderedDict[JobId, Term] = OrderedDict()
@@ -209,7 +218,7 @@ class Volunteering:
         return effects
 
     def _window(self) -> int:
-        return min(self._devices * FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX) if self.state == "running" else 0
+        return min(self._allowed * FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX) if self.state == "running" else 0
 
     def _join(self, peer: PeerId) -> None:
         if len(self._coordinators) >= COORDINATORS_MAX and peer not in self._coordinators:
@@ -278,7 +287,7 @@ class Volunteering:
         self._effects.append(StateChanged(self.state, self.reason))
 
     def _start(self) -> None:
-        while len(self._running) < self._devices and self._waiting():
+        while len(self._running) < self._allowed and self._waiting():
             peer, coordinator = next(iter(self._coordinators.items()))
             self._coordinators.move_to_end(peer)
             if coordinator.waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import trio
 from peerinfer.envelope import seal
 from peerinfer.errors import (
     AttemptTimeout,
+    DeviceUnfit,
     ExecutionError,
     ModelRefused,
     OutOfMemory,
@@ -38,6 +39,7 @@ from peerinfer.messages import (
 from peerinfer.volunteering import (
     CoordinatorJoined,
     CoordinatorLeft,
+    DevicesAllowed,
     DropFrame,
     Effect,
     Event,
@@ -90,6 +92,8 @@ class _Held:
     frame: Frame
     body: bytes
     scope: trio.CancelScope
+    executor: Executor | None = None
+    """The device that it runs on."""
 
 
 class WorkerRole:
@@ -109,6 +113,7 @@ class WorkerRole:
     ) -> None:
         self._executors = list(executors)
         self._idle: list[Executor] = list(executors)
+        self._resting: dict[Executor, str] = {}
         self._blobs = blobs
         self._fetch_blob = fetch_blob
         self._keys = keys
@@ -142,6 +147,27 @@ class WorkerRole:
 
     def resume(self) -> None:
         self._driver.post(ResumeAsked())
+
+    def rest(self, reasons: Mapping[Executor, str]) -> None:
+        """Devices that must not be used now, and why; all others may be.
+
+        What runs on them is stopped and handed back, and they give their memory back.
+        """
+        started = [executor for executor in reasons if executor not in self._resting]
+        self._resting = dict(reasons)
+        for executor in started:
+            for held in [held for held in self._held.values() if held.executor is executor]:
+                self._hand_back(held, reasons[executor])
+            if self._nursery is not None:
+                self._nursery.start_soon(executor.release)
+        self._driver.post(DevicesAllowed(sum(executor not in self._resting for executor in self._executors)))
+
+    def _hand_back(self, held: _Held, reason: str) -> None:
+        assert self._nursery is not None
+        if not held.scope.cancel_called:
+            refused = Refused(held.frame.frame, f"the device rests: {reason}"[:REASON_CHARS_MAX], False)
+            self._nursery.start_soon(self._tell, held.link, refused)
+            held.scope.cancel()
 
     def finish(self) -> None:
         """`finished` is set when nothing runs any more."""
@@ -262,17 +288,41 @@ class WorkerRole:
         if held is None:
             self._driver.post(FrameFinished(key))
             return
-        executor = self._idle.pop()
+        executor = held.executor = next((found for found in self._fastest_first(self._idle)), None)
+        if executor is not None:
+            self._idle.remove(executor)
         try:
+            if executor is None:  # it went to rest while the frame was on its way
+                self._hand_back(held, next(iter(self._resting.values()), ""))
+                return
             with held.scope:
                 message, body = await self._answer(held, executor)
                 await self._tell(held.link, message, body)
         finally:
-            self._idle.append(executor)
+            if executor is not None:
+                self._idle.append(executor)
             self._drop(key)
             self._driver.post(FrameFinished(key))
 
+    def _fastest_first(self, executors: Sequence[Executor]) -> list[Executor]:
+        """Those that may be used now."""
+        allowed = [executor for executor in executors if executor not in self._resting]
+        return sorted(allowed, key=lambda executor: -executor.device.gemm_gflops)
+
     async def _answer(self, held: _Held, executor: Executor) -> tuple[Any, Sequence[bytes | memoryview]]:
+        """Runs the frame on this device, or on another one if this one is not for its model."""
+        others = [other for other in self._fastest_first(self._executors) if other is not executor]
+        for chosen in (executor, *others):
+            held.executor = chosen
+            try:
+                return await self._answer_of(held, chosen)
+            except DeviceUnfit as error:
+                self._log.debug("device unfit", device=chosen.device.name, reason=str(error))
+                reason = str(error)
+        return Refused(held.frame.frame, reason[:REASON_CHARS_MAX], True), ()
+
+    async def _answer_of(self, held: _Held, executor: Executor) -> tuple[Any, Sequence[bytes | memoryview]]:
+        """Raises `DeviceUnfit`."""
         frame, brief = held.frame, held.brief
         try:
             body = held.body
@@ -287,6 +337,8 @@ class WorkerRole:
             return await self._results(held, result, executor)
         except ModelRefused as error:
             return Refused(frame.frame, f"refuses the model: {error}"[:REASON_CHARS_MAX], True), ()
+        except DeviceUnfit:
+            raise
         except ExecutionError as error:
             return await self._results(held, _all_failed(len(frame.tasks), error), executor)
         except PeerinferError as error:
