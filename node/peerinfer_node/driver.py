@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
 from peerinfer.machine import Machine, Tick
-from peerinfer_node.ports import LocalClock
 
 E = TypeVar("E")
 F = TypeVar("F")
@@ -19,10 +18,16 @@ EVENTS_WAITING_MAX = 100_000
 """Every source of events is itself bounded (windows, streams, requests); beyond this something is broken."""
 
 
+class Clock(Protocol):
+    """Whichever clock the machine's times are of."""
+
+    def now_s(self) -> float: ...
+
+
 class Driver(Generic[E, F]):
     """Runs one machine. `post` may be called from anywhere in the event loop, also while an effect is performed."""
 
-    def __init__(self, machine: Machine[E, F], clock: LocalClock, perform: Callable[[F], Awaitable[None]]) -> None:
+    def __init__(self, machine: Machine[E, F], clock: Clock, perform: Callable[[F], Awaitable[None]]) -> None:
         self._machine = machine
         self._clock = clock
         self._perform = perform

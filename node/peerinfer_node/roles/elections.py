@@ -82,7 +82,7 @@ class _Candidate:
     on_won: Callable[[Term], None]
     on_lost: Callable[[str], None]
     on_committed: Callable[[Sequence[bytes]], None]
-    on_over: Callable[[], None]
+    on_over: Callable[[Chain], None]
     over: trio.Event = field(default_factory=trio.Event)
 
 
@@ -150,7 +150,7 @@ class Elections:
         on_won: Callable[[Term], None],
         on_lost: Callable[[str], None],
         on_committed: Callable[[Sequence[bytes]], None],
-        on_over: Callable[[], None],
+        on_over: Callable[[Chain], None],
     ) -> None:
         """Makes this node a candidate: at once with `campaign`, otherwise when the lease of whoever holds it lapses."""
         assert self._nursery is not None
@@ -245,7 +245,7 @@ class Elections:
             case Committed(first, last):
                 candidate.on_committed(candidate.machine.chain.signed(first, last - first))
             case Over():
-                candidate.on_over()
+                candidate.on_over(candidate.machine.chain)
 
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy.Request) -> None:
         assert self._nursery is not None
@@ -370,4 +370,4 @@ class Elections:
         elif isinstance(request, Append) and candidate.machine.phase is Phase.WATCHING:
             chain = self.elector.chain(JobId(request.job))
             if chain is not None and chain.ended:
-                self.withdraw(JobId(request.job))
+                candidate.on_over(chain)

@@ -44,6 +44,10 @@ TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
 
 WATCH_INTERVAL_S = 0.1
+REJOIN_S = 5.0
+"""A submitter that comes back tries so long to hear of its job from the committee."""
+
+REJOIN_AGAIN_S = 0.5
 ELECTION_TIMEOUT_S = 30.0
 """A submitter waits this long for its committee to accept the job."""
 
@@ -66,6 +70,7 @@ class _Live:
     scope: trio.CancelScope | None = None
     survives: bool = False
     """Copies of its inputs are on a quorum."""
+    is_over: bool = False
     waiting: str = "is being elected"
     picture: JobPicture | None = None
     end: JobEnded | None = None
@@ -215,7 +220,7 @@ class Jobs:
             on_won=lambda term: self._won(live, term),
             on_lost=lambda reason: self._lost(live, reason),
             on_committed=lambda batches: self._committed(live, batches),
-            on_over=lambda: self._over(live),
+            on_over=lambda chain: self._over(live, chain),
         )
 
     async def _adopt(self, job: JobId, prepared: Prepared) -> None:
@@ -252,11 +257,30 @@ class Jobs:
                 request = JobRequest.from_json(row.request)
                 _, manifest = unseal(Manifest, row.manifest)
                 live = self._add(row.job, manifest, row.manifest, request)
-                self._stand(live, campaign=manifest.committee == (self._own,))
+                if manifest.committee == (self._own,):
+                    self._stand(live, campaign=True)
+                else:
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._rejoin, live)
             except PeerinferError as error:
                 self._log.warning("job cannot go on", job=row.job, reason=str(error))
                 summary = json.dumps({"reason": str(error), "kind": type(error).__name__})
                 await self._store.set_job_state(row.job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
+
+    async def _rejoin(self, live: _Live) -> None:
+        """Asks how a job went on without this node before it stands for it again."""
+        with trio.move_on_after(REJOIN_S):
+            while True:
+                state = await self._ask_others(live)
+                if state is not None and state.get("state") in JOB_ENDED:
+                    await self._forget(
+                        live, state["state"], str(state.get("reason", "")), str(state.get("kind", "")), state
+                    )
+                    return
+                if state is not None:
+                    break
+                await trio.sleep(REJOIN_AGAIN_S)
+        self._stand(live, campaign=False)
 
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
         """Is ready to coordinate a job that this node keeps a copy of."""
@@ -297,7 +321,7 @@ class Jobs:
             return
         final, failed = _in_journal(machine.chain)
         rows = await self._store.results_of(job)
-        outlives = live.survives or live.manifest.submitter != self._own
+        outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
         copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
         recorder = Recorder(
             lambda entries, is_last: self._elections.write(job, entries, now=is_last),
@@ -457,28 +481,26 @@ class Jobs:
         detail = json.dumps([end.reason[:300], end.kind])
         self._elections.write(live.job, (), event=end.state, detail=detail, now=True)
 
-    def _over(self, live: _Live) -> None:
+    def _over(self, live: _Live, chain: Chain) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._finish, live)
+        if not live.is_over:
+            live.is_over = True
+            self._nursery.start_soon(self._finish, live, chain)
 
-    async def _finish(self, live: _Live) -> None:
-        machine = self._elections.machine(live.job)
-        if machine is None:
-            return
-        end = machine.chain.batch(machine.chain.end - 1) if machine.chain.end else None
+    async def _finish(self, live: _Live, chain: Chain) -> None:
+        end = chain.batch(chain.end - 1) if chain.end else None
         state = end.event if end else "failed"
         try:
             reason, kind = json.loads(end.detail) if end else ("", "")
         except ValueError:
             reason, kind = end.detail if end else "", ""
-        final, failed = _in_journal(machine.chain)
+        final, failed = _in_journal(chain)
         known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
-        known["handovers"] = handovers(machine.chain, live.manifest.created_at_s)
-        known["coordinator"], known["term"] = machine.chain.last_term.candidate, machine.chain.last_term.round
+        known |= _led(chain, live.manifest)
         await self._forget(live, state, str(reason), str(kind), known)
 
     async def _forget(self, live: _Live, state: str, reason: str, kind: str, known: Json | None = None) -> None:
-        summary: Json = {**(known or {}), **self._known(live), "reason": reason, "kind": kind}
+        summary: Json = {**self._known(live), **_plain(known or {}), "reason": reason, "kind": kind}
         await self._store.set_job_state(live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary))
         self._elections.withdraw(live.job)
         self._live.pop(live.job, None)
@@ -526,11 +548,17 @@ class Jobs:
 
     async def everything(self) -> list[Json]:
         rows = await self._store.jobs()
-        return [self._json(row) for row in rows if row.state != STANDBY or self._is_coordinated(row.job)]
+        return [self._json(row) for row in rows if self._concerns(row)]
 
-    def _is_coordinated(self, job: JobId) -> bool:
-        live = self._live.get(job)
-        return live is not None and live.body is not None
+    def _concerns(self, row: JobRow) -> bool:
+        """False for jobs of others that this node only keeps copies of."""
+        if "replica" not in json.loads(row.request):
+            return True
+        live = self._live.get(row.job)
+        if live is not None:
+            return live.body is not None
+        coordinated = json.loads(row.summary).get("handovers", [])
+        return any(each["coordinator"] == self._own for each in coordinated)
 
     async def show(self, job: str) -> Json:
         row = await self._row(job)
@@ -543,7 +571,11 @@ class Jobs:
 
     async def state_for(self, job: JobId) -> Json | None:
         row = await self._store.job(job)
-        return None if row is None or (row.state == STANDBY and not self._is_coordinated(job)) else self._json(row)
+        if row is None:
+            return None
+        live = self._live.get(job)
+        knows = live.body is not None if live is not None else row.state in JOB_ENDED
+        return self._json(row) if knows else None
 
     async def _ask_others(self, live: _Live, *, cancel: bool = False) -> Json | None:
         """What the job's coordinator says of it; None if nobody who knows can be reached."""
@@ -628,9 +660,7 @@ class Jobs:
         picture = self._coordinator.machine.picture(live.job) or live.picture
         known: Json = totals(picture, split) if picture is not None else {}
         if machine is not None:
-            known["coordinator"] = machine.chain.last_term.candidate
-            known["term"] = machine.chain.last_term.round
-            known["handovers"] = handovers(machine.chain, live.manifest.created_at_s)
+            known |= _led(machine.chain, live.manifest)
             known["blocked"] = known.get("blocked") or live.waiting
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
@@ -643,6 +673,21 @@ class Jobs:
             return job_json(row, row.state, json.loads(row.summary))
         state = "running" if live.body is not None or not live.accepted.is_set() else "paused"
         return job_json(row, state, self._known(live))
+
+
+def _plain(known: Json) -> Json:
+    """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
+    kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "peers", "survives")
+    return {name: known[name] for name in (*kept, "handovers", "coordinator", "term") if name in known}
+
+
+def _led(chain: Chain, manifest: Manifest) -> Json:
+    """Who coordinates, and who did."""
+    return {
+        "coordinator": chain.last_term.candidate,
+        "term": chain.last_term.round,
+        "handovers": handovers(chain, manifest.created_at_s),
+    }
 
 
 def _in_journal(chain: Chain) -> tuple[list[int], dict[int, str]]:
