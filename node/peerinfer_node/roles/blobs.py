@@ -76,6 +76,7 @@ class BlobServer:
         is_admitted = count < BLOB_STREAMS_PER_PEER_MAX and sum(self._streams.values()) < BLOB_STREAMS_MAX
         if is_admitted:
             self._streams[peer] = count + 1
+        is_closed = False
         try:
             await messages.send(self._hello)
             if is_admitted:
@@ -83,13 +84,16 @@ class BlobServer:
             else:
                 await messages.send(Goodbye("too many blob streams; come back later"))
             await stream.close()
+            is_closed = True
         except PeerinferError as error:
             _log.info("blob stream of %s ended: %s", peer, error)
         finally:
             if is_admitted:
                 self._leave(peer)
-            with trio.CancelScope(shield=True):
-                await stream.reset()
+            # A reset after a goodbye would take it back: the other side throws away what it has not read.
+            if not is_closed:
+                with trio.CancelScope(shield=True):
+                    await stream.reset()
 
     def _leave(self, peer: PeerId) -> None:
         self._streams[peer] -= 1
