@@ -32,7 +32,6 @@ from peerinfer.limits import (
     JOURNAL_COMMIT_S,
     REASON_CHARS_MAX,
     TERM_ROUND_MAX,
-    TERM_ROUND_STEP_MAX,
 )
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
@@ -94,6 +93,10 @@ HAND_OVER_S = 0.3
 """A lease that is given back on purpose is kept this long, at most, for what is not committed yet."""
 
 RENEWALS_IN_FLIGHT_MAX = 8
+
+ROUNDS_ON_TRUST = 1024
+"""How far a single elector's claim raises the next term: far enough for every honest one, and so little that all liars
+together, campaign after campaign, never bring honest electors `TERM_ROUND_STEP_MAX` apart."""
 
 
 class Phase(Enum):
@@ -384,12 +387,12 @@ class Candidacy:
     def _next_round(self) -> int:
         """Above all that electors say they have promised, as far as they can be believed.
 
-        The highest but `byzantine` claims is an honest elector's, or below one; beyond it a step is taken on trust.
+        The highest but `byzantine` claims is an honest elector's, or below one; beyond it a small step is taken on trust.
         """
         claims = sorted(self._claimed.values(), reverse=True)
         believed = claims[self._manifest.byzantine] if len(claims) > self._manifest.byzantine else 0
         base = max(believed, self._term.round, self._chain.last_term.round)
-        return max(base, min(max(claims, default=0), base + TERM_ROUND_STEP_MAX // 2)) + 1
+        return max(base, min(max(claims, default=0), base + ROUNDS_ON_TRUST)) + 1
 
     def _promised(self, elector: PeerId, promise: Promise, now_s: float) -> None:
         if self._phase not in (Phase.PREPARING, Phase.RECOVERING) or promise.nonce != self._asked.nonce:
@@ -685,7 +688,7 @@ class Candidacy:
         self._effects.append(Committed(before, self._final))
         if self._phase is Phase.OVER:
             return
-        if self._chain.ended:
+        if 0 < self._chain.end <= self._final:
             self._effects.append(Over())
             self._phase = Phase.OVER
             for elector in self._electors:

@@ -1,0 +1,170 @@
+"""Each guard of the protocol, broken on purpose. Whatever the checks do not notice here, they would not notice anywhere.
+
+A mutant lives in this table alone: it replaces a method of a machine for as long as its context lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from peerinfer import candidacy, elector, journal
+from peerinfer.candidacy import Candidacy, LeaseProfile
+from peerinfer.elector import Answer, Elector, PersistSeat
+from peerinfer.messages import Granted
+from peerinfer.recovery import Recovery
+from peerinfer.replication import Replication
+from peerinfer_sim.lease.world import Node
+
+Patches = list[tuple[Any, str, Any]]
+
+
+def _restart_forgets_its_wait() -> Patches:
+    restore = Elector._restore
+
+    def mutant(self: Elector, row: Any, batches: Any, now_s: float) -> None:
+        restore(self, row, batches, now_s)
+        self._seats[row.job].deadline_s = 0.0
+
+    return [(Elector, "_restore", mutant)]
+
+
+def _holder_counts_from_receipt() -> Patches:
+    granted = Candidacy._granted
+
+    def mutant(self: Candidacy, peer: Any, message: Granted, now_s: float) -> None:
+        asked = self._renewals.get(message.nonce)
+        if asked is not None:
+            asked.sent_s = now_s
+        granted(self, peer, message, now_s)
+
+    return [(Candidacy, "_granted", mutant)]
+
+
+def _no_drift_margin() -> Patches:
+    return [(LeaseProfile, "held_s", property(lambda self: self.lease_s))]
+
+
+def _a_higher_term_pre_empts() -> Patches:
+    return [(Elector, "_is_held_by_other", lambda self, seat, peer, now_s: False)]
+
+
+def _a_bare_majority_is_enough() -> Patches:
+    def majority(electors: int, byzantine: int) -> int:
+        return electors // 2 + 1
+
+    return [(elector, "quorum", majority), (journal, "quorum", majority)]
+
+
+def _the_journal_is_not_read() -> Patches:
+    return [(Recovery, "is_complete", property(lambda self: self.has_quorum))]
+
+
+def _a_stale_term_is_accepted() -> Patches:
+    append = Elector._append
+
+    def mutant(self: Elector, seat: Any, asked: Any, token: int) -> None:
+        promised, granted = seat.promised, seat.granted
+        seat.promised = seat.granted = asked.term
+        append(self, seat, asked, token)
+        seat.promised, seat.granted = promised, granted
+
+    return [(Elector, "_append", mutant)]
+
+
+def _replies_before_it_writes() -> Patches:
+    handle = Elector.handle
+
+    def mutant(self: Elector, event: Any, now_s: float) -> Any:
+        return sorted(handle(self, event, now_s), key=lambda effect: not isinstance(effect, Answer))
+
+    return [(Elector, "handle", mutant)]
+
+
+def _a_grant_is_not_written() -> Patches:
+    handle = Elector.handle
+
+    def mutant(self: Elector, event: Any, now_s: float) -> Any:
+        effects = handle(self, event, now_s)
+        if any(isinstance(effect, Answer) and isinstance(effect.message, Granted) for effect in effects):
+            return [effect for effect in effects if not isinstance(effect, PersistSeat)]
+        return effects
+
+    return [(Elector, "handle", mutant)]
+
+
+def _any_grant_counts_for_the_newest_request() -> Patches:
+    def mutant(self: Candidacy, peer: Any, message: Granted, now_s: float) -> None:
+        asked = self._asked
+        _, grant = candidacy.unseal(candidacy.Grant, message.grant, signer=peer)
+        if asked.nonce not in self._renewals or peer in asked.grants or grant.term != self._term:
+            return
+        asked.grants[peer] = message.grant
+        if self._replication is not None:
+            self._replication.granted(peer)
+            self._send_batches()
+        if len(asked.grants) >= self._quorum:
+            self._valid_until_s = max(self._valid_until_s, asked.sent_s + self._profile.held_s)
+            if self._phase is candidacy.Phase.LEASING:
+                self._open(asked, now_s)
+
+    return [(Candidacy, "_granted", mutant)]
+
+
+def _suspend_is_not_counted() -> Patches:
+    def mutant(self: Node, now_s: float) -> float:
+        return 1000.0 + self._rate * (now_s - self._suspended_s)
+
+    def true_s(self: Node, holder_s: float) -> float:
+        return (holder_s - 1000.0) / self._rate + self._suspended_s
+
+    return [(Node, "holder_s", mutant), (Node, "true_s", true_s)]
+
+
+def _older_terms_are_counted() -> Patches:
+    def mutant(self: Replication) -> bool:
+        reached = sorted((copy.matched for copy in self._copies.values()), reverse=True)[self._quorum - 1]
+        grew = reached > self.committed
+        self.committed = max(self.committed, reached)
+        return grew
+
+    return [(Replication, "_commit", mutant)]
+
+
+def _an_uncommitted_end_is_believed() -> Patches:
+    advance = Candidacy._advance
+
+    def advanced(self: Candidacy, now_s: float) -> None:
+        advance(self, now_s)
+        if self._phase is candidacy.Phase.LEASING and self._chain.ended:
+            self._effects.append(candidacy.Over())
+
+    return [(Candidacy, "_advance", advanced)]
+
+
+MUTANTS: dict[str, Callable[[], Patches]] = {
+    "restart-forgets-its-wait": _restart_forgets_its_wait,
+    "holder-counts-from-receipt": _holder_counts_from_receipt,
+    "no-drift-margin": _no_drift_margin,
+    "pre-emption": _a_higher_term_pre_empts,
+    "bare-majority": _a_bare_majority_is_enough,
+    "journal-not-read": _the_journal_is_not_read,
+    "stale-term-accepted": _a_stale_term_is_accepted,
+    "replies-before-it-writes": _replies_before_it_writes,
+    "grant-not-written": _a_grant_is_not_written,
+    "nonce-not-matched": _any_grant_counts_for_the_newest_request,
+    "suspend-not-counted": _suspend_is_not_counted,
+    "older-terms-counted": _older_terms_are_counted,
+    "uncommitted-end-believed": _an_uncommitted_end_is_believed,
+}
+
+
+@contextmanager
+def broken(name: str) -> Iterator[None]:
+    """The machines with one guard less."""
+    with ExitStack() as stack:
+        for owner, attribute, replacement in MUTANTS[name]():
+            stack.enter_context(patch.object(owner, attribute, replacement))
+        yield

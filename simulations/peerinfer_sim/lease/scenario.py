@@ -1,0 +1,196 @@
+"""What a seed decides before a run begins: committee, liars, clocks, links, and every fault. All of it is data."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from peerinfer.committee import quorum
+
+LIARS = ("yes", "boaster", "withholder", "refuser", "forgetful")
+"""Kinds of lying electors; see `liars`."""
+
+COMMITTEES = ((1, 0), (3, 0), (3, 0), (3, 0), (3, 0), (5, 0), (5, 0), (7, 0), (4, 1), (5, 1), (5, 1), (7, 2))
+"""Electors, and how many liars among them are tolerated."""
+
+RHO = 0.01
+"""The drift that the protocol promises to bear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong at `at_s` and ends after `for_s`."""
+
+    kind: str
+    at_s: float
+    for_s: float
+    node: int = -1
+    """Whom it hits; -1 is whoever holds the lease then."""
+    groups: tuple[int, ...] = ()
+    """cut: for each node the side that it is on, 0 and 1, or 2 for both."""
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        who = f"node {self.node}" if self.node >= 0 else "the holder"
+        match self.kind:
+            case "crash":
+                torn = "writing" if self.amount else "not writing"
+                what = f"{who} crashes for {self.for_s:.2f} s, {torn} what it was about to"
+            case "cut" | "cut one way":
+                sides = [[node for node, side in enumerate(self.groups) if side in (mine, 2)] for mine in (0, 1)]
+                arrow = "<-/->" if self.kind == "cut" else "-/->"
+                what = f"{sides[0]} {arrow} {sides[1]} for {self.for_s:.2f} s"
+            case "loss" | "doubling":
+                what = f"{self.kind} of {self.amount:.0%} of all messages for {self.for_s:.2f} s"
+            case "delay":
+                what = f"messages take up to {self.amount:.2f} s longer for {self.for_s:.2f} s"
+            case "isolate":
+                ways = {0: "can neither send nor receive", 1: "cannot send", 2: "cannot receive"}
+                what = f"{who} {ways[int(self.amount)]} for {self.for_s:.2f} s"
+            case "slow":
+                what = f"what is sent to {who} takes {self.amount:.2f} s longer for {self.for_s:.2f} s"
+            case "hand over":
+                what = f"{who} hands over"
+            case "campaign":
+                what = f"{who} is told to campaign"
+            case _:
+                what = f"{who}: {self.kind} for {self.for_s:.2f} s"
+        return f"{self.at_s:6.2f} s  {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    seed: int
+    electors: int
+    byzantine: int
+    nodes: int
+    """The electors, and the submitter where it is not one of them: then it is the last."""
+    submitter: int
+    liars: dict[int, str]
+    dead: dict[int, float]
+    """Nodes that end for good, and when."""
+    rates: tuple[float, ...]
+    """How fast each node's clocks run."""
+    slow_holders: tuple[bool, ...]
+    """Nodes whose holder clock does not count suspend, or runs far too slowly: beyond what the protocol promises."""
+    latency_s: float
+    sync_s: float
+    batches_per_message: int
+    may_be_cancelled: bool
+    tasks: int
+    chaos_s: float
+    faults: tuple[Fault, ...]
+
+    @property
+    def clocks_are_sound(self) -> bool:
+        return not any(self.slow_holders)
+
+    def only(self, faults: tuple[int, ...]) -> Scenario:
+        """The same, with these of its faults."""
+        return replace(self, faults=tuple(self.faults[number] for number in faults))
+
+    def __str__(self) -> str:
+        lines = [
+            f"seed {self.seed}: {self.electors} electors, {self.byzantine} liars tolerated, {self.nodes} nodes, "
+            f"submitter {self.submitter}, latency {1000 * self.latency_s:.1f} ms, sync {1000 * self.sync_s:.1f} ms, "
+            f"{self.tasks} tasks, {self.chaos_s:.1f} s of faults"
+        ]
+        lines += [f"  node {node} lies: {kind}" for node, kind in self.liars.items()]
+        lines += [f"  node {node} ends for good at {at_s:.2f} s" for node, at_s in self.dead.items()]
+        lines += [
+            f"  node {node} has a clock beyond all bounds" for node, is_slow in enumerate(self.slow_holders) if is_slow
+        ]
+        lines += [f"  [{number}] {fault}" for number, fault in enumerate(self.faults)]
+        return "\n".join(lines)
+
+
+def draw(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    dice = random.Random(f"{seed}:scenario")
+    electors, byzantine = dice.choice(
+        [(1, 0), (3, 0), (3, 0), (3, 0), (5, 0), (5, 0), (7, 0), (4, 1), (5, 1), (5, 1), (7, 2)]
+    )
+    submitter = 0 if dice.random() < 0.4 else electors
+    nodes = max(electors, submitter + 1)
+    seats = [node for node in range(electors) if node != submitter]
+    lying = dice.sample(seats, dice.randint(0, byzantine)) if byzantine else []
+    may_die = electors - quorum(electors, byzantine) - len(lying)
+    honest = [node for node in seats if node not in lying]
+    chaos_s = dice.uniform(6.0, 13.0)
+    dead = {
+        node: dice.uniform(0.5, chaos_s) for node in dice.sample(honest, min(dice.randint(0, 1), may_die, len(honest)))
+    }
+    is_unsound = dice.random() < 0.2
+    return Scenario(
+        seed=seed,
+        electors=electors,
+        byzantine=byzantine,
+        nodes=nodes,
+        submitter=submitter,
+        liars={node: dice.choice(LIARS) for node in lying},
+        dead=dead,
+        rates=tuple(1 + dice.choice((-RHO, RHO, dice.uniform(-RHO, RHO))) for _ in range(nodes)),
+        slow_holders=tuple(is_unsound and dice.random() < 0.5 for _ in range(nodes)),
+        latency_s=dice.choice((0.001, 0.004, 0.02)),
+        sync_s=dice.choice((0.0005, 0.004, 0.03)),
+        batches_per_message=dice.choice((1, 2, 16)),
+        may_be_cancelled=dice.random() < 0.3,
+        tasks=30,
+        chaos_s=chaos_s,
+        faults=tuple(sorted(_faults(dice, nodes, chaos_s), key=lambda fault: fault.at_s)),
+    )
+
+
+def _faults(dice: random.Random, nodes: int, chaos_s: float) -> list[Fault]:
+    found: list[Fault] = []
+    for _ in range(dice.randint(2, 7)):
+        at_s = dice.uniform(0.0, chaos_s)
+        found += _one(dice, nodes, at_s) if dice.random() < 0.7 else _attack(dice, nodes, at_s)
+    return [replace(fault, for_s=min(fault.for_s, chaos_s - fault.at_s)) for fault in found if fault.at_s < chaos_s]
+
+
+def _one(dice: random.Random, nodes: int, at_s: float) -> list[Fault]:
+    for_s = dice.choice((0.3, 1.5, 4.0)) * dice.uniform(0.5, 1.5)
+    node = dice.choice((-1, dice.randrange(nodes)))
+    torn = float(dice.random() < 0.5)
+    match dice.randrange(12):
+        case 0 | 1:
+            return [Fault("crash", at_s, for_s, node, amount=torn)]
+        case 2:
+            return [Fault("crash", at_s, dice.uniform(0.05, 0.9), every, amount=torn) for every in range(nodes)]
+        case 3 | 4:
+            groups = tuple(dice.choice((0, 1, 1, 2)) for _ in range(nodes))
+            return [Fault(dice.choice(("cut", "cut", "cut one way")), at_s, for_s, groups=groups)]
+        case 5:
+            return [Fault("isolate", at_s, for_s, node, amount=dice.randrange(3))]
+        case 6:
+            return [Fault("loss", at_s, for_s, amount=dice.choice((0.05, 0.2, 0.5)))]
+        case 7:
+            return [Fault("doubling", at_s, for_s, amount=dice.choice((0.1, 0.5)))]
+        case 8:
+            return [Fault("delay", at_s, for_s, amount=dice.choice((0.05, 0.3, 1.5)))]
+        case 9:
+            return [Fault(dice.choice(("paused", "suspended")), at_s, dice.uniform(0.5, 5.0), node)]
+        case 10:
+            return [Fault("disk full", at_s, for_s, dice.randrange(nodes))]
+        case _:
+            return [Fault("hand over", at_s, 0.0, node)]
+
+
+def _attack(dice: random.Random, nodes: int, at_s: float) -> list[Fault]:
+    """Faults that belong together: the holder falls silent while its lease runs, and everybody wants its place."""
+    slow_s = dice.choice((0.0, 0.7, 1.0))
+    found = [Fault("slow", at_s, 5.0, -1, amount=slow_s)] if slow_s else []
+    at_s += dice.uniform(0.8, 1.6)
+    found.append(Fault("isolate", at_s, dice.uniform(3.0, 4.5), -1, amount=dice.choice((0, 1, 1))))
+    if dice.random() < 0.5:
+        moment_s = at_s + dice.uniform(0.0, 1.5)
+        found += [
+            Fault("crash", moment_s, dice.uniform(0.05, 0.2), node) for node in range(nodes) if dice.random() < 0.5
+        ]
+    # Around the time at which the lease lapses at the electors, as closely as the round trips allow.
+    moment_s = at_s + dice.uniform(1.8, 2.6)
+    for _ in range(14):
+        moment_s += dice.uniform(0.02, 0.12)
+        found.append(Fault("campaign", moment_s, 0.0, dice.randrange(nodes)))
+    return found

@@ -1,0 +1,560 @@
+"""One run: nodes with an elector and a candidate each, a network and disks that fail, and true time, on a heap.
+
+Nothing here decides anything. A node's elector performs its effects one after the other, each write takes its time, and
+a crash takes what was not written; a candidate remembers nothing. A clock runs at its own rate; the elector's stands
+still while its node is suspended, the holder's does not.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from peerinfer.candidacy import (
+    LAN,
+    Ask,
+    Campaign,
+    Candidacy,
+    Committed,
+    HandOver,
+    Heard,
+    LeaseSeen,
+    Lost,
+    Over,
+    Phase,
+    Unheard,
+    Won,
+    Write,
+)
+from peerinfer.codec import decode, encode
+from peerinfer.elector import (
+    Answer,
+    Asked,
+    Elector,
+    PersistBatches,
+    PersistSeat,
+    Restored,
+    SeatRow,
+    open_manifest,
+)
+from peerinfer.envelope import seal
+from peerinfer.ids import PeerId
+from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.machine import Tick
+from peerinfer.messages import Granted, LeaseRefused, LeaseReleased, Manifest, SeatOffered
+from peerinfer_sim.event_log import brief
+from peerinfer_sim.lease.checks import Checks
+from peerinfer_sim.lease.liars import Liar
+from peerinfer_sim.lease.scenario import Fault, Scenario
+from peerinfer_sim.watch import Violation
+
+PROFILE = LAN
+WRITE_EVERY_S = 0.45
+ENDS_WITHIN_S = 40.0
+"""After the faults have ended: a boot wait, the longest wait of a candidate, and room for both to come again."""
+
+QUIET_S = 0.5
+"""So long a run goes on after the job has ended."""
+
+Identity = Callable[[int], "tuple[PeerId, Callable[[bytes], bytes]]"]
+
+
+class Node:
+    """A peer with its clocks, its disk, its elector and its candidate."""
+
+    def __init__(self, number: int, peer: PeerId, sign: Callable[[bytes], bytes], rate: float, is_slow: bool) -> None:
+        self.number = number
+        self.peer = peer
+        self.sign = sign
+        self._rate = rate
+        self._is_slow = is_slow
+        self.is_up = True
+        self.life = 0
+        """Counts restarts: what was meant for an earlier life does not arrive."""
+        self.stopped_until_s = 0.0
+        self._suspended_s = 0.0
+        self.stopped: list[Callable[[], None]] = []
+        """What happened meanwhile."""
+        self.row: SeatRow | None = None
+        self.batches: list[bytes] = []
+        self.disk_is_full = False
+        self.elector: Elector | None = None
+        self.candidate: Candidacy | None = None
+        self.asked: deque[Asked] = deque()
+        self.performing: list[Any] = []
+        """The elector's effects that are not performed yet; the first is on its way to the disk."""
+        self.tick_s = math.inf
+        self.open_requests: dict[int, tuple[float, PeerId]] = {}
+        self.sweep_is_due = False
+        self.writes_until = 0
+
+    def suspend(self, for_s: float) -> None:
+        self._suspended_s += for_s
+
+    def elector_s(self, now_s: float) -> float:
+        return 100.0 * self.life + self._rate * (now_s - self._suspended_s)
+
+    def holder_s(self, now_s: float) -> float:
+        if self._is_slow:
+            return 1000.0 + 0.6 * self._rate * (now_s - self._suspended_s)
+        return 1000.0 + self._rate * now_s
+
+    def true_s(self, holder_s: float) -> float:
+        """When the holder's clock will show this, if the node is not suspended before."""
+        if self._is_slow:
+            return (holder_s - 1000.0) / (0.6 * self._rate) + self._suspended_s
+        return (holder_s - 1000.0) / self._rate
+
+
+class World:
+    """Plays one scenario. `run` may be called once."""
+
+    def __init__(
+        self, scenario: Scenario, identity: Identity, *, trace: list[str] | None = None, wire: bool = False
+    ) -> None:
+        """`trace` gets a line per event; with `wire` every message goes through its bytes."""
+        self.scenario = scenario
+        self._trace = trace
+        self._wire = (lambda message: decode(encode(message))) if wire else (lambda message: message)
+        self._net = random.Random(f"{scenario.seed}:net")
+        self._work = random.Random(f"{scenario.seed}:work")
+        self.now_s = 0.0
+        self.events = 0
+        self.failover_s = 0.0
+        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._numbers = 0
+        self._ends_s = math.inf
+        self._healed = False
+        self._cuts: list[tuple[float, tuple[int, ...], bool]] = []
+        self._isolated: list[tuple[float, int, int]] = []
+        self._slow: list[tuple[float, int, float]] = []
+        self._loss = self._doubling = self._delay_s = 0.0
+        self.checks = Checks(scenario.clocks_are_sound)
+        self.nodes = [
+            Node(number, *identity(number), scenario.rates[number], scenario.slow_holders[number])
+            for number in range(scenario.nodes)
+        ]
+        self._numbers_of = {node.peer: node.number for node in self.nodes}
+        submitter = self.nodes[scenario.submitter]
+        manifest = Manifest(
+            submitter=submitter.peer,
+            created_at_s=0.0,
+            nonce=scenario.seed.to_bytes(16, "big"),
+            model="",
+            model_sha256=bytes(32),
+            inputs=(),
+            outputs=(),
+            given=(),
+            items=scenario.tasks,
+            tasks=scenario.tasks,
+            items_per_task=1,
+            inputs_digest=bytes(32),
+            verify="none",
+            compare="exact",
+            rtol=-1.0,
+            atol=-1.0,
+            committee=tuple(node.peer for node in self.nodes[: scenario.electors]),
+            byzantine=scenario.byzantine,
+        )
+        self._signed_manifest = seal(manifest, submitter.peer, submitter.sign)
+        self._job, self._manifest = open_manifest(self._signed_manifest)
+
+    def run(self) -> None:
+        """Raises `Violation`, or AssertionError if a machine finds fault with itself."""
+        scenario = self.scenario
+        for node in self.nodes:
+            self._start(node)
+        for fault in scenario.faults:
+            self._at(fault.at_s, self._fault, fault)
+        for number, at_s in scenario.dead.items():
+            self._at(at_s, self._crash, self.nodes[number], False)
+        self._at(scenario.chaos_s, self._heal)
+        ends_s = scenario.chaos_s + ENDS_WITHIN_S
+        while self._due and self._due[0][0] < min(self._ends_s, ends_s):
+            self.now_s, _, action, arguments = heapq.heappop(self._due)
+            self.events += 1
+            action(*arguments)
+        if not self.checks.end:
+            late = f"the job has not ended within {ENDS_WITHIN_S:g} s after the last fault"
+            raise Violation(late, self._pictures())
+        for node in self.nodes:
+            if node.candidate is not None:
+                node.candidate.check()
+            if node.elector is not None and node.number not in scenario.liars:
+                node.elector.check()
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
+        self._numbers += 1
+        heapq.heappush(self._due, (time_s, self._numbers, action, arguments))
+
+    def _note(self, node: Node, what: str, value: Any = None) -> None:
+        if self._trace is not None:
+            text = f"{self.now_s:9.4f} node {node.number} {what}" + (f" {brief(value)}" if value is not None else "")
+            for peer, number in self._numbers_of.items():
+                text = text.replace(peer, f"#{number}")
+            self._trace.append(text)
+
+    def _in(self, node: Node, life: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Something happens to a node: now, when it goes on, or not at all."""
+        if not node.is_up or node.life != life:
+            return
+        if self.now_s < node.stopped_until_s:
+            node.stopped.append(partial(self._in, node, life, action, *arguments))
+        else:
+            action(node, *arguments)
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    def _fault(self, fault: Fault) -> None:
+        node = self.nodes[fault.node] if fault.node >= 0 else self._holder()
+        until_s = min(fault.at_s + fault.for_s, self.scenario.chaos_s)
+        self._note(node, f"FAULT {fault.kind}")
+        match fault.kind:
+            case "crash":
+                if node.is_up:
+                    self._crash(node, fault.amount > 0)
+                    self._at(until_s, self._restart, node, node.life)
+            case "cut" | "cut one way":
+                self._cuts.append((until_s, fault.groups, fault.kind == "cut"))
+            case "isolate":
+                self._isolated.append((until_s, node.number, int(fault.amount)))
+            case "slow":
+                self._slow.append((until_s, node.number, fault.amount))
+            case "campaign":
+                self._in(node, node.life, self._candidate, Campaign())
+            case "loss":
+                self._loss = fault.amount
+                self._at(until_s, self._calm, "_loss")
+            case "doubling":
+                self._doubling = fault.amount
+                self._at(until_s, self._calm, "_doubling")
+            case "delay":
+                self._delay_s = fault.amount
+                self._at(until_s, self._calm, "_delay_s")
+            case "paused" | "suspended":
+                if node.is_up and self.now_s >= node.stopped_until_s:
+                    node.stopped_until_s = fault.at_s + fault.for_s
+                    if fault.kind == "suspended":
+                        node.suspend(fault.for_s)
+                    self._at(node.stopped_until_s, self._go_on, node, node.life)
+            case "disk full":
+                node.disk_is_full = True
+                self._at(until_s, self._free_disk, node)
+            case "hand over":
+                if node.candidate is not None:
+                    self._in(node, node.life, self._candidate, HandOver("asked to"))
+                    # It is told to campaign again later: a node that leaves for good is a crash.
+                    self._at(self.now_s + 2.0, self._in, node, node.life, self._candidate, Campaign())
+
+    def _calm(self, name: str) -> None:
+        setattr(self, name, 0.0)
+
+    def _free_disk(self, node: Node) -> None:
+        node.disk_is_full = False
+
+    def _go_on(self, node: Node, life: int) -> None:
+        if node.life != life:
+            return
+        waiting, node.stopped = node.stopped, []
+        self._note(node, "goes on")
+        for action in waiting:
+            action()
+
+    def _holder(self) -> Node:
+        for node in self.nodes:
+            if node.candidate is not None and node.candidate.has_lease(node.holder_s(self.now_s)):
+                return node
+        return self.nodes[self.scenario.submitter]
+
+    def _heal(self) -> None:
+        self._cuts.clear()
+        self._isolated.clear()
+        self._slow.clear()
+        self._loss = self._doubling = self._delay_s = 0.0
+        self._healed = True
+        for node in self.nodes:
+            node.disk_is_full = False
+            if not node.is_up and node.number not in self.scenario.dead:
+                self._restart(node, node.life)
+
+    def _crash(self, node: Node, is_torn: bool) -> None:
+        if not node.is_up:
+            return
+        self._note(node, "crashes")
+        if is_torn and node.performing and not node.disk_is_full:
+            self._write(node, node.performing[0])
+        if self.scenario.liars.get(node.number) == "forgetful":
+            node.row, node.batches = None, []
+        node.is_up = False
+        node.life += 1
+        node.elector = node.candidate = None
+        node.asked.clear()
+        node.performing.clear()
+        node.stopped.clear()
+        node.stopped_until_s = 0.0
+        node.open_requests.clear()
+        node.sweep_is_due = False
+        node.tick_s = math.inf
+
+    def _restart(self, node: Node, life: int) -> None:
+        dead_s = self.scenario.dead.get(node.number, math.inf)
+        if node.is_up or node.life != life or self.now_s >= dead_s:
+            return
+        node.is_up = True
+        self._note(node, "starts again")
+        self._start(node)
+
+    def _start(self, node: Node) -> None:
+        seed = f"{self.scenario.seed}:{node.number}:{node.life}"
+        if node.number < self.scenario.electors:
+            kind = self.scenario.liars.get(node.number)
+            if kind is None:
+                node.elector = Elector(node.peer, node.sign)
+            else:
+                node.elector = Liar(node.peer, node.sign, kind, random.Random(f"{seed}:lies"))
+            if node.row is not None:
+                node.elector.handle(Restored(node.row, tuple(node.batches)), node.elector_s(self.now_s))
+        if node.number == self.scenario.submitter:
+            self._stand(node)
+            self._candidate(node, Campaign())
+        elif node.row is not None:
+            self._stand(node)
+
+    def _stand(self, node: Node) -> None:
+        """The node becomes a candidate, and learns what its own elector knows of the lease."""
+        if node.candidate is not None or node.number in self.scenario.liars:
+            return
+        node.candidate = Candidacy(
+            node.peer,
+            node.sign,
+            self._job,
+            self._manifest,
+            self._signed_manifest,
+            Chain(),
+            profile=PROFILE,
+            rng=random.Random(f"{self.scenario.seed}:{node.number}:{node.life}"),
+        )
+        holder, until_s = "", PROFILE.lease_s
+        if node.elector is not None:
+            for seat in node.elector.snapshot_at(node.elector_s(self.now_s)):
+                holder, until_s = seat.holder, seat.remaining_s if seat.holder else PROFILE.lease_s
+        self._candidate(node, LeaseSeen(holder, node.holder_s(self.now_s) + until_s))
+
+    # --- electors ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, node: Node, event: Asked) -> None:
+        node.asked.append(event)
+        self._elect(node)
+
+    def _elect(self, node: Node) -> None:
+        while node.asked and not node.performing and node.elector is not None:
+            event = node.asked.popleft()
+            self._note(node, "elector hears", event.request)
+            node.performing = [(effect, event) for effect in node.elector.handle(event, node.elector_s(self.now_s))]
+            self._perform(node)
+
+    def _perform(self, node: Node) -> None:
+        """Performs the elector's effects up to the next that takes time."""
+        while node.performing:
+            effect, event = node.performing[0]
+            if isinstance(effect, PersistSeat | PersistBatches):
+                self._at(self.now_s + self.scenario.sync_s, self._in, node, node.life, self._synced)
+                return
+            node.performing.pop(0)
+            if isinstance(effect, Answer):
+                self._answer(node, event, effect.message)
+
+    def _synced(self, node: Node) -> None:
+        written = node.performing.pop(0)
+        if node.disk_is_full:
+            self._cannot_write(node, written[1])
+        else:
+            self._write(node, written)
+            self._perform(node)
+        self._elect(node)
+
+    def _write(self, node: Node, written: tuple[Any, Asked]) -> None:
+        effect, _ = written
+        if isinstance(effect, PersistSeat):
+            if node.number not in self.scenario.liars:
+                self.checks.kept(node.number, node.row, effect.row)
+            node.row = effect.row
+        elif isinstance(effect, PersistBatches):
+            node.batches[effect.first :] = effect.batches
+
+    def _cannot_write(self, node: Node, event: Asked) -> None:
+        """What was not written is forgotten, as if the elector had restarted, and nothing of it is answered."""
+        assert node.elector is not None
+        node.performing.clear()
+        self._note(node, "cannot write")
+        if node.row is None:
+            node.elector = Elector(node.peer, node.sign)
+        else:
+            node.elector.handle(Restored(node.row, tuple(node.batches)), node.elector_s(self.now_s))
+        job = getattr(event.request, "job", "")
+        nonce = getattr(event.request, "nonce", 0)
+        self._answer(node, event, LeaseRefused(job, nonce, "full", "the disk is full", NO_TERM))
+
+    def _answer(self, node: Node, event: Asked, message: Any) -> None:
+        asker = self.nodes[self._numbers_of[event.peer]]
+        life, request = event.token >> 32, event.token & 0xFFFFFFFF
+        self._carry(node, asker, life, self._heard, node.peer, request, self._wire(message))
+        if isinstance(event.request, SeatOffered):
+            if not isinstance(message, LeaseRefused):
+                self._stand(node)
+        elif node.candidate is not None:
+            now_s = node.holder_s(self.now_s)
+            if isinstance(message, Granted):
+                self._candidate(node, LeaseSeen(event.peer, now_s + event.request.lease_s))  # type: ignore[union-attr]
+            elif isinstance(event.request, LeaseReleased):
+                self._candidate(node, LeaseSeen("", now_s))
+
+    # --- candidates --------------------------------------------------------------------------------------------------
+
+    def _heard(self, node: Node, elector: PeerId, request: int, message: Any) -> None:
+        node.open_requests.pop(request, None)
+        self._candidate(node, Heard(elector, message))
+
+    def _sweep(self, node: Node) -> None:
+        """Requests that were not answered in time are given up; their answer may come nevertheless."""
+        node.sweep_is_due = False
+        for request, (sent_s, elector) in list(node.open_requests.items()):
+            if self.now_s >= sent_s + PROFILE.answer_s:
+                del node.open_requests[request]
+                self._candidate(node, Unheard(elector))
+        self._sweep_later(node)
+
+    def _sweep_later(self, node: Node) -> None:
+        if node.open_requests and not node.sweep_is_due:
+            node.sweep_is_due = True
+            sent_s, _ = next(iter(node.open_requests.values()))
+            self._at(max(sent_s + PROFILE.answer_s, self.now_s), self._in, node, node.life, self._sweep)
+
+    def _candidate(self, node: Node, event: Any) -> None:
+        candidate = node.candidate
+        if candidate is None:
+            return
+        self._note(node, f"candidate ({candidate.phase.value}) hears", event)
+        now_s = node.holder_s(self.now_s)
+        effects = candidate.handle(event, now_s)
+        if candidate.phase in (Phase.OPENING, Phase.HOLDING):
+            self._look_at_leases()
+        for effect in effects:
+            if isinstance(effect, Ask):
+                self._send(node, effect)
+            else:
+                self._happened(node, candidate, effect)
+        wanted_s = candidate.deadline_s
+        if wanted_s != math.inf:
+            true_s = max(node.true_s(wanted_s) + 1e-6, self.now_s)
+            if true_s < node.tick_s:
+                node.tick_s = true_s
+                self._at(true_s, self._in, node, node.life, self._tick, true_s)
+
+    def _tick(self, node: Node, due_s: float) -> None:
+        if node.tick_s != due_s or node.candidate is None:
+            return
+        node.tick_s = math.inf
+        wanted_s = node.candidate.deadline_s
+        if wanted_s <= node.holder_s(self.now_s):
+            self._candidate(node, Tick())
+        elif wanted_s != math.inf:
+            node.tick_s = max(node.true_s(wanted_s) + 1e-6, self.now_s)
+            self._at(node.tick_s, self._in, node, node.life, self._tick, node.tick_s)
+
+    def _look_at_leases(self) -> None:
+        holders = [
+            node.number
+            for node in self.nodes
+            if node.candidate is not None and node.candidate.has_lease(node.holder_s(self.now_s))
+        ]
+        self.checks.leases(holders)
+
+    def _happened(self, node: Node, candidate: Candidacy, effect: Any) -> None:
+        self._note(node, "says", effect)
+        match effect:
+            case Won(term):
+                self.checks.won(node.number, term, candidate.chain)
+                self._at(self.now_s, self._in, node, node.life, self._coordinate, term)
+            case Committed(first, last):
+                self.checks.committed(node.number, candidate.term, candidate.chain, first, last)
+            case Over():
+                self.checks.over(node.number, candidate.chain, self.scenario.tasks)
+                self._ends_s = min(self._ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
+            case Lost():
+                pass
+
+    def _coordinate(self, node: Node, term: Any) -> None:
+        """Writes what is still open: slowly while faults are on, so that the job outlasts them."""
+        candidate = node.candidate
+        if candidate is None or candidate.term != term or not candidate.holds(node.holder_s(self.now_s)):
+            return
+        open_tasks = [task for task in range(self.scenario.tasks) if task not in candidate.chain.register]
+        count = self._work.randint(1, 2) if not self._healed else 12
+        entries = tuple(Entry(task, self._work.randbytes(16), node.peer) for task in open_tasks[:count])
+        if self._healed and len(entries) == len(open_tasks):
+            self._candidate(node, Write(entries, "done"))
+        elif self.scenario.may_be_cancelled and self._work.random() < 0.1:
+            self._candidate(node, Write(entries, "cancelled", "by its submitter"))
+        elif len(open_tasks) > 5 or self._healed:
+            self._candidate(node, Write(entries, is_last=self._work.random() < 0.5))
+        self._at(self.now_s + WRITE_EVERY_S, self._in, node, node.life, self._coordinate, term)
+
+    # --- the network -------------------------------------------------------------------------------------------------
+
+    def _send(self, node: Node, ask: Ask) -> None:
+        self._numbers += 1
+        request = self._numbers & 0xFFFFFFFF
+        node.open_requests[request] = (self.now_s, ask.elector)
+        self._sweep_later(node)
+        elector = self.nodes[self._numbers_of[ask.elector]]
+        event = Asked(node.peer, self._wire(ask.request), node.life << 32 | request)
+        self._carry(node, elector, None, self._ask, event)
+
+    def _carry(
+        self, sender: Node, receiver: Node, life: int | None, action: Callable[..., None], *arguments: Any
+    ) -> None:
+        """Brings something to another node, or not, or late, or twice. `life`: of the receiver that it is for."""
+        if sender is receiver:
+            self._at(self.now_s, self._arrive, receiver, life, action, *arguments)
+            return
+        if self._is_cut(sender.number, receiver.number) or (self._loss and self._net.random() < self._loss):
+            return
+        for _ in range(2 if self._doubling and self._net.random() < self._doubling else 1):
+            delay_s = self.scenario.latency_s * (0.5 + self._net.random())
+            if self._delay_s:
+                delay_s += self._delay_s * self._net.random() ** 2
+            for until_s, node, amount_s in self._slow:
+                if self.now_s < until_s and node == receiver.number:
+                    delay_s += amount_s
+            self._at(self.now_s + delay_s, self._arrive, receiver, life, action, *arguments)
+
+    def _arrive(self, node: Node, life: int | None, action: Callable[..., None], *arguments: Any) -> None:
+        self._in(node, node.life if life is None else life, action, *arguments)
+
+    def _is_cut(self, sender: int, receiver: int) -> bool:
+        for until_s, node, ways in self._isolated:
+            if self.now_s < until_s and ((node == sender and ways != 2) or (node == receiver and ways != 1)):
+                return True
+        for until_s, sides, both_ways in self._cuts:
+            if (
+                self.now_s < until_s
+                and {sides[sender], sides[receiver]} == {0, 1}
+                and (both_ways or sides[sender] == 0)
+            ):
+                return True
+        return False
+
+    def _pictures(self) -> list[str]:
+        lines = []
+        for node in self.nodes:
+            seats = node.elector.snapshot_at(node.elector_s(self.now_s)) if node.elector else ()
+            lines.append(f"node {node.number}: {node.candidate.snapshot() if node.candidate else None} {seats}")
+        return lines
