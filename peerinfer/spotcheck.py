@@ -23,8 +23,8 @@ class SpotCheck:
         self._unsettled: list[int] = []
         self._settled = 0
         self._covered = 0
-        self._audits: dict[int, int] = {}
-        """Audited task → the position up to which its audit covers."""
+        self._audits: dict[int, tuple[int, int]] = {}
+        """Audited task → its own position, and the position up to which its audit covers."""
 
     @property
     def unsettled(self) -> Sequence[int]:
@@ -39,44 +39,37 @@ class SpotCheck:
     def add(self, tasks: Sequence[int], *, draw: bool) -> list[int]:
         """Takes an answer; returns the tasks drawn for an audit. A worker's first answer always has one."""
         is_first = not self._settled and not self._unsettled
+        start = self._settled + len(self._unsettled)
         self._unsettled += tasks
-        end = self._settled + len(self._unsettled)
-        drawn = [task for task in tasks if draw and self._rng.random() < SPOT_PROBABILITY]
+        end = start + len(tasks)
+        drawn = [place for place in range(len(tasks)) if draw and self._rng.random() < SPOT_PROBABILITY]
         if is_first and not drawn:
-            drawn = [self._rng.choice(tasks)]
-        for task in drawn:
-            self._audits[task] = end
-        return drawn
+            drawn = [self._rng.randrange(len(tasks))]
+        for place in drawn:
+            self._audits[tasks[place]] = (start + place, end)
+        return [tasks[place] for place in drawn]
 
     def draw_last(self) -> int | None:
         """A task to audit so that the rest can count; None if an audit is out already, or nothing is left."""
         if self._audits or not self._unsettled:
             return None
-        task = self._rng.choice(self._unsettled)
-        self._audits[task] = self._settled + len(self._unsettled)
+        place = self._rng.randrange(len(self._unsettled))
+        task = self._unsettled[place]
+        self._audits[task] = (self._settled + place, self._settled + len(self._unsettled))
         return task
 
     def passed(self, task: int) -> list[int]:
         """An audit found nothing wrong: the tasks that count from now on."""
-        self._covered = max(self._covered, self._audits.pop(task))
-        waiting = min(self._audits.values(), default=None)
-        reach = self._covered if waiting is None else min(self._covered, self._first_at(waiting))
-        count = max(reach - self._settled, 0)
+        _, covers = self._audits.pop(task)
+        self._covered = max(self._covered, covers)
+        reach = min((position for position, _ in self._audits.values()), default=self._covered)
+        count = max(min(reach, self._covered) - self._settled, 0)
         counts, self._unsettled = self._unsettled[:count], self._unsettled[count:]
         self._settled += count
         return counts
 
-    def _first_at(self, end: int) -> int:
-        """Where the answer begins that an audit out covers: nothing of it may count yet."""
-        positions = [
-            self._settled + self._unsettled.index(task)
-            for task, covers in self._audits.items()
-            if covers == end and task in self._unsettled
-        ]
-        return min(positions, default=self._settled)
-
     def check(self) -> None:
         end = self._settled + len(self._unsettled)
-        assert all(covers <= end for covers in self._audits.values()), "an audit covers what was not answered"
+        assert all(covers <= end for _, covers in self._audits.values()), "an audit covers what was not answered"
         assert self._covered <= end, f"{self._covered} of {end} tasks are covered"
         assert len(set(self._unsettled)) == len(self._unsettled), "a task waits twice"
