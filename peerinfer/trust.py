@@ -2,16 +2,17 @@
 
 Theory of operation. Personalised PageRank (EigenTrust with seeds of one's own):
 
-    t = (1 - a) * C' t + a * p          a = 0.2,  p: the seeds, evenly
+    t = (1 - a) * C' t + a * p          a = 0.5,  p: the seeds, evenly
 
 `C[i, j]` is the share of verified work that i itself received from j, by receipts that both signed, at most 5% for any
 one j; what the cap cuts off flows back to the seeds. Nobody but the seeds is ever given trust for nothing. Hence, for
 any set S of peers without a seed, however many names it has and whatever they say of each other,
 
-    trust(S) <= (1 - a) / a * F = 4 * F
+    trust(S) <= (1 - a) / a * F = F
 
 where F is the trust-weighted share of work that peers outside S received from S. (Sum t over S: trust(S) <=
-(1 - a) * (F + trust(S)).) Slander has no way in: there are no negative statements.
+(1 - a) * (F + trust(S)).) So false names gain no more trust than the share of real work that they did; the usual a = 0.2
+would let them keep four times as much, by praising each other. Slander has no way in: there are no negative statements.
 
 What this buys a peer is little on purpose: at most half of its probation.
 """
@@ -27,14 +28,14 @@ import numpy as np
 from peerinfer.ids import PeerId
 from peerinfer.reputation import NEWCOMER_AUDITS
 
-RESTART = 0.2
+RESTART = 0.5
 """a."""
 
 SHARE_MAX = 0.05
 """Of what a peer received, the part that one giver counts for at most."""
 
 ROUNDS = 30
-"""0.8 to the power of 30 is 0.1%: what is left out."""
+"""What is left out after so many is less than a billionth."""
 
 PEERS_MAX = 5000
 EDGES_PER_RECEIVER_MAX = 256

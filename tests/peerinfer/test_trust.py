@@ -60,7 +60,7 @@ def test_who_works_for_the_trusted_is_trusted() -> None:
 
 @pytest.mark.parametrize("attack_edges", [0, 3, 30, 300])
 @pytest.mark.parametrize("shape", ["clique", "ring", "star"])
-def test_no_number_of_false_names_gains_more_than_four_times_their_flow(attack_edges: int, shape: str) -> None:
+def test_no_number_of_false_names_gains_more_than_the_work_it_did(attack_edges: int, shape: str) -> None:
     rng = random.Random(attack_edges)
     names = [sybil(number) for number in range(300)]
     edges = swarm(rng, 100)
@@ -74,7 +74,8 @@ def test_no_number_of_false_names_gains_more_than_four_times_their_flow(attack_e
     trust = spread(edges, SEEDS)
     mass = sum(trust.get(name, 0.0) for name in names)
     flow = flow_into(names, edges, trust)
-    assert mass <= (1 - RESTART) / RESTART * flow + 1e-3
+    assert mass <= (1 - RESTART) / RESTART * flow + 1e-9
+    assert mass <= flow + 1e-9
     assert (mass == 0.0) == (attack_edges == 0)
 
 
