@@ -1,42 +1,55 @@
 """What an elector must not forget: promises, grants and journals, in a file of their own that is synced at every commit.
 
 `state.db` may lose its last commits in a power cut; here that would be a broken promise. So this file runs with
-`synchronous=FULL`. A seat file that is damaged or gone cannot be rebuilt: the node then refuses every seat of jobs that
-are older than the loss, because it may have promised something for them.
+`synchronous=FULL`, and every seat carries a checksum, because SQLite notices only damage to its own structure. A seat
+file that is damaged or gone cannot be rebuilt: the node then refuses every seat of jobs that are older than the loss,
+because it may have promised something for them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peerinfer.elector import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
 from peerinfer_node.lane import Call, Lane
-from peerinfer_node.store_schema import unusable
+from peerinfer_node.store_schema import Damaged, is_damage, unusable
 
 T = TypeVar("T")
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = (
     """CREATE TABLE seats (
         job TEXT PRIMARY KEY, manifest BLOB NOT NULL, epoch INTEGER NOT NULL,
         promised_round INTEGER NOT NULL, promised_candidate TEXT NOT NULL,
         granted_round INTEGER NOT NULL, granted_candidate TEXT NOT NULL,
-        lease_s REAL NOT NULL, sealed INTEGER NOT NULL) WITHOUT ROWID""",
+        lease_s REAL NOT NULL, sealed INTEGER NOT NULL, is_over INTEGER NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE batches (
         job TEXT NOT NULL REFERENCES seats(job) ON DELETE CASCADE, sequence INTEGER NOT NULL, signed BLOB NOT NULL,
         PRIMARY KEY (job, sequence)) WITHOUT ROWID""",
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
 )
 _FORGOT = "forgot_at_s"
+
+_COLUMNS = (
+    "job, manifest, epoch, promised_round, promised_candidate, granted_round, granted_candidate, lease_s, sealed, "
+    "is_over, checksum"
+)
+# Not "INSERT OR REPLACE": that deletes the row first, and the journal with it.
+_SAVE = (
+    f"INSERT INTO seats ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET "  # noqa: S608
+    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", ")[1:])
+)
+_SEATS = f"SELECT {_COLUMNS} FROM seats ORDER BY job"  # noqa: S608
 
 
 class SqliteSeatStore:
@@ -50,20 +63,23 @@ class SqliteSeatStore:
 
     @classmethod
     def open(cls, path: Path, *, is_new_node: bool) -> SqliteSeatStore:
-        """`is_new_node`: the identity was made just now, so nothing can have been promised. Raises `StateUnusable`."""
+        """`is_new_node`: the identity was made just now, so nothing can have been promised.
+
+        A file that is damaged, or of another version, is moved aside; `warning` says so. Raises `StateUnusable` if the
+        file cannot be used at all. Blocks while the whole file is checked.
+        """
         warning = None
-        missing = not path.exists()
         try:
-            connection = _connect(path)
-        except sqlite3.DatabaseError as error:
+            connection = _open_checked(path, is_new_node=is_new_node)
+        except Damaged as damage:
             aside = _move_aside(path)
             warning = (
-                f"{path.name} could not be used ({error}); it was moved to {aside}, older jobs get no vote from here"
+                f"{path.name} could not be used ({damage}); it was moved to {aside}, older jobs get no vote from here"
             )
-            missing = True
-            connection = _connect(path)
-        if missing and not is_new_node:
-            connection.execute("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", (_FORGOT, time.time()))
+            try:
+                connection = _open_checked(path, is_new_node=False)
+            except Damaged as again:
+                raise StateUnusable(f"cannot use {path}: {again}") from None
         store = cls(path, connection)
         store.warning = warning
         return store
@@ -83,23 +99,7 @@ class SqliteSeatStore:
 
     async def save_seat(self, row: SeatRow) -> None:
         def work() -> None:
-            self._connection.execute(
-                "INSERT INTO seats VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET "
-                "epoch = excluded.epoch, promised_round = excluded.promised_round, "
-                "promised_candidate = excluded.promised_candidate, granted_round = excluded.granted_round, "
-                "granted_candidate = excluded.granted_candidate, lease_s = excluded.lease_s, sealed = excluded.sealed",
-                (
-                    row.job,
-                    row.manifest,
-                    row.epoch,
-                    row.promised.round,
-                    row.promised.candidate,
-                    row.granted.round,
-                    row.granted.candidate,
-                    row.lease_s,
-                    row.sealed,
-                ),
-            )
+            self._connection.execute(_SAVE, _values(row))
 
         await self._call(work)
 
@@ -120,20 +120,11 @@ class SqliteSeatStore:
     async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
         def work() -> list[tuple[SeatRow, tuple[bytes, ...]]]:
             found = []
-            for row in self._connection.execute("SELECT * FROM seats ORDER BY job").fetchall():
-                job, manifest, epoch, p_round, p_candidate, g_round, g_candidate, lease_s, sealed = row
+            for values in self._connection.execute(_SEATS).fetchall():
+                seat = _seat(values)
                 batches = self._connection.execute(
-                    "SELECT signed FROM batches WHERE job = ? ORDER BY sequence", (job,)
+                    "SELECT signed FROM batches WHERE job = ? ORDER BY sequence", (seat.job,)
                 ).fetchall()
-                seat = SeatRow(
-                    JobId(job),
-                    manifest,
-                    epoch,
-                    Term(p_round, p_candidate),
-                    Term(g_round, g_candidate),
-                    lease_s,
-                    bool(sealed),
-                )
                 found.append((seat, tuple(signed for (signed,) in batches)))
             return found
 
@@ -195,38 +186,87 @@ class MemorySeatStore:
         return None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _values(row: SeatRow) -> tuple[Any, ...]:
+    values = (
+        row.job,
+        row.manifest,
+        row.epoch,
+        row.promised.round,
+        row.promised.candidate,
+        row.granted.round,
+        row.granted.candidate,
+        row.lease_s,
+        int(row.sealed),
+        int(row.over),
+    )
+    return (*values, _checksum(values))
+
+
+def _seat(values: tuple[Any, ...]) -> SeatRow:
+    job, manifest, epoch, p_round, p_candidate, g_round, g_candidate, lease_s, sealed, over, _ = values
+    promised, granted = Term(p_round, p_candidate), Term(g_round, g_candidate)
+    return SeatRow(JobId(job), manifest, epoch, promised, granted, lease_s, bool(sealed), bool(over))
+
+
+def _checksum(values: Sequence[Any]) -> bytes:
+    return hashlib.blake2b(repr(tuple(values)).encode(), digest_size=16).digest()
+
+
+def _open_checked(path: Path, *, is_new_node: bool) -> sqlite3.Connection:
+    """Raises `Damaged`, `StateUnusable`."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
         raise StateUnusable(f"cannot use {path}: {error.strerror}") from None
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     try:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise Damaged(str(found).replace("\n", " "))
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found != "ok" or version > _VERSION:
-            raise sqlite3.DatabaseError(str(found) if found != "ok" else f"version {version} is not known")
+        if version not in (0, _VERSION):
+            raise Damaged(f"its version is {version}, and this peerinfer knows {_VERSION}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         if version == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={_VERSION}")
-            connection.execute("COMMIT")
+            _make(connection, is_new_node=is_new_node)
+        for values in connection.execute(_SEATS):
+            if values[-1] != _checksum(values[:-1]):
+                raise Damaged("a seat is not as it was written")
+        if connection.execute("SELECT 1 FROM batches WHERE typeof(signed) != 'blob' LIMIT 1").fetchone():
+            raise Damaged("a journal is not as it was written")
+    except sqlite3.Error as error:
+        connection.close()
+        # Without a code, a text is none; an SQL error: the tables have other columns, of another program.
+        if is_damage(error) or getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
+            raise Damaged(str(error)) from None
+        raise unusable(path, error) from None
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def _make(connection: sqlite3.Connection, *, is_new_node: bool) -> None:
+    # One transaction: a node that is killed here must not find an empty file next time and take it for its memory.
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    if not is_new_node:
+        connection.execute("INSERT INTO facts (key, value) VALUES (?, ?)", (_FORGOT, time.time()))
+    connection.execute(f"PRAGMA user_version={_VERSION}")
+    connection.execute("COMMIT")
+
+
 def _move_aside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
         number += 1
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise StateUnusable(f"cannot move the damaged {path} aside: {error.strerror}") from None
     return aside

@@ -81,10 +81,15 @@ def open_checked(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        if _code(error) in _DAMAGED:
+        if is_damage(error):
             raise Damaged(str(error)) from None
         raise unusable(path, error) from None
     return connection
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """True if the file is no good, whatever was asked of it."""
+    return _code(error) in _DAMAGED
 
 
 def unusable(path: Path, error: sqlite3.Error) -> StateUnusable:
@@ -92,7 +97,7 @@ def unusable(path: Path, error: sqlite3.Error) -> StateUnusable:
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
         return StateUnusable(f"the disk that holds {path} is full; free some space and start again")
-    if code in _DAMAGED:
+    if is_damage(error):
         return StateUnusable(f"{path} was damaged while it was in use ({error}); start again to have it moved aside")
     return StateUnusable(f"cannot use {path}: {error}")
 

@@ -34,12 +34,13 @@ from peerinfer.elector import (
     PersistSeat,
     Restored,
     SeatGivenUp,
+    SeatRow,
     open_manifest,
 )
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain, Entry
-from peerinfer.limits import CLOCK_SKEW_MAX_S
+from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.messages import (
     Append,
     Goodbye,
@@ -119,7 +120,8 @@ class Elections:
         self._candidates: dict[JobId, _Candidate] = {}
         self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self._next_token = 1
-        self._broken: set[JobId] = set()
+        self._broken: dict[JobId, str] = {}
+        """Jobs whose seats are out of service until the node restarts, and why."""
         self._streams: dict[PeerId, int] = {}
         self._forgot_at_s: float | None = None
         self._nursery: trio.Nursery | None = None
@@ -136,10 +138,18 @@ class Elections:
             self._nursery = nursery
             self._forgot_at_s = await self._seats.forgot_at_s()
             for row, batches in await self._seats.seats():
-                self._elector_driver.post(Restored(row, batches))
+                self._restore(row, batches)
             nursery.start_soon(self._elector_driver.run)
             task_status.started()
             await trio.sleep_forever()
+
+    def _restore(self, row: SeatRow, batches: tuple[bytes, ...]) -> None:
+        """A seat that cannot be restored stays out of service: something was promised, and it is not known what."""
+        try:
+            self.elector.handle(Restored(row, batches), self._clock.elector_s())
+        except (DecodeError, ProtocolError) as error:
+            self._broken[row.job] = "lost what it had promised for this job"
+            self._log.error("seat cannot be restored", job=row.job, reason=str(error))
 
     def stand(
         self,
@@ -250,7 +260,11 @@ class Elections:
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy.Request) -> None:
         assert self._nursery is not None
         if elector_id == self._own:
-            self._ask_own(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
+            refusal = self._refusal(request)
+            if refusal is not None:
+                self._on_reply(job, self._own, refusal)
+            else:
+                self._ask_own(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
         else:
             self._lines.ask(self._nursery, elector_id, job, request)
 
@@ -320,12 +334,14 @@ class Elections:
             forgot_at_s = self._forgot_at_s
             if forgot_at_s is not None and manifest.created_at_s < forgot_at_s + CLOCK_SKEW_MAX_S:
                 return LeaseRefused(job, 0, "denied", "this elector lost what it had promised for older jobs", NO_TERM)
-            return None
-        if JobId(request.job) in self._broken:
-            return LeaseRefused(
-                request.job, getattr(request, "nonce", 0), "full", "this elector cannot write to its disk", NO_TERM
-            )
-        return None
+        else:
+            job = JobId(request.job)
+        return self._out_of_service(job, request) if job in self._broken else None
+
+    def _out_of_service(self, job: JobId, request: Any) -> LeaseRefused:
+        return LeaseRefused(
+            job, getattr(request, "nonce", 0), "full", f"this elector {self._broken[job]}"[:REASON_CHARS_MAX], NO_TERM
+        )
 
     async def _perform_elector(self, effect: elector.Effect) -> None:
         match effect:
@@ -339,9 +355,7 @@ class Elections:
                 request, answer = self._tokens.pop(token)
                 job = JobId(getattr(request, "job", ""))
                 if job in self._broken:
-                    message = LeaseRefused(
-                        job, getattr(request, "nonce", 0), "full", "this elector cannot write to its disk", NO_TERM
-                    )
+                    message = self._out_of_service(job, request)
                 answer(message)
                 self._follow(request, message)
 
@@ -350,7 +364,7 @@ class Elections:
         try:
             await save()
         except PeerinferError as error:
-            self._broken.add(job)
+            self._broken[job] = "cannot write to its disk"
             self._log.error("elector cannot write", job=job, reason=str(error))
 
     def _follow(self, request: Any, message: Any) -> None:

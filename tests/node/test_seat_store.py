@@ -1,0 +1,248 @@
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import trio
+
+from peerinfer.elector import SeatRow
+from peerinfer.errors import StateUnusable
+from peerinfer.ids import JobId
+from peerinfer.messages import Term
+from peerinfer_node.seat_store import MemorySeatStore, SqliteSeatStore
+
+JOB = JobId("0" * 31 + "1")
+OTHER = JobId("0" * 31 + "2")
+
+
+def seat(job=JOB, *, promised=3, granted=2, sealed=False, over=False):
+    return SeatRow(job, b"manifest", 1, Term(promised, "ada"), Term(granted, "bob"), 3.0, sealed, over)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "seats.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request, path):
+    if request.param == "memory":
+        yield MemorySeatStore()
+        return
+    with SqliteSeatStore.open(path, is_new_node=True) as opened:
+        yield opened
+
+
+async def test_seats_come_back_with_their_journals_in_order(store):
+    await store.save_seat(seat(OTHER))
+    await store.save_seat(seat(JOB, sealed=True, over=True))
+    await store.save_batches(JOB, 0, [b"one", b"two"])
+    assert await store.seats() == [(seat(JOB, sealed=True, over=True), (b"one", b"two")), (seat(OTHER), ())]
+
+
+async def test_a_later_promise_replaces_the_earlier_and_keeps_the_journal(store):
+    await store.save_seat(seat(promised=3))
+    await store.save_batches(JOB, 0, [b"one"])
+    await store.save_seat(seat(promised=9, over=True))
+    assert await store.seats() == [(seat(promised=9, over=True), (b"one",))]
+
+
+async def test_a_journal_is_replaced_from_where_it_is_told_on(store):
+    await store.save_seat(seat())
+    await store.save_batches(JOB, 0, [b"a", b"b", b"c"])
+    await store.save_batches(JOB, 1, [b"d"])
+    assert await store.seats() == [(seat(), (b"a", b"d"))]
+
+
+async def test_a_forgotten_seat_takes_its_journal_with_it(store):
+    await store.save_seat(seat())
+    await store.save_batches(JOB, 0, [b"a"])
+    await store.forget(JOB)
+    await store.save_seat(seat())
+    assert await store.seats() == [(seat(), ())]
+
+
+async def test_what_was_saved_is_there_when_the_file_is_opened_again(path):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        await store.save_seat(seat())
+        await store.save_batches(JOB, 0, [b"a"])
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.seats() == [(seat(), (b"a",))]
+        assert await store.forgot_at_s() is None
+        assert store.warning is None
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+# --- promises that were lost -------------------------------------------------------------------------------------------
+
+
+async def test_a_new_node_has_forgotten_nothing(path):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        assert await store.forgot_at_s() is None
+
+
+async def test_a_node_whose_file_is_gone_knows_that_it_has_forgotten(path):
+    before_s = time.time()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert before_s <= await store.forgot_at_s() <= time.time()
+
+
+async def test_that_something_was_forgotten_is_remembered(path):
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        forgot_at_s = await store.forgot_at_s()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.forgot_at_s() == forgot_at_s
+
+
+async def test_an_empty_file_left_by_a_node_that_was_killed_counts_as_forgotten(path):
+    path.touch()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.forgot_at_s() is not None
+
+
+async def write_and_close(path, *, batches=50):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        for number in range(8):
+            job = JobId(f"{number:032x}")
+            await store.save_seat(seat(job))
+            await store.save_batches(job, 0, [os.urandom(200) for _ in range(batches)])
+
+
+DAMAGES = {
+    "noise": lambda data: os.urandom(len(data)),
+    "an empty header": lambda data: bytes(100) + data[100:],
+    "a page of zeros": lambda data: data[:4096] + bytes(4096) + data[8192:],
+    "half a file": lambda data: data[: len(data) // 2],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_a_damaged_file_is_moved_aside_and_the_node_knows_that_it_has_forgotten(path, damage):
+    await write_and_close(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.seats() == []
+        assert await store.forgot_at_s() is not None
+        assert "seats.db.corrupt-1" in store.warning
+    assert path.with_name("seats.db.corrupt-1").exists()
+
+
+async def test_a_promise_changed_by_a_single_bit_is_noticed(path):
+    await write_and_close(path, batches=1)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE seats SET promised_round = promised_round - 1 WHERE job = ?", (f"{5:032x}",))
+    connection.close()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.seats() == []
+        assert "not as it was written" in store.warning
+        assert await store.forgot_at_s() is not None
+
+
+async def test_bytes_changed_at_random_places_never_bring_back_another_promise(path):
+    await write_and_close(path, batches=2)
+    whole = path.read_bytes()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        true = dict(await store.seats())
+    rng = random.Random(7)
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        copy = path.with_name(f"copy-{number}.db")
+        copy.write_bytes(data)
+        with SqliteSeatStore.open(copy, is_new_node=False) as store:
+            found = [row for row, _ in await store.seats()]
+            lost = await store.forgot_at_s() is not None
+        assert lost == (found == [])
+        assert lost or found == list(true)
+
+
+async def test_a_file_of_another_version_is_moved_aside(path):
+    await write_and_close(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert "version is 99" in store.warning
+
+
+async def test_a_database_of_another_program_is_moved_aside(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE seats (row INTEGER)")
+    connection.execute("PRAGMA user_version=2")
+    connection.close()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.seats() == []
+        assert store.warning is not None
+
+
+def test_a_folder_in_its_place_is_told_in_one_line(path):
+    path.mkdir()
+    with pytest.raises(StateUnusable, match=r"cannot use .*seats\.db"):
+        SqliteSeatStore.open(path, is_new_node=False)
+
+
+async def test_a_call_that_fails_takes_no_other_with_it(path):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        failed = []
+
+        async def orphan():
+            try:
+                await store.save_batches(OTHER, 0, [b"a batch of a job without a seat"])
+            except StateUnusable as error:
+                failed.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.save_seat, seat())
+            nursery.start_soon(orphan)
+            nursery.start_soon(store.save_seat, seat(JobId("f" * 32)))
+        assert len(failed) == 1
+        assert [row.job for row, _ in await store.seats()] == [JOB, JobId("f" * 32)]
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys, trio
+from pathlib import Path
+from peerinfer.elector import SeatRow
+from peerinfer.ids import JobId
+from peerinfer.messages import Term
+from peerinfer_node.seat_store import SqliteSeatStore
+
+async def write():
+    job = JobId("0" * 31 + "1")
+    with SqliteSeatStore.open(Path(sys.argv[1]), is_new_node=True) as store:
+        for number in range(1, 1_000_000):
+            await store.save_seat(SeatRow(job, b"m", 0, Term(number, "ada"), Term(number, "ada"), 3.0, False))
+            await store.save_batches(job, number - 1, [number.to_bytes(8, "big")])
+            print(number, flush=True)
+
+trio.run(write)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 7, 40])
+async def test_what_was_confirmed_before_kill_9_is_there_after_it(path, after):
+    writer = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    confirmed = 0
+    for line in writer.stdout:
+        confirmed = int(line)
+        if confirmed == after:
+            writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        ((row, batches),) = await store.seats()
+        assert await store.forgot_at_s() is None
+        assert row.promised.round >= confirmed >= after
+        assert [int.from_bytes(batch, "big") for batch in batches] == list(range(1, len(batches) + 1))
+        assert confirmed <= len(batches) <= row.promised.round
