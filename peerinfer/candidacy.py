@@ -285,6 +285,10 @@ class Candidacy:
         self._why = ""
         """Why the last lease ended; the next term's opening batch says it."""
         self._resigned = False
+        self._overtaken: dict[PeerId, None] = {}
+        """Electors that have promised a higher term since this one was won."""
+        self._stalled = (0, 0)
+        """How much was committed at the last renewal, and for how many renewals not everything has been."""
         self._told_over: dict[PeerId, None] = {}
         self._leaving: str | None = None
         self._leave_s = NEVER
@@ -380,6 +384,7 @@ class Candidacy:
         self._term = Term(round_, self._own)
         self._recovery = Recovery(self._job, self._manifest, self._term, self._chain, self._quorum, self._final)
         self._asked = self._new_round(now_s)
+        self._overtaken.clear()
         self._give_up_s = now_s + self._profile.answer_s
         self._next_s = NEVER
         self._ask_all(self._request())
@@ -565,6 +570,8 @@ class Candidacy:
 
     def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
         self._claimed[elector] = max(self._claimed.get(elector, 0), refusal.promised.round)
+        if refusal.kind == "stale" and refusal.promised.order > self._term.order:
+            self._overtaken[elector] = None
         if self._replication is not None and self._replication.refused(elector, refusal):
             self._send_batches()
             return
@@ -783,10 +790,33 @@ class Candidacy:
                 for elector in self._electors:
                     self._replication.granted(elector)
                 self._send_batches()
+            elif self._is_stuck():
+                self._raise_term(now_s)
+                return
             else:
                 self._renew(now_s)
         if now_s >= self._flush_s:
             self._flush()
+
+    def _is_stuck(self) -> bool:
+        """True if nothing has been committed for two renewals, and an elector has promised a higher term meanwhile.
+
+        A candidate that was cut off with some electors may have got their promise. They serve it no more than us, and if
+        others are down the lease would be renewed for ever without anything ever being committed.
+        """
+        committed, times = self._stalled
+        is_behind = self.committed < len(self._chain) and self.committed == committed
+        self._stalled = (self.committed, times + 1 if is_behind else 0)
+        return self._stalled[1] > 2 and bool(self._overtaken)
+
+    def _raise_term(self, now_s: float) -> None:
+        """Campaigns with a higher term. Those who granted this one refuse everybody else meanwhile."""
+        reason = "electors had promised a higher term"
+        if self._phase is Phase.HOLDING:
+            self._effects.append(Lost(reason))
+        self._rest(reason)
+        self._why = reason
+        self._campaign(now_s)
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 

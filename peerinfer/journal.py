@@ -40,6 +40,8 @@ EVENTS = ("", *OPENING, *ENDED)
 DIGEST_BYTES = 16
 _PAGE_TASKS = 1024
 _SLOT_BYTES = DIGEST_BYTES + 4
+_EMPTY = bytes(_SLOT_BYTES)
+_NOBODY = bytes(4)
 
 
 class Divergence(Exception):
@@ -71,34 +73,32 @@ class Register:
         self.failed = 0
 
     def get(self, task: int) -> Entry | None:
-        slot = self._slot(task, create=False)
-        if slot is None:
-            return None
+        slot = self._slot(task)
         number = int.from_bytes(slot[DIGEST_BYTES:], "little")
-        return Entry(task, bytes(slot[:DIGEST_BYTES]), self._peers[number - 1]) if number else None
+        return Entry(task, slot[:DIGEST_BYTES], self._peers[number - 1]) if number else None
 
     def __contains__(self, task: int) -> bool:
-        slot = self._slot(task, create=False)
-        return slot is not None and any(slot[DIGEST_BYTES:])
+        return self._slot(task)[DIGEST_BYTES:] != _NOBODY
 
     def put(self, entry: Entry) -> None:
-        assert entry.task not in self, f"task {entry.task} is written already"
+        page, place = divmod(entry.task, _PAGE_TASKS)
+        slots = self._pages.get(page)
+        if slots is None:
+            slots = self._pages[page] = bytearray(_PAGE_TASKS * _SLOT_BYTES)
         number = self._numbers.setdefault(entry.worker, len(self._peers))
         if number == len(self._peers):
             self._peers.append(entry.worker)
-        slot = self._slot(entry.task, create=True)
-        assert slot is not None
-        slot[:DIGEST_BYTES] = entry.digest
-        slot[DIGEST_BYTES:] = (number + 1).to_bytes(4, "little")
+        at = place * _SLOT_BYTES
+        assert slots[at + DIGEST_BYTES : at + _SLOT_BYTES] == _NOBODY, f"task {entry.task} is written already"
+        slots[at : at + _SLOT_BYTES] = entry.digest + (number + 1).to_bytes(4, "little")
         self.written += 1
         self.failed += not entry.worker
 
     def erase(self, task: int) -> None:
         entry = self.get(task)
         assert entry is not None, f"task {task} is not written"
-        slot = self._slot(task, create=False)
-        assert slot is not None
-        slot[:] = bytes(_SLOT_BYTES)
+        page, place = divmod(task, _PAGE_TASKS)
+        self._pages[page][place * _SLOT_BYTES : (place + 1) * _SLOT_BYTES] = _EMPTY
         self.written -= 1
         self.failed -= not entry.worker
 
@@ -109,13 +109,10 @@ class Register:
                 if entry is not None:
                     yield entry
 
-    def _slot(self, task: int, *, create: bool) -> memoryview | None:
+    def _slot(self, task: int) -> bytes:
         page, place = divmod(task, _PAGE_TASKS)
-        if page not in self._pages:
-            if not create:
-                return None
-            self._pages[page] = bytearray(_PAGE_TASKS * _SLOT_BYTES)
-        return memoryview(self._pages[page])[place * _SLOT_BYTES : (place + 1) * _SLOT_BYTES]
+        slots = self._pages.get(page)
+        return _EMPTY if slots is None else bytes(slots[place * _SLOT_BYTES : (place + 1) * _SLOT_BYTES])
 
 
 @dataclass(frozen=True, slots=True)

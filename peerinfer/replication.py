@@ -34,7 +34,7 @@ class _Copy:
 
     def close(self) -> None:
         """Everything that was not acknowledged is to be sent again, later."""
-        self.next = self.matched or min((self.next, *self.in_flight.values()))
+        self.next = min((self.matched or self.next, *self.in_flight.values()))
         self.in_flight.clear()
         self.is_open = False
 
@@ -104,6 +104,9 @@ class Replication:
             copy.in_flight.clear()
             copy.next = refusal.sequence
         else:
+            if refusal.kind == "gap":
+                # It has lost what it acknowledged, or lies. It gets everything again, but not at once.
+                copy.matched = min(copy.matched, refusal.sequence)
             copy.close()
         return True
 

@@ -13,7 +13,8 @@ from unittest.mock import patch
 from peerinfer import candidacy, elector, journal
 from peerinfer.candidacy import Candidacy, LeaseProfile
 from peerinfer.elector import Answer, Elector, PersistSeat
-from peerinfer.messages import Granted
+from peerinfer.envelope import unseal
+from peerinfer.messages import Grant, Granted
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
 from peerinfer_sim.lease.world import Node
@@ -98,7 +99,7 @@ def _a_grant_is_not_written() -> Patches:
 def _any_grant_counts_for_the_newest_request() -> Patches:
     def mutant(self: Candidacy, peer: Any, message: Granted, now_s: float) -> None:
         asked = self._asked
-        _, grant = candidacy.unseal(candidacy.Grant, message.grant, signer=peer)
+        _, grant = unseal(Grant, message.grant)
         if asked.nonce not in self._renewals or peer in asked.grants or grant.term != self._term:
             return
         asked.grants[peer] = message.grant

@@ -113,10 +113,10 @@ def draw(seed: int) -> Scenario:
     submitter = 0 if dice.random() < 0.4 else electors
     nodes = max(electors, submitter + 1)
     seats = [node for node in range(electors) if node != submitter]
-    lying = dice.sample(seats, dice.randint(0, byzantine)) if byzantine else []
+    lying = dice.sample(seats, dice.choice((0, byzantine, byzantine))) if byzantine else []
     may_die = electors - quorum(electors, byzantine) - len(lying)
     honest = [node for node in seats if node not in lying]
-    chaos_s = dice.uniform(6.0, 13.0)
+    chaos_s = dice.uniform(5.0, 11.0)
     dead = {
         node: dice.uniform(0.5, chaos_s) for node in dice.sample(honest, min(dice.randint(0, 1), may_die, len(honest)))
     }
@@ -129,7 +129,7 @@ def draw(seed: int) -> Scenario:
         submitter=submitter,
         liars={node: dice.choice(LIARS) for node in lying},
         dead=dead,
-        rates=tuple(1 + dice.choice((-RHO, RHO, dice.uniform(-RHO, RHO))) for _ in range(nodes)),
+        rates=_rates(dice, nodes, submitter),
         slow_holders=tuple(is_unsound and dice.random() < 0.5 for _ in range(nodes)),
         latency_s=dice.choice((0.001, 0.004, 0.02)),
         sync_s=dice.choice((0.0005, 0.004, 0.03)),
@@ -137,15 +137,22 @@ def draw(seed: int) -> Scenario:
         may_be_cancelled=dice.random() < 0.3,
         tasks=30,
         chaos_s=chaos_s,
-        faults=tuple(sorted(_faults(dice, nodes, chaos_s), key=lambda fault: fault.at_s)),
+        faults=tuple(sorted(_faults(dice, nodes, submitter, lying, chaos_s), key=lambda fault: fault.at_s)),
     )
 
 
-def _faults(dice: random.Random, nodes: int, chaos_s: float) -> list[Fault]:
+def _rates(dice: random.Random, nodes: int, submitter: int) -> tuple[float, ...]:
+    if dice.random() < 0.25:
+        # The worst there is: the first holder's clock is slow, all others are fast.
+        return tuple(1 - RHO if node == submitter else 1 + RHO for node in range(nodes))
+    return tuple(1 + dice.choice((-RHO, RHO, dice.uniform(-RHO, RHO))) for _ in range(nodes))
+
+
+def _faults(dice: random.Random, nodes: int, submitter: int, lying: list[int], chaos_s: float) -> list[Fault]:
     found: list[Fault] = []
     for _ in range(dice.randint(2, 7)):
         at_s = dice.uniform(0.0, chaos_s)
-        found += _one(dice, nodes, at_s) if dice.random() < 0.7 else _attack(dice, nodes, at_s)
+        found += _one(dice, nodes, at_s) if dice.random() < 0.7 else _attack(dice, nodes, submitter, lying, at_s)
     return [replace(fault, for_s=min(fault.for_s, chaos_s - fault.at_s)) for fault in found if fault.at_s < chaos_s]
 
 
@@ -177,17 +184,21 @@ def _one(dice: random.Random, nodes: int, at_s: float) -> list[Fault]:
             return [Fault("hand over", at_s, 0.0, node)]
 
 
-def _attack(dice: random.Random, nodes: int, at_s: float) -> list[Fault]:
+def _attack(dice: random.Random, nodes: int, submitter: int, lying: list[int], at_s: float) -> list[Fault]:
     """Faults that belong together: the holder falls silent while its lease runs, and everybody wants its place."""
+    if lying and dice.random() < 0.5:
+        # The honest ones see half of each other, and all see those that lie.
+        honest = [node for node in range(nodes) if node not in lying]
+        dice.shuffle(honest)
+        groups = tuple(2 if node in lying else honest.index(node) % 2 for node in range(nodes))
+        return [Fault("cut", at_s, dice.uniform(4.0, 6.0), groups=groups)]
     slow_s = dice.choice((0.0, 0.7, 1.0))
     found = [Fault("slow", at_s, 5.0, -1, amount=slow_s)] if slow_s else []
     at_s += dice.uniform(0.8, 1.6)
     found.append(Fault("isolate", at_s, dice.uniform(3.0, 4.5), -1, amount=dice.choice((0, 1, 1))))
     if dice.random() < 0.5:
-        moment_s = at_s + dice.uniform(0.0, 1.5)
-        found += [
-            Fault("crash", moment_s, dice.uniform(0.05, 0.2), node) for node in range(nodes) if dice.random() < 0.5
-        ]
+        moment_s, spared = at_s + dice.uniform(0.0, 1.0), dice.choice((submitter, dice.randrange(nodes)))
+        found += [Fault("crash", moment_s, dice.uniform(0.05, 0.2), node) for node in range(nodes) if node != spared]
     # Around the time at which the lease lapses at the electors, as closely as the round trips allow.
     moment_s = at_s + dice.uniform(1.8, 2.6)
     for _ in range(14):

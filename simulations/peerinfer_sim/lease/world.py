@@ -54,7 +54,7 @@ from peerinfer_sim.lease.scenario import Fault, Scenario
 from peerinfer_sim.watch import Violation
 
 PROFILE = LAN
-WRITE_EVERY_S = 0.45
+WRITE_EVERY_S = 0.55
 ENDS_WITHIN_S = 40.0
 """After the faults have ended: a boot wait, the longest wait of a candidate, and room for both to come again."""
 
@@ -62,6 +62,14 @@ QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
 
 Identity = Callable[[int], "tuple[PeerId, Callable[[bytes], bytes]]"]
+
+
+def _through_bytes(message: Any) -> Any:
+    return decode(encode(message))
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
 
 
 class Node:
@@ -120,7 +128,7 @@ class World:
         """`trace` gets a line per event; with `wire` every message goes through its bytes."""
         self.scenario = scenario
         self._trace = trace
-        self._wire = (lambda message: decode(encode(message))) if wire else (lambda message: message)
+        self._wire: Callable[[Any], Any] = _through_bytes if wire else _as_it_is
         self._net = random.Random(f"{scenario.seed}:net")
         self._work = random.Random(f"{scenario.seed}:work")
         self.now_s = 0.0
@@ -196,7 +204,10 @@ class World:
 
     def _note(self, node: Node, what: str, value: Any = None) -> None:
         if self._trace is not None:
-            text = f"{self.now_s:9.4f} node {node.number} {what}" + (f" {brief(value)}" if value is not None else "")
+            phase = f" ({node.candidate.phase.value})" if node.candidate is not None else ""
+            text = f"{self.now_s:9.4f} node {node.number}{phase} {what}" + (
+                f" {brief(value)}" if value is not None else ""
+            )
             for peer, number in self._numbers_of.items():
                 text = text.replace(peer, f"#{number}")
             self._trace.append(text)
@@ -441,7 +452,7 @@ class World:
         candidate = node.candidate
         if candidate is None:
             return
-        self._note(node, f"candidate ({candidate.phase.value}) hears", event)
+        self._note(node, "candidate hears", event)
         now_s = node.holder_s(self.now_s)
         effects = candidate.handle(event, now_s)
         if candidate.phase in (Phase.OPENING, Phase.HOLDING):
