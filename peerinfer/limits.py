@@ -105,6 +105,22 @@ NEWS_PER_MESSAGE_MAX = 16
 """About 1 kB: news travels in one packet with a probe."""
 
 DIGEST_PEERS_MAX = 256
+ADVERTS_HEARD_PER_S = 20.0
+"""New adverts that one peer may tell in the long run; each costs a signature check of 0.1 ms. Further ones are ignored."""
+
+ADVERTS_HEARD_BURST = 1024
+ADVERT_BYTES_MAX = 8 * KIB
+"""One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
+
+"""On disk, the ones seen last."""
+
+MEMBERS_MAX = 512
+"""Peers in the membership table. A larger swarm is known by a sample of it, and a connection is what one needs anyway."""
+
+NEWS_PER_MESSAGE_MAX = 16
+"""About 1 kB: news travels in one packet with a probe."""
+
+DIGEST_PEERS_MAX = 256
 ADVERT_BYTES_MAX = 8 * KIB
 """One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
 

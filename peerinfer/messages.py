@@ -27,12 +27,14 @@ from peerinfer.limits import (
     COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
     DIGEST_PEERS_MAX,
+    DIGEST_PEERS_MAX,
     FRAME_TASKS_MAX,
     INVITE_PEERS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     MODELS_PER_ADVERT_MAX,
     NAME_CHARS_MAX,
+    NEWS_PER_MESSAGE_MAX,
     NEWS_PER_MESSAGE_MAX,
     REASON_CHARS_MAX,
     TENSORS_MAX,
@@ -255,6 +257,62 @@ class Heartbeat:
     sequence: int = wire(uint(48))
     state: str = wire(text(16))
     queue: int = wire(uint(32))
+
+
+MEMBER_STATES = ("alive", "suspect", "dead", "left")
+
+
+@part
+class Known:
+    """What the sender believes of one peer, as of that peer's advert with this (incarnation, sequence)."""
+
+    key: bytes = wire(blob(32, exactly=32))
+    """The peer's Ed25519 public key, which its id is made of."""
+    incarnation: int = wire(uint(63))
+    sequence: int = wire(uint(48))
+    state: str = wire(one_of(*MEMBER_STATES))
+    by: bytes = wire(blob(32), default=b"")
+    """Of a suspicion: the key of the peer that first had it."""
+
+
+@message(32)
+class Probe:
+    """Asks for a sign of life: of the receiver, or (`peer` set) of somebody whom the sender cannot reach itself."""
+
+    nonce: int = wire(uint(32))
+    peer: str = wire(_id, default="")
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
+
+
+@message(33)
+class ProbeAnswer:
+    """The answer to a `Probe` with the same nonce."""
+
+    nonce: int = wire(uint(32))
+    peer: str = wire(_id, default="")
+    """Whose sign of life it is; empty: the sender's."""
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
+
+
+@message(34)
+class News:
+    """What has changed, as the sender believes it."""
+
+    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX))
+
+
+@message(35)
+class Digest:
+    """A sample of what the sender knows. The receiver answers with what it knows better, and asks for what is new."""
+
+    known: tuple[Known, ...] = wire(listed(record(Known), DIGEST_PEERS_MAX))
+
+
+@message(36)
+class AdvertsWanted:
+    """Answered by `Adverts` with those of them that the other has."""
+
+    keys: tuple[bytes, ...] = wire(listed(blob(32, exactly=32), DIGEST_PEERS_MAX))
 
 
 MEMBER_STATES = ("alive", "suspect", "dead", "left")

@@ -48,6 +48,9 @@ BOOTSTRAP_AGAIN_S = 5.0
 BOOTSTRAP_AGAIN_MAX_S = 60.0
 
 PEERS_SAVED_EVERY_S = 30.0
+REMEMBERED_DIALLED_MAX = 128
+"""Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
+
 FINISH_TIMEOUT_S = 30.0
 """A node that leaves waits this long for what it has promised to compute."""
 
@@ -255,6 +258,7 @@ class Node:
                 stream, other_end = stream_pair(peer, peer)
                 self._nursery.start_soon(self.worker.serve, other_end)
             else:
+                await self.members.reach(peer)
                 stream = await self.ports.network.open_stream(peer, WORK_PROTOCOL)
             reason = await self.coordinator.work_with(stream, offer)
             self.log.info("worker left", peer=peer, reason=reason)
@@ -299,7 +303,7 @@ class Node:
 
     async def _bootstrap(self) -> None:
         if self.settings.remembers_peers:
-            for row in await self.ports.store.peers():
+            for row in (await self.ports.store.peers())[:REMEMBERED_DIALLED_MAX]:
                 self.members.found(row.peer, row.addresses)
         told: dict[str, str] = {}
         waiting = dict.fromkeys(self.settings.bootstrap)

@@ -18,7 +18,9 @@ from peerinfer_node.roles.worker import WorkerRole
 if TYPE_CHECKING:
     from peerinfer_node.node import NodeSettings
 
-ADVERT_EVERY_S = 60.0
+ADVERT_EVERY_S = 300.0
+"""Whether a node lives is found out by probes, so an advert that says nothing new only keeps it from being forgotten."""
+
 ADVERT_JITTER = 0.2
 
 
@@ -39,6 +41,7 @@ class Advertiser:
         self._left = False
         self.devices: list[Device] = [executor.device for executor in ports.executors]
         worker.on_state = lambda state, reason: self._changed.set()
+        members.on_refute = self._refresh
 
     async def run(self) -> None:
         while True:
@@ -47,6 +50,9 @@ class Advertiser:
             wait_s = ADVERT_EVERY_S * (1 + ADVERT_JITTER * (2 * self._rng.random() - 1))
             with trio.move_on_after(wait_s):
                 await self._changed.wait()
+
+    def _refresh(self) -> None:
+        self._changed.set()
 
     async def measure(self) -> None:
         """Benchmarks the devices and states the figures."""

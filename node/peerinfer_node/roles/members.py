@@ -1,4 +1,8 @@
-"""Tells peers who is there and hears it from them, over one small stream each way; dials what the machine wants."""
+"""Runs the membership machine over a network: one small stream each way between neighbours, and dials.
+
+What the machine sends may be lost, so nothing here waits for anybody: each neighbour has a line with a short queue, and
+what does not fit is dropped. A line opens its stream when there is something to say and gives up when the peer does.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ import trio
 
 from peerinfer.codec import decode_as
 from peerinfer.envelope import unseal
-from peerinfer.errors import DecodeError, NetworkError, PeerinferError, ProtocolError
+from peerinfer.errors import DialFailed as NotReached
+from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
+from peerinfer.limits import ADVERTS_HEARD_BURST, ADVERTS_HEARD_PER_S
 from peerinfer.membership import (
     AddressSeen,
     AdvertSeen,
@@ -17,15 +23,30 @@ from peerinfer.membership import (
     Dial,
     DialFailed,
     Disconnected,
+    Drop,
     Effect,
     Event,
+    Heard,
     Membership,
     OwnAdvert,
     PeerChanged,
+    Refute,
     RttMeasured,
-    Tell,
+    Send,
 )
-from peerinfer.messages import Advert, Adverts, Goodbye, KeepAlive, Signed
+from peerinfer.messages import (
+    Advert,
+    Adverts,
+    AdvertsWanted,
+    Digest,
+    Goodbye,
+    KeepAlive,
+    News,
+    Probe,
+    ProbeAnswer,
+    Signed,
+)
+from peerinfer.news import Budget
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -33,11 +54,19 @@ from peerinfer_node.ports import AddressFound, LocalClock, Network, PeerConnecte
 from peerinfer_node.roles.work_stream import greet, say_goodbye
 
 MEMBERS_PROTOCOL = "/peerinfer/members/1"
-TELL_TIMEOUT_S = 15.0
+LINE_MESSAGES_MAX = 64
+"""Waiting for one neighbour. One that takes nothing is found out by its probes; it need not hear old news afterwards."""
+
+OPEN_AGAIN_S = 1.0
+OPENS_MAX = 3
+"""A line whose stream could not be opened so often in a row stays silent until the peer connects anew."""
+
+STREAMS_PER_PEER_MAX = 2
+"""A peer that lost its stream may open the next before the end of the first is seen."""
 
 
 class MembersRole:
-    """Runs the membership machine over a network."""
+    """The machine, its lines to neighbours, and their lines to this node."""
 
     def __init__(
         self,
@@ -50,13 +79,14 @@ class MembersRole:
         on_change: Callable[[PeerId], None],
     ) -> None:
         self.machine = machine
+        self.on_refute: Callable[[], None] = lambda: None
+        """Called when this node must show that it lives, by a new advert."""
         self._network = network
         self._clock = clock
         self._log = log
         self._swarm = swarm
         self._on_change = on_change
-        self._streams: dict[PeerId, MessageStream] = {}
-        self._locks: dict[PeerId, trio.Lock] = {}
+        self._lines: dict[PeerId, _Line] = {}
         self._serving: dict[PeerId, int] = {}
         self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
         self._nursery: trio.Nursery | None = None
@@ -69,35 +99,43 @@ class MembersRole:
 
     def advertise(self, signed: bytes) -> None:
         """Makes this the node's own advert."""
-        self._driver.post(OwnAdvert(signed))
+        self._driver.post(OwnAdvert(unseal(Advert, signed)[1], signed))
 
     def hear(self, data: bytes) -> None:
         """Takes a signed advert from wherever. Raises `DecodeError` if it is forged or malformed."""
-        known = self.machine.member(PeerId(decode_as(Signed, data).signer))
-        if known is not None and known.signed == data:
-            return  # Most adverts come several times; their signature is checked once.
         peer, advert = unseal(Advert, data)
         self._driver.post(AdvertSeen(peer, advert, data, self._clock.wall_s()))
 
     def found(self, peer: PeerId, addresses: Sequence[str]) -> None:
         self._driver.post(AddressSeen(peer, tuple(addresses)))
 
+    async def reach(self, peer: PeerId) -> None:
+        """Returns when the peer is connected. Raises `DialFailed` if none of its addresses leads to it."""
+        if peer in self._network.connected():
+            return
+        member = self.machine.member(peer)
+        error: PeerinferError = NotReached(f"no address of {peer} is known")
+        for address in member.addresses if member else ():
+            try:
+                await self._network.dial(address)
+                return
+            except PeerinferError as failed:
+                error = failed
+        raise error
+
+    # --- what peers tell ---------------------------------------------------------------------------------------------
+
     async def serve(self, raw: Stream) -> None:
         """Hears what one peer tells, until it stops."""
         stream = MessageStream(raw)
         peer = stream.peer
-        if self._serving.get(peer, 0) >= 2:
+        if self._serving.get(peer, 0) >= STREAMS_PER_PEER_MAX:
             await stream.reset()
             return
         self._serving[peer] = self._serving.get(peer, 0) + 1
         try:
             await greet(stream, swarm=self._swarm)
-            while True:
-                message, _ = await stream.receive_as(Adverts, KeepAlive, Goodbye)
-                if isinstance(message, Goodbye):
-                    return
-                for data in message.adverts if isinstance(message, Adverts) else ():
-                    self.hear(data)
+            await self._listen(stream)
         except EOFError:
             pass
         except ProtocolError as error:
@@ -112,25 +150,63 @@ class MembersRole:
             with trio.CancelScope(shield=True):
                 await stream.close()
 
+    async def _listen(self, stream: MessageStream) -> None:
+        allowed = Budget(ADVERTS_HEARD_PER_S, ADVERTS_HEARD_BURST)
+        while True:
+            message, _ = await stream.receive_as(
+                Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer, KeepAlive, Goodbye
+            )
+            match message:
+                case Goodbye():
+                    return
+                case Adverts(adverts):
+                    self._hear_all(adverts, stream.peer, allowed)
+                    # Signatures are checked where everything else waits.
+                    await trio.lowlevel.checkpoint()
+                case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer():
+                    self._driver.post(Heard(stream.peer, message))
+
+    def _hear_all(self, adverts: Sequence[bytes], peer: PeerId, allowed: Budget) -> None:
+        """Raises `DecodeError` for a forged or malformed one: its sender passed it on unchecked."""
+        for data in adverts:
+            member = self.machine.member(PeerId(decode_as(Signed, data).signer))
+            if member is not None and member.signed == data:
+                continue
+            if not allowed.take(1, self._clock.now_s()):
+                self._log.debug("peer tells too much", peer=peer)
+                return
+            self.hear(data)
+
     async def _watch_network(self) -> None:
         async for event in self._network.events():
             match event:
                 case PeerConnected(peer):
                     self._driver.post(Connected(peer, self._network.path(peer)))
                 case PeerDisconnected(peer):
-                    self._streams.pop(peer, None)
-                    self._locks.pop(peer, None)
+                    line = self._lines.pop(peer, None)
+                    if line is not None:
+                        line.close()
                     self._driver.post(Disconnected(peer))
                 case AddressFound(peer, addresses):
                     self._driver.post(AddressSeen(peer, addresses))
+
+    # --- what the machine wants --------------------------------------------------------------------------------------
 
     async def _perform(self, effect: Effect) -> None:
         assert self._nursery is not None
         match effect:
             case Dial(peer, addresses):
                 self._nursery.start_soon(self._dial, peer, addresses)
-            case Tell(peer, adverts):
-                self._nursery.start_soon(self._tell, peer, adverts)
+            case Send(peer, message):
+                line = self._lines.get(peer)
+                if line is None:
+                    line = self._lines[peer] = _Line(self, peer)
+                    self._nursery.start_soon(line.run)
+                line.send(message)
+            case Drop(peer):
+                self._nursery.start_soon(self._network.disconnect, peer)
+            case Refute():
+                self.on_refute()
             case PeerChanged(peer):
                 self._on_change(peer)
 
@@ -143,26 +219,62 @@ class MembersRole:
                 self._log.debug("dial failed", peer=peer, address=address, reason=str(error))
         self._driver.post(DialFailed(peer))
 
-    async def _tell(self, peer: PeerId, adverts: tuple[bytes, ...]) -> None:
-        lock = self._locks.setdefault(peer, trio.Lock())
-        async with lock:
-            with trio.move_on_after(TELL_TIMEOUT_S):
-                try:
-                    stream = self._streams.get(peer)
-                    if stream is None:
-                        stream = self._streams[peer] = await self._open(peer)
-                    await stream.send(Adverts(adverts))
-                except (NetworkError, ProtocolError, DecodeError) as error:
-                    self._streams.pop(peer, None)
-                    self._log.debug("peer could not be told", peer=peer, reason=str(error))
-
-    async def _open(self, peer: PeerId) -> MessageStream:
+    async def open(self, peer: PeerId) -> MessageStream:
+        """A greeted stream to a neighbour. For its line."""
         stream = MessageStream(await self._network.open_stream(peer, MEMBERS_PROTOCOL))
         started_s = self._clock.now_s()
         try:
             await greet(stream, swarm=self._swarm)
         except PeerinferError as error:
-            self._log.warning("peer cannot be used", peer=peer, reason=str(error))
+            self._log.info("peer cannot be used", peer=peer, reason=str(error))
+            await stream.reset()
             raise
         self._driver.post(RttMeasured(peer, self._clock.now_s() - started_s))
         return stream
+
+    def note_silent(self, peer: PeerId, reason: str) -> None:
+        self._log.debug("peer could not be told", peer=peer, reason=reason)
+
+
+class _Line:
+    """What this node tells one neighbour, in order."""
+
+    def __init__(self, role: MembersRole, peer: PeerId) -> None:
+        self._role = role
+        self._peer = peer
+        self._sender, self._waiting = trio.open_memory_channel[object](LINE_MESSAGES_MAX)
+
+    def send(self, message: object) -> None:
+        try:
+            self._sender.send_nowait(message)
+        except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            return
+
+    def close(self) -> None:
+        self._sender.close()
+        self._waiting.close()
+
+    async def run(self) -> None:
+        stream: MessageStream | None = None
+        failures = 0
+        try:
+            async for message in self._waiting:
+                try:
+                    if stream is None:
+                        stream = await self._role.open(self._peer)
+                    await stream.send(message)
+                    failures = 0
+                except (NetworkError, ProtocolError) as error:
+                    self._role.note_silent(self._peer, str(error))
+                    stream = None
+                    failures += 1
+                    if failures >= OPENS_MAX or isinstance(error, ProtocolError):
+                        return
+                    await trio.sleep(OPEN_AGAIN_S)
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self._waiting.close()
+            if stream is not None:
+                with trio.CancelScope(shield=True):
+                    await stream.close()

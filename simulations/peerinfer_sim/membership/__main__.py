@@ -1,0 +1,30 @@
+"""`python -m peerinfer_sim.membership [--seed N] [--hours H] [--largest N]`: the figures, at several sizes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from peerinfer_sim.membership.figures import false_alarms, idle_traffic, idle_traffic_in_a_crowd, joining
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m peerinfer_sim.membership", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hours", type=float, default=1.0, help="of virtual time, for false alarms in a swarm of 30")
+    parser.add_argument("--largest", type=int, default=1000, help="swarm whose every node is simulated")
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    for size in (10, 30, 100, 1000):
+        if size <= options.largest:
+            started = time.monotonic()
+            print(
+                f"{size:7} nodes: {idle_traffic(options.seed, size)}  ({time.monotonic() - started:.0f} s)", flush=True
+            )
+    print(f"100,000 nodes: {idle_traffic_in_a_crowd(options.seed, 100_000)}", flush=True)
+    print(f"joining 30: {joining(options.seed, 30)}")
+    print(f"5% loss, 30 nodes, {options.hours:g} h: {false_alarms(options.seed, 30, options.hours)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What is measured of membership: traffic of an idle node, times to know and to miss a peer, false alarms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peerinfer.ids import PeerId, peer_id_of
+from peerinfer.membership import AdvertSeen, Heard
+from peerinfer.messages import News
+from peerinfer.news import known
+from peerinfer_sim.membership.world import Node, World
+
+SESSION_S = 10 * 3600.0
+"""Mean time that a node of a large swarm stays (ALGORITHMS, §3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes per second of one node, with 90 for the layers below each message."""
+
+    sent_mean: float
+    sent_max: float
+    received_mean: float
+    received_max: float
+    connections_max: int
+
+    def __str__(self) -> str:
+        return (
+            f"sent {self.sent_mean:.0f} B/s (most {self.sent_max:.0f}), received {self.received_mean:.0f} B/s "
+            f"(most {self.received_max:.0f}), {self.connections_max} connections at most"
+        )
+
+
+def swarm_of(world: World, size: int) -> list[Node]:
+    """Nodes that joined one after the other, each by one of those before it."""
+    nodes = [world.join()]
+    while len(nodes) < size:
+        world.run(0.02)
+        nodes.append(world.join(world.rng.choice(nodes).peer))
+    return nodes
+
+
+def knows(node: Node, state: str = "alive") -> int:
+    return sum(member.state == state for member in node.machine.members())
+
+
+def traffic_of(nodes: list[Node], seconds: float) -> Traffic:
+    sent = [node.bytes_sent / seconds for node in nodes]
+    received = [node.bytes_received / seconds for node in nodes]
+    return Traffic(
+        sum(sent) / len(sent),
+        max(sent),
+        sum(received) / len(received),
+        max(received),
+        max(len(node.connected) for node in nodes),
+    )
+
+
+def idle_traffic(seed: int, size: int, *, settle_s: float = 60.0, measure_s: float = 60.0) -> Traffic:
+    world = World(seed)
+    nodes = swarm_of(world, size)
+    world.run(settle_s)
+    world.reset_counts()
+    world.run(measure_s)
+    for node in nodes:
+        node.machine.check()
+    return traffic_of(nodes, measure_s)
+
+
+def idle_traffic_in_a_crowd(
+    seed: int, size: int, *, real: int = 40, settle_s: float = 900.0, measure_s: float = 120.0
+) -> Traffic:
+    """Of `real` nodes that hear of everything that happens among `size`.
+
+    The others are names only. Every arrival and every death among them is told to one of the real nodes, at the rate at
+    which a swarm of that size has them; what the real ones then tell each other is all that they would say in the large
+    swarm, since a node's neighbours are as many there as here.
+    """
+    world = World(seed)
+    nodes = swarm_of(world, real)
+    crowd: list[PeerId] = []
+
+    def arrive() -> None:
+        peer = peer_id_of(world.rng.randbytes(32))
+        crowd.append(peer)
+        advert, signed = world.make_advert(peer, 1)
+        world.post(world.rng.choice(nodes), AdvertSeen(peer, advert, signed, world.now_s))
+        world.at(world.now_s + world.rng.expovariate(size / SESSION_S), arrive)
+
+    def die() -> None:
+        if crowd:
+            peer = crowd.pop(world.rng.randrange(len(crowd)))
+            node = world.rng.choice(nodes)
+            for teller in list(node.connected)[:2]:
+                world.post(node, Heard(teller, News((known(peer, 1, 1, "dead"),))))
+        world.at(world.now_s + world.rng.expovariate(size / SESSION_S), die)
+
+    # The table is full of strangers before anything is measured.
+    for node in nodes:
+        for _ in range(500):
+            peer = peer_id_of(world.rng.randbytes(32))
+            advert, signed = world.make_advert(peer, 1)
+            node.machine.handle(AdvertSeen(peer, advert, signed, world.now_s), world.now_s)
+    arrive()
+    die()
+    world.run(settle_s)  # What may be said at once has been said by then.
+    world.reset_counts()
+    world.run(measure_s)
+    for node in nodes:
+        node.machine.check()
+    return traffic_of(nodes, measure_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    all_see_all_s: float
+    late_knows_all_s: float
+    all_know_late_s: float
+    crash_known_s: float
+    vanished_known_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"all see all after {self.all_see_all_s:.1f} s, a late joiner knows all after {self.late_knows_all_s:.1f} s "
+            f"and is known after {self.all_know_late_s:.1f} s, a killed peer is dead for all after "
+            f"{self.crash_known_s:.1f} s, one without power after {self.vanished_known_s:.1f} s"
+        )
+
+
+def joining(seed: int, size: int) -> Joining:
+    world = World(seed)
+    nodes = swarm_of(world, size)
+
+    def all_see(count: int) -> bool:
+        return all(knows(node) == count for node in nodes if node.is_up)
+
+    first_s = world.run_until(lambda: all_see(size - 1), 60)
+    late = world.join(nodes[0].peer)
+    knows_s = world.run_until(lambda: knows(late) == size, 60)
+    nodes.append(late)
+    known_s = knows_s + world.run_until(lambda: all_see(size), 60)
+    world.run(30)
+
+    def dead_for_all(lost: Node) -> bool:
+        members = [node.machine.member(lost.peer) for node in nodes if node.is_up]
+        return all(member is None or member.state == "dead" for member in members)
+
+    crashed, vanished = nodes[size // 2], nodes[size // 3]
+    world.crash(crashed)
+    crash_s = world.run_until(lambda: dead_for_all(crashed), 60)
+    world.run(30)
+    world.vanish(vanished)
+    vanish_s = world.run_until(lambda: dead_for_all(vanished), 60)
+    return Joining(first_s, knows_s, known_s, crash_s, vanish_s)
+
+
+@dataclass(frozen=True, slots=True)
+class FalseAlarms:
+    node_hours: float
+    buried: int
+    """Nodes that lived and were dead for somebody."""
+
+    def __str__(self) -> str:
+        return f"{self.buried} live nodes called dead in {self.node_hours:.0f} node-hours"
+
+
+def false_alarms(seed: int, size: int, hours: float, *, loss: float = 0.05, latency_s: float = 0.05) -> FalseAlarms:
+    world = World(seed, loss=loss, latency_s=latency_s)
+    swarm_of(world, size)
+    world.run(60.0)
+    world.deaths.clear()
+    world.run(3600 * hours)
+    return FalseAlarms(size * hours, len({(round(when_s, -1), whom) for when_s, _, whom in world.deaths}))

@@ -1,0 +1,455 @@
+"""The machine by itself: what it is told, what it asks for. How many of them behave is in tests/simulations."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peerinfer.ids import peer_id_of
+from peerinfer.limits import CLOCK_SKEW_MAX_S
+from peerinfer.machine import Tick
+from peerinfer.membership import (
+    FORGET_AFTER_S,
+    RECONNECT_EVERY_S,
+    REDIALS_MAX,
+    STALE_AFTER_S,
+    VERDICT_WAIT_S,
+    AddressSeen,
+    AdvertSeen,
+    Connected,
+    Dial,
+    DialFailed,
+    Disconnected,
+    Drop,
+    Heard,
+    Membership,
+    OwnAdvert,
+    PeerChanged,
+    Refute,
+    RttMeasured,
+    Send,
+)
+from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
+from peerinfer.news import known
+from peerinfer.probing import HELPERS
+from peerinfer.suspicion import SUSPICION_MAX_S
+
+OWN, ADA, BOB, CID, DAN, EVE, *CROWD = (peer_id_of(number.to_bytes(32, "big")) for number in range(60))
+
+
+def advert_of(peer, sequence=1, *, incarnation=1, state="running", issued_at_s=0.0, name=""):
+    addresses = (f"/ip4/192.0.2.9/tcp/4001/p2p/{peer}",)
+    return Advert(incarnation, sequence, issued_at_s, name, "t", addresses, state, (), (), (), "none")
+
+
+class Driven:
+    """A machine with a clock, and its effects since they were last asked for."""
+
+    def __init__(self, **options):
+        self.machine = Membership(OWN, random.Random(1), **options)
+        self.now_s = 100.0
+        self.effects = []
+        self.post(OwnAdvert(advert_of(OWN), b"own 1"))
+
+    def post(self, *events):
+        for event in events:
+            self.effects += self.machine.handle(event, self.now_s)
+            self.machine.check()
+
+    def advert(self, peer, sequence=1, **more):
+        advert = advert_of(peer, sequence, **more)
+        self.post(AdvertSeen(peer, advert, f"{peer} {advert.incarnation} {sequence}".encode(), self.now_s))
+
+    def meet(self, *peers):
+        for peer in peers:
+            self.post(Connected(peer, "direct"))
+            self.advert(peer)
+
+    def pass_time(self, seconds, *, answering=()):
+        end_s = self.now_s + seconds
+        while self.machine.deadline_s <= end_s:
+            self.now_s = max(self.machine.deadline_s, self.now_s)
+            seen = len(self.effects)
+            self.post(Tick())
+            for effect in self.effects[seen:]:
+                is_probe = isinstance(effect, Send) and isinstance(effect.message, Probe) and not effect.message.peer
+                if is_probe and effect.peer in answering:
+                    self.post(Heard(effect.peer, ProbeAnswer(effect.message.nonce)))
+        self.now_s = end_s
+
+    def take(self, kind, to=None):
+        """The effects of a kind, or messages of a kind that were sent; all are forgotten."""
+        found, self.effects = self.effects, []
+        if issubclass(kind, (Send, Dial, Drop, Refute, PeerChanged)):
+            return [effect for effect in found if isinstance(effect, kind)]
+        sent = [effect for effect in found if isinstance(effect, Send) and isinstance(effect.message, kind)]
+        return [effect.message for effect in sent if to in (None, effect.peer)]
+
+    def state(self, peer):
+        member = self.machine.member(peer)
+        return member.state if member else None
+
+
+@pytest.fixture
+def node():
+    return Driven()
+
+
+# --- coming and going ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_neighbour_gets_the_own_advert_and_what_is_known(node):
+    node.meet(ADA)
+    node.take(Send)
+    node.post(Connected(BOB, "relay"))
+    effects = list(node.effects)
+    (adverts,) = node.take(Adverts, to=BOB)
+    assert b"own 1" in adverts.adverts
+    assert f"{ADA} 1 1".encode() in adverts.adverts, "a newcomer does not depend on the one that it came in by"
+    (digest,) = [
+        effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Digest)
+    ]
+    assert digest.known == (known(ADA, 1, 1, "alive"),)
+    assert (node.state(BOB), node.machine.member(BOB).path) == ("alive", "relay")
+
+
+def test_an_address_nobody_has_answered_at_is_no_member(node):
+    node.post(AddressSeen(ADA, ("/to/ada",)))
+    assert node.take(Dial) == [Dial(ADA, ("/to/ada",))]
+    assert node.machine.members() == []
+    node.post(DialFailed(ADA))
+    assert node.machine.members() == []
+
+
+def test_failed_dials_are_repeated_ever_more_seldom(node):
+    node.meet(BOB)
+    node.post(AddressSeen(ADA, ("/to/ada",)))
+    gaps, last_s = [], node.now_s
+    for _ in range(REDIALS_MAX - 1):
+        node.take(Send)
+        node.post(DialFailed(ADA))
+        while not any(isinstance(effect, Dial) for effect in node.effects):
+            node.pass_time(0.1, answering=[BOB])
+        gaps.append(node.now_s - last_s)
+        last_s = node.now_s
+    assert gaps[0] < 1.2
+    assert gaps[-1] > 15
+    node.take(Send)
+    node.post(DialFailed(ADA))
+    node.pass_time(120, answering=[BOB])
+    assert node.take(Dial) == [], "there is somebody else, so it is left alone"
+
+
+def test_a_node_alone_never_gives_up_dialling(node):
+    node.post(AddressSeen(ADA, ("/to/ada",)))
+    for _ in range(3 * REDIALS_MAX):
+        assert node.take(Dial)
+        node.post(DialFailed(ADA))
+        node.pass_time(61)
+
+
+def test_who_breaks_the_connection_is_dialled_and_dead_once_nobody_answers(node):
+    node.meet(ADA)
+    node.take(Dial)
+    node.post(Disconnected(ADA))
+    assert node.state(ADA) == "suspect"
+    assert [dial.peer for dial in node.take(Dial)] == [ADA]
+    node.post(DialFailed(ADA))
+    assert node.state(ADA) == "dead"
+
+
+def test_who_left_is_not_missed(node):
+    node.meet(ADA)
+    node.advert(ADA, 2, state="left")
+    node.take(Dial)
+    node.post(Disconnected(ADA))
+    assert node.state(ADA) == "left"
+    node.pass_time(FORGET_AFTER_S + 1)
+    assert node.take(Dial) == []
+    assert node.machine.members() == []
+
+
+def test_a_restarted_peer_is_the_same_peer_again_at_once(node):
+    node.meet(ADA)
+    node.post(Disconnected(ADA), DialFailed(ADA))
+    assert node.state(ADA) == "dead"
+    node.advert(ADA, 1, incarnation=2)
+    assert node.state(ADA) == "alive"
+    assert len(node.machine.members()) == 1
+
+
+def test_a_dead_peer_is_tried_again_as_long_as_it_is_remembered(node):
+    node.meet(BOB, ADA)
+    node.post(Disconnected(ADA), DialFailed(ADA))
+    node.take(Dial)
+    for _ in range(10):
+        node.pass_time(2 * RECONNECT_EVERY_S, answering=[BOB])
+        assert ADA in [dial.peer for dial in node.take(Dial)], "so two halves of a swarm find each other again"
+        node.post(DialFailed(ADA))
+
+
+def test_a_peer_of_which_nothing_new_is_heard_is_forgotten_unless_it_is_a_neighbour(node):
+    node.meet(ADA)
+    node.advert(BOB)
+    node.pass_time(STALE_AFTER_S + 61, answering=[ADA])
+    for _ in range(3):
+        node.post(DialFailed(BOB))
+        node.pass_time(61, answering=[ADA])
+    assert [member.peer for member in node.machine.members()] == [ADA]
+
+
+# --- adverts -------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_advert_never_comes_back(node):
+    node.advert(ADA, 5, name="new")
+    for sequence, incarnation in ((5, 1), (4, 1), (9, 0)):
+        node.advert(ADA, sequence, incarnation=incarnation, name="old")
+    assert node.machine.member(ADA).advert.name == "new"
+
+
+def test_an_advert_from_the_future_and_one_as_large_as_a_book_are_ignored(node):
+    node.advert(ADA, issued_at_s=node.now_s + CLOCK_SKEW_MAX_S + 1)
+    node.post(AdvertSeen(ADA, advert_of(ADA), bytes(10_000), node.now_s))
+    assert node.machine.members() == []
+
+
+def test_what_is_new_to_a_node_is_asked_for_once_and_of_another_if_it_does_not_come(node):
+    node.meet(ADA, BOB)
+    node.take(Send)
+    node.post(Heard(ADA, News((known(CID, 1, 3, "alive"), known(ADA, 1, 1, "alive")))))
+    node.post(Heard(BOB, News((known(CID, 1, 3, "alive"),))))
+    asked = node.take(AdvertsWanted)
+    assert asked == [AdvertsWanted((known(CID, 1, 3, "alive").key,))]
+    node.pass_time(3, answering=[ADA, BOB])
+    assert node.take(AdvertsWanted) == asked
+    node.advert(CID, 3)
+    node.pass_time(10, answering=[ADA, BOB])
+    assert node.take(AdvertsWanted) == []
+
+
+def test_adverts_are_given_to_who_wants_them(node):
+    node.meet(ADA, BOB)
+    node.take(Send)
+    keys = tuple(known(peer, 0, 0, "alive").key for peer in (OWN, BOB, EVE))
+    node.post(Heard(ADA, AdvertsWanted(keys)))
+    assert node.take(Adverts, to=ADA) == [Adverts((b"own 1", f"{BOB} 1 1".encode()))]
+
+
+def test_a_digest_is_answered_with_what_is_known_better(node):
+    node.meet(ADA, BOB)
+    node.advert(CID, 4)
+    node.pass_time(5, answering=[ADA, BOB])
+    node.take(Send)
+    node.post(Heard(ADA, Digest((known(CID, 1, 2, "alive"),))))
+    (news,) = node.take(News, to=ADA)
+    assert set(news.news) == {known(CID, 1, 4, "alive"), known(BOB, 1, 1, "alive")}
+    node.post(Heard(ADA, Digest((known(CID, 1, 4, "alive"), known(BOB, 1, 1, "alive")))))
+    assert node.take(News, to=ADA) == []
+
+
+# --- signs of life -------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_neighbour_is_asked_itself_then_through_others_then_suspected_then_dead(node):
+    node.meet(ADA, *CROWD[:5])
+    node.post(*(RttMeasured(peer, 0.01) for peer in (ADA, *CROWD[:5])))
+    node.take(Send)
+    times = {}
+    while node.state(ADA) != "dead":
+        node.pass_time(0.05, answering=CROWD[:5])
+        for effect in node.effects:
+            if isinstance(effect, Send) and isinstance(effect.message, Probe):
+                if effect.peer == ADA:
+                    times.setdefault("asked", node.now_s)
+                elif effect.message.peer == ADA:
+                    times.setdefault("through others", node.now_s)
+                    times["helpers"] = times.get("helpers", 0) + 1
+        if node.state(ADA) == "suspect":
+            times.setdefault("suspect", node.now_s)
+        dropped = node.take(Drop)
+        assert node.now_s < 130
+    assert dropped == [Drop(ADA)]
+    assert times["helpers"] == HELPERS
+    assert 0.4 < times["through others"] - times["asked"] < 0.6
+    assert 0.4 < times["suspect"] - times["through others"] < 0.6
+    assert SUSPICION_MAX_S - 0.1 < node.now_s - times["suspect"] < SUSPICION_MAX_S + 0.2
+
+
+def test_any_word_of_a_suspect_neighbour_clears_it(node):
+    node.meet(ADA, BOB)
+    while node.state(ADA) != "suspect":
+        node.pass_time(0.1, answering=[BOB])
+    node.post(Heard(ADA, Probe(7)))
+    assert node.state(ADA) == "alive"
+
+
+def test_a_probe_is_answered_and_made_for_others(node):
+    node.meet(ADA, BOB)
+    node.take(Send)
+    node.post(Heard(ADA, Probe(7)))
+    assert node.take(ProbeAnswer, to=ADA) == [ProbeAnswer(7)]
+    node.post(Heard(ADA, Probe(8, BOB)))
+    (probe,) = node.take(Probe, to=BOB)
+    node.post(Heard(BOB, ProbeAnswer(probe.nonce)))
+    assert node.take(ProbeAnswer, to=ADA) == [ProbeAnswer(8, BOB)]
+    node.post(Heard(BOB, ProbeAnswer(probe.nonce)))
+    assert node.take(ProbeAnswer) == [], "once"
+
+
+def test_only_the_peer_asked_can_answer_for_itself(node):
+    node.meet(ADA, BOB)
+    while not (probes := node.take(Probe, to=ADA)):
+        node.pass_time(0.2, answering=[BOB])
+    node.post(Heard(BOB, ProbeAnswer(probes[0].nonce)))
+    assert node.machine._prober.is_waiting_for(ADA)
+    node.post(Heard(BOB, ProbeAnswer(probes[0].nonce, ADA)))
+    assert not node.machine._prober.is_waiting_for(ADA)
+
+
+def test_a_node_that_hears_nobody_doubts_itself_first(node):
+    node.meet(ADA)
+    assert node.machine.health.stretch == 1
+    node.pass_time(10)
+    assert node.machine.health.stretch > 1
+
+
+# --- what others say -----------------------------------------------------------------------------------------------
+
+
+def test_who_is_doubted_refutes_by_a_new_advert_but_not_for_every_word(node):
+    node.meet(ADA, BOB)
+    for _ in range(5):
+        node.post(Heard(ADA, News((known(OWN, 1, 1, "suspect"),))), Heard(BOB, News((known(OWN, 1, 1, "dead"),))))
+    assert node.take(Refute) == [Refute()]
+    node.post(OwnAdvert(advert_of(OWN, 2), b"own 2"))
+    assert node.take(Adverts, to=ADA) == [Adverts((b"own 2",))]
+    node.pass_time(5, answering=[ADA, BOB])
+    node.post(Heard(ADA, News((known(OWN, 1, 1, "dead"), known(OWN, 1, 99, "dead"), known(OWN, 1, 2, "alive")))))
+    assert node.take(Refute) == [], "of its past it need not speak, and nobody knows its future"
+
+
+def test_a_rumour_about_a_neighbour_is_only_a_reason_to_ask_it(node):
+    node.meet(ADA, BOB)
+    node.take(Send)
+    node.post(Heard(BOB, News((known(ADA, 1, 1, "dead"),))))
+    assert node.state(ADA) == "alive"
+    (probe,) = node.take(Probe, to=ADA)
+    assert probe.news == (known(ADA, 1, 1, "suspect", OWN),), "so that it can refute"
+
+
+def test_one_liar_does_not_bury_anybody_before_its_time(node):
+    node.meet(ADA, BOB)
+    node.advert(CID)
+    for origin in CROWD[:9]:
+        node.post(Heard(BOB, News((known(CID, 1, 1, "suspect", origin), known(CID, 1, 1, "dead")))))
+    assert node.state(CID) == "suspect"
+    node.advert(CID, 2)
+    assert node.state(CID) == "alive"
+    node.pass_time(60, answering=[ADA, BOB])
+    assert node.state(CID) == "alive"
+
+
+def test_two_who_call_a_peer_dead_are_believed(node):
+    node.meet(ADA, BOB)
+    node.advert(CID)
+    node.post(Heard(BOB, News((known(CID, 1, 1, "dead"),))), Heard(ADA, News((known(CID, 1, 1, "dead"),))))
+    assert node.state(CID) == "dead"
+    node.advert(CID, 2)
+    assert node.state(CID) == "alive"
+
+
+def test_a_suspicion_that_nobody_follows_up_is_forgotten(node):
+    node.meet(ADA)
+    node.advert(CID)
+    node.post(Heard(ADA, News((known(CID, 1, 1, "suspect", EVE),))))
+    assert node.state(CID) == "suspect"
+    node.pass_time(VERDICT_WAIT_S + 1, answering=[ADA])
+    assert node.state(CID) == "alive"
+
+
+def test_the_own_rumour_that_comes_back_is_hearsay(node):
+    node.meet(ADA)
+    node.advert(CID)
+    node.post(Heard(ADA, News((known(CID, 1, 1, "suspect", OWN),))))
+    node.pass_time(VERDICT_WAIT_S + 1, answering=[ADA])
+    assert node.state(CID) == "alive"
+
+
+def test_a_death_in_a_future_that_nobody_has_seen_waits_for_the_advert(node):
+    node.meet(ADA)
+    node.advert(CID, 1)
+    node.take(Send)
+    node.post(Heard(ADA, News((known(CID, 1, 2**40, "dead"),))))
+    assert node.state(CID) == "alive"
+    assert node.take(AdvertsWanted) == [AdvertsWanted((known(CID, 0, 0, "alive").key,))]
+    node.advert(CID, 2**40)
+    assert node.state(CID) == "suspect"
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_table_lets_go_of_the_dead_first_and_of_neighbours_never():
+    node = Driven(members_max=10)
+    node.meet(*CROWD[:4])
+    node.advert(CROWD[4], state="left")
+    for peer in CROWD[5:40]:
+        node.advert(peer)
+    members = {member.peer for member in node.machine.members()}
+    assert len(members) == 10
+    assert set(CROWD[:4]) <= members
+    assert CROWD[4] not in members
+    node = Driven(members_max=3)
+    node.meet(*CROWD[:3])
+    node.advert(ADA)
+    node.post(Connected(BOB, "direct"), Disconnected(BOB), DialFailed(BOB), AddressSeen(CID, ("/to/cid",)))
+    assert {member.peer for member in node.machine.members()} == set(CROWD[:3])
+
+
+def test_gossip_floods_cost_a_bounded_answer(node):
+    node.meet(ADA)
+    node.take(Send)
+    for start in range(0, 100_000, 16):
+        news = tuple(known(peer_id_of((2**20 + start + n).to_bytes(32, "big")), 1, 1, "alive") for n in range(16))
+        node.post(Heard(ADA, News(news)))
+    wanted = sum(len(message.keys) for message in node.take(AdvertsWanted))
+    assert wanted <= 512
+    assert len(node.machine._wanted) <= 512
+
+
+PEERS = st.sampled_from([OWN, ADA, BOB, CID, DAN, EVE])
+KNOWN = st.builds(
+    known, PEERS, st.integers(0, 2), st.integers(0, 3), st.sampled_from(["alive", "suspect", "dead", "left"]), PEERS
+)
+NEWS = st.lists(KNOWN, max_size=4).map(tuple)
+EVENTS = st.one_of(
+    st.builds(Connected, PEERS, st.sampled_from(["direct", "relay"])),
+    st.builds(Disconnected, PEERS),
+    st.builds(DialFailed, PEERS),
+    st.builds(AddressSeen, PEERS, st.sampled_from([(), ("/to/it",)])),
+    st.builds(RttMeasured, PEERS, st.floats(0, 10)),
+    st.builds(
+        lambda peer, incarnation, sequence, state: AdvertSeen(
+            peer, advert_of(peer, sequence, incarnation=incarnation, state=state), b"x", 0.0
+        ),
+        PEERS, st.integers(0, 2), st.integers(0, 3), st.sampled_from(["running", "left"]),
+    ),
+    st.builds(Heard, PEERS, st.builds(Probe, st.integers(0, 9), st.one_of(st.just(""), PEERS), NEWS)),
+    st.builds(Heard, PEERS, st.builds(ProbeAnswer, st.integers(0, 9), st.one_of(st.just(""), PEERS), NEWS)),
+    st.builds(Heard, PEERS, st.one_of(st.builds(News, NEWS), st.builds(Digest, NEWS))),
+    st.just(Tick()),
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(EVENTS, st.floats(0, 40)), max_size=40), st.integers(2, 6))
+@settings(max_examples=300, deadline=None)
+def test_whatever_happens_the_table_stays_sound_and_time_moves_on(events, members_max):
+    node = Driven(members_max=members_max)
+    for event, wait_s in events:
+        node.post(event)
+        node.now_s += wait_s
+        node.post(Tick())
+        assert node.machine.deadline_s > node.now_s, "a deadline in the past would spin"
+        node.take(Send)

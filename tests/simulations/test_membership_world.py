@@ -1,0 +1,80 @@
+"""Many membership machines together. `python -m peerinfer_sim.membership` prints the figures at larger sizes."""
+
+import pytest
+
+from peerinfer_sim.membership.figures import (
+    false_alarms,
+    idle_traffic,
+    idle_traffic_in_a_crowd,
+    joining,
+    knows,
+    swarm_of,
+)
+from peerinfer_sim.membership.world import World
+
+IDLE_BYTES_PER_S_MAX = 1000.0
+"""Sent, and as much received: 2 kB/s for an idle node."""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_all_know_all_soon_and_the_dead_are_missed_soon(seed):
+    found = joining(seed, 30)
+    assert found.all_see_all_s < 3
+    assert found.late_knows_all_s < 2
+    assert found.all_know_late_s < 5
+    assert found.crash_known_s < 5
+    assert found.vanished_known_s < 10
+
+
+@pytest.mark.parametrize("size", [2, 10, 60])
+def test_an_idle_node_says_little(size):
+    traffic = idle_traffic(1, size)
+    assert traffic.sent_mean < IDLE_BYTES_PER_S_MAX
+    assert traffic.received_mean < IDLE_BYTES_PER_S_MAX
+
+
+@pytest.mark.slow
+def test_an_idle_node_says_little_in_a_swarm_of_hundreds():
+    traffic = idle_traffic(1, 300, settle_s=120)
+    assert traffic.sent_mean < IDLE_BYTES_PER_S_MAX
+    assert traffic.sent_max < 3 * IDLE_BYTES_PER_S_MAX
+
+
+@pytest.mark.slow
+def test_an_idle_node_says_little_in_a_crowd_of_a_hundred_thousand():
+    traffic = idle_traffic_in_a_crowd(1, 100_000, real=40, settle_s=900)
+    assert traffic.sent_mean < IDLE_BYTES_PER_S_MAX
+    assert traffic.received_mean < IDLE_BYTES_PER_S_MAX
+
+
+@pytest.mark.slow
+def test_lost_packets_bury_nobody():
+    assert false_alarms(1, 30, 0.5).buried == 0
+
+
+def test_two_halves_find_each_other_when_the_network_heals():
+    world = World(4)
+    nodes = swarm_of(world, 12)
+    world.run(10)
+    half = {node.peer for node in nodes[:6]}
+    world.cut = lambda here, there: (here in half) != (there in half)
+    world.run(60)
+    assert {knows(node) for node in nodes} == {5}
+    assert {knows(node, "dead") for node in nodes} == {6}
+    world.cut = lambda here, there: False
+    healed_s = world.run_until(lambda: {knows(node) for node in nodes} == {11}, 60)
+    assert healed_s < 45
+    for node in nodes:
+        node.machine.check()
+
+
+def test_a_swarm_outlives_the_one_that_everybody_joined_by():
+    world = World(5)
+    first = world.join()
+    nodes = [world.join(first.peer) for _ in range(19)]
+    world.run(10)
+    world.vanish(first)
+    world.run(20)
+    late = world.join(nodes[7].peer)
+    world.run_until(lambda: knows(late) == 19, 5)
+    assert all(node.machine.member(first.peer).state == "dead" for node in nodes)
