@@ -48,7 +48,8 @@ def propose(seed: bytes, own: PeerId, eligible: Sequence[Eligible]) -> tuple[Pee
 
     Highest random weight first, at most one from each public subnet while that leaves enough.
     """
-    ready = [candidate for candidate in eligible if candidate.up_s >= ELIGIBLE_AFTER_S]
+    seen = {candidate.peer: candidate for candidate in eligible if candidate.up_s >= ELIGIBLE_AFTER_S}
+    ready = list(seen.values())
     size = committee_size(len(ready))
     if size == 1:
         return (own,)
@@ -79,6 +80,7 @@ def subnets_of(addresses: Sequence[str]) -> tuple[str, ...]:
             ip = ipaddress.ip_address(parts[2])
         except ValueError:
             continue
+        ip = getattr(ip, "ipv4_mapped", None) or ip
         if ip.is_global:
             prefix = 24 if ip.version == 4 else 48
             found.append(str(ipaddress.ip_network(f"{ip}/{prefix}", strict=False)))
