@@ -15,6 +15,8 @@ AMOUNT_MAX = 2**63 - 1
 """Sizes, rates and milliseconds fit a signed 64-bit number, which is what SQLite and msgpack carry."""
 
 MINUTES_PER_DAY = 24 * 60
+MINUTES_PER_WEEK = 7 * MINUTES_PER_DAY
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 _TEXT_CHARS_MAX = 64
 _NUMBER = r"([0-9]{1,20}(?:\.[0-9]{1,9})?)"
@@ -87,6 +89,55 @@ class DailyWindow:
 
     def overlaps(self, other: DailyWindow) -> bool:
         return self.holds(other.start_min) or other.holds(self.start_min)
+
+
+@dataclass(frozen=True, slots=True)
+class WeeklyWindow:
+    """Some hours on some days of the week, local time. Hours over midnight belong to the day on which they start."""
+
+    window: DailyWindow
+    first_day: int = 0
+    """0 is Monday."""
+    last_day: int = 6
+    """May be before the first: `sat-mon`."""
+
+    def __str__(self) -> str:
+        if (self.last_day - self.first_day) % 7 == 6:
+            return str(self.window)
+        days = (
+            DAYS[self.first_day] if self.first_day == self.last_day else f"{DAYS[self.first_day]}-{DAYS[self.last_day]}"
+        )
+        return f"{days} {self.window}"
+
+    def holds(self, minute: int) -> bool:
+        """`minute` of the week, from Monday 0:00."""
+        day, of_day = divmod(minute, MINUTES_PER_DAY)
+        if not self.window.holds(of_day):
+            return False
+        started_yesterday = self.window.end_min < self.window.start_min and of_day < self.window.end_min
+        return self._has_day((day - started_yesterday) % 7)
+
+    def overlaps(self, other: WeeklyWindow) -> bool:
+        return any(other.holds(start) for start in self._starts()) or any(
+            self.holds(start) for start in other._starts()
+        )
+
+    def _has_day(self, day: int) -> bool:
+        return (day - self.first_day) % 7 <= (self.last_day - self.first_day) % 7
+
+    def _starts(self) -> list[int]:
+        return [day * MINUTES_PER_DAY + self.window.start_min for day in range(7) if self._has_day(day)]
+
+
+def parse_weekly(text: str) -> WeeklyWindow:
+    """`22:00-08:00`, `mon-fri 22:00-08:00`, `sat 10:00-20:00`. Raises `UsageError`."""
+    days, space, hours = text.strip().rpartition(" ")
+    if not space:
+        return WeeklyWindow(parse_window(text))
+    first, dash, last = days.strip().lower().partition("-")
+    if first not in DAYS or (dash and last not in DAYS):
+        raise UsageError(f"not a schedule: {_shown(text)}; write days and hours like mon-fri 22:00-08:00")
+    return WeeklyWindow(parse_window(hours), DAYS.index(first), DAYS.index(last if dash else first))
 
 
 def parse_window(text: str) -> DailyWindow:
