@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from repository import ROOT
 
-from peerinfer import limits, messages, tensors
+from peerinfer import limits, messages, replica_messages, tensors
 from peerinfer.codec import registered
 
 PAGE = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
@@ -31,6 +31,9 @@ def parts_of(module: ModuleType) -> dict[str, type]:
     return {name: value for name, value in found.items() if dataclasses.is_dataclass(value) and value not in whole}
 
 
+PARTS = {**parts_of(messages), **parts_of(replica_messages), **parts_of(tensors)}
+
+
 def documented_limits() -> dict[str, float]:
     rows = re.findall(r"^\| `([A-Z_]+)` \| ([\d.,]+) ?(\w*) \|", PAGE, flags=re.MULTILINE)
     return {name: float(value.replace(",", "")) * UNITS[unit] for name, value, unit in rows}
@@ -43,12 +46,10 @@ def test_every_message_has_its_section_and_its_tag() -> None:
 
 def test_every_part_of_a_message_has_its_section() -> None:
     on_the_page = {name for name, tag in HEADING.findall(PAGE) if tag == "part"}
-    assert on_the_page == set(parts_of(messages)) | set(parts_of(tensors))
+    assert on_the_page == set(PARTS)
 
 
-@pytest.mark.parametrize(
-    "cls", [*registered().values(), *{**parts_of(messages), **parts_of(tensors)}.values()], ids=lambda cls: cls.__name__
-)
+@pytest.mark.parametrize("cls", [*registered().values(), *PARTS.values()], ids=lambda cls: cls.__name__)
 def test_the_fields_are_listed_in_the_order_of_the_wire(cls: type) -> None:
     rows = re.findall(r"^\| (\w+) \| (.*?) \|", sections()[cls.__name__], flags=re.MULTILINE)
     assert [name for name, _ in rows if name != "field"] == [field.name for field in dataclasses.fields(cls)]
