@@ -35,6 +35,8 @@ class JobSpec:
     """Results that are here but not in the journal: by whom, whether that was this node, and of which tasks."""
     online: bool = False
     """Tasks keep arriving until the job is closed; it does not end for want of workers."""
+    priority: float = 1.0
+    """Its share of the workers' time against other jobs'."""
     local_only: bool = False
     device_kind: str | None = None
     memory_bytes_min: int = 0

@@ -15,7 +15,6 @@ The machine knows tasks by number only. Tensors, files and streams belong to the
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable
 from typing import Literal
@@ -40,7 +39,6 @@ from peerinfer.assignment import (
     JobPicture,
     JobSpec,
     KeepResults,
-    SendFrame,
     Settle,
     TaskFailedForGood,
     TasksAdded,
@@ -50,14 +48,13 @@ from peerinfer.assignment import (
     WorkerJoined,
     WorkerLost,
 )
-from peerinfer.estimates import Estimates
+from peerinfer.dispatch import Dispatch
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, PEERS_REMEMBERED_MAX
+from peerinfer.limits import PEERS_REMEMBERED_MAX
 from peerinfer.machine import NEVER, Tick
-from peerinfer.splitting import frame_tasks
 from peerinfer.spotcheck import SpotCheck
-from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, why_not
+from peerinfer.workforce import CoordinatedJob, Worker, why_not
 
 AUDITS_WAITING_MAX = 256
 """Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
@@ -67,16 +64,13 @@ LOSSES_MAX = 10
 
 RETRY_WAIT_S = 0.2
 RETRY_WAIT_MAX_S = 10.0
-TIMEOUT_FACTOR = 10.0
-"""A frame may take this many times what is expected of its worker."""
-
-COLD_BYTES_PER_S = 200_000.0
-"""The slowest model transfer that is waited for, added to the time of a worker's first frame of a job."""
-
-COLD_START_S = 90.0
 REFUSAL_REST_S = 1.0
 REFUSALS_MAX = 10
 """Refusals in a row for passing reasons, after which a worker gets no more of this job."""
+
+RETRIES_SHARE = 0.25
+RETRIES_FREE = 100
+"""A job may have so many failed attempts, by its size and in any case; beyond that something is wrong with the job."""
 
 STRIKES_MAX = 3
 """Frames in a row that timed out, after which a worker gets no more of this job."""
@@ -91,8 +85,7 @@ class Coordination:
         self._jobs: dict[JobId, CoordinatedJob] = {}
         self._workers: dict[PeerId, Worker] = {}
         self._caught: dict[PeerId, str] = {}
-        self._estimates = Estimates()
-        self._next_frame = first_frame
+        self._dispatch = Dispatch(self._jobs, self._workers, self._caught, rng=rng, first_frame=first_frame)
         self._effects: list[Effect] = []
         self.deadline_s = NEVER
 
@@ -122,7 +115,7 @@ class Coordination:
                     self._committed(self._jobs[job], tasks)
             case WorkerJoined(peer, offer):
                 self._lose(peer, "came again")
-                self._workers[peer] = Worker(peer, offer)
+                self._workers[peer] = Worker(peer, offer, self._dispatch.breaker(peer))
             case WorkerLost(peer, reason):
                 self._lose(peer, reason)
             case WindowSet(peer, frames, reason):
@@ -139,7 +132,7 @@ class Coordination:
                 pass
         self._expire(now_s)
         self._conclude(now_s)  # before the filling: a job that ends makes room for others
-        self._fill(now_s)
+        self._effects += self._dispatch.fill(now_s)
         self.deadline_s = min(self._deadlines(now_s), default=NEVER)
         effects, self._effects = self._effects, []
         return effects
@@ -194,55 +187,9 @@ class Coordination:
                     reason = f"no suitable peer within {spec.patience_s:g} s: {self.blocked(job.spec.job)}"
                     self._end(job, "failed", reason, "NoSuitablePeer")
 
-    # --- giving out ------------------------------------------------------------------------------------------------
-
-    def _fill(self, now_s: float) -> None:
-        for job in self._jobs.values():
-            job.ledger.wake(now_s)
-        for worker in self._workers.values():
-            if now_s >= worker.rests_until_s:
-                while len(worker.frames) < worker.window and self._give_one(worker, now_s):
-                    pass
-
-    def _give_one(self, worker: Worker, now_s: float) -> bool:
-        waiting = [job for job in self._jobs.values() if job.ledger.waiting and self._why_not(job, worker) is None]
-        for job in sorted(waiting, key=lambda job: job.served_s):
-            eligible = [other.peer for other in self._workers.values() if self._why_not(job, other) is None]
-            spec = job.spec
-            seconds_per_item = self._estimates.seconds_per_item(worker.peer, spec.model, spec.seconds_per_item)
-            seconds_per_task = seconds_per_item * spec.items_per_task
-            count = frame_tasks(
-                open_tasks=job.ledger.waiting,
-                workers=len(eligible),
-                seconds_per_task=seconds_per_task,
-                bytes_per_task=spec.bytes_per_task,
-                rate_known=self._estimates.known(worker.peer, spec.model),
-            )
-            tasks = job.ledger.take(count, worker.peer, eligible)
-            if not tasks:
-                continue
-            attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
-            expected_s = seconds_per_task * len(tasks)
-            expires_s = now_s + self._allowed_s(job, worker, expected_s, len(tasks))
-            frame = SentFrame(self._next_frame, spec.job, worker.peer, tuple(tasks), now_s, expires_s)
-            self._next_frame += 1
-            worker.frames[frame.number] = frame
-            job.served_s += expected_s
-            self._effects.append(SendFrame(worker.peer, frame.number, spec.job, frame.tasks, attempts))
-            return True
-        return False
-
-    def _allowed_s(self, job: CoordinatedJob, worker: Worker, expected_s: float, tasks: int) -> float:
-        spec = job.spec
-        if spec.task_timeout_s is not None:
-            allowed = spec.task_timeout_s * tasks
-        else:
-            allowed = min(max(ATTEMPT_TIMEOUT_MIN_S, TIMEOUT_FACTOR * expected_s), ATTEMPT_TIMEOUT_MAX_S)
-        queued = sum(1 for frame in worker.frames.values())
-        allowed *= queued + 1
-        if worker.peer not in job.warm:
-            allowed += COLD_START_S + spec.model_bytes / COLD_BYTES_PER_S
-        return allowed
+    def breakers(self, now_s: float) -> dict[str, int]:
+        """How many peers' breakers are in which state."""
+        return self._dispatch.breakers(now_s)
 
     def _why_not(self, job: CoordinatedJob, worker: Worker) -> str | None:
         return why_not(job, worker, self._caught)
@@ -277,16 +224,37 @@ class Coordination:
         job.refusals.pop(peer, None)
         compute_s = min(event.compute_s, now_s - frame.sent_s)  # it cannot have taken longer than it was away
         if event.done and compute_s > 0:
-            self._estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, compute_s)
+            self._dispatch.estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, compute_s)
         kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
         if kept:
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
             self._take(job, peer, kept, local=worker.offer.local)
         else:
             self._effects.append(DropResults(peer, frame.number))
+        alone = set(job.let_go(frame))
         for position, kind, reason in event.failures:
-            self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
+            if frame.tasks[position] in alone:
+                self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
+        self._note_health(worker, event, now_s)
+        if frame.is_shared:
+            self._cancel_answered(job)
         self._effects.append(JobChanged(spec.job))
+
+    def _note_health(self, worker: Worker, event: FrameAnswered, now_s: float) -> None:
+        """A model that fails is the job's fault; anything else without a single result is the peer's."""
+        if event.done:
+            worker.breaker.succeeded()
+        elif any(kind not in ("model", "cancelled") for _, kind, _ in event.failures):
+            worker.breaker.failed(now_s)
+
+    def _cancel_answered(self, job: CoordinatedJob) -> None:
+        """Stops the losers of a race: frames of which every task has its result."""
+        for worker in self._workers.values():
+            for frame in [frame for frame in worker.frames.values() if frame.is_shared and frame.job == job.spec.job]:
+                if all(job.ledger.state(task) != TaskState.ASSIGNED for task in frame.tasks):
+                    del worker.frames[frame.number]
+                    job.let_go(frame)
+                    self._effects.append(CancelFrame(worker.peer, frame.number, "somebody else was faster"))
 
     def _take(self, job: CoordinatedJob, peer: PeerId, tasks: list[int], *, local: bool) -> None:
         """Results are here: they count at once, or when a sample has stood up to its check."""
@@ -333,8 +301,15 @@ class Coordination:
             return
         wait_s = min(RETRY_WAIT_S * 2 ** job.ledger.attempt_number(task), RETRY_WAIT_MAX_S)
         retry_at_s = now_s + wait_s * (0.5 + 0.5 * self._rng.random())
+        job.failures += 1
+        is_spent = job.failures > RETRIES_FREE + RETRIES_SHARE * job.ledger.tasks
         again = job.ledger.failed_at(
-            task, peer, f"{kind}: {reason}", crashed=kind in ("crash", "memory", "timeout"), retry_at_s=retry_at_s
+            task,
+            peer,
+            f"{kind}: {reason}",
+            crashed=kind in ("crash", "memory", "timeout"),
+            retry_at_s=retry_at_s,
+            is_last=is_spent,
         )
         if again:
             job.retried += 1
@@ -348,7 +323,7 @@ class Coordination:
         job = self._jobs.get(frame.job) if frame else None
         if worker is None or frame is None or job is None:
             return
-        job.ledger.give_back(frame.tasks)
+        job.ledger.give_back(job.let_go(frame))
         job.refusals[peer] = job.refusals.get(peer, 0) + 1
         if event.final or job.refusals[peer] >= REFUSALS_MAX:
             job.refused[peer] = event.reason
@@ -364,13 +339,12 @@ class Coordination:
             job = self._jobs.get(frame.job)
             if job is None:
                 continue
-            for task in reversed(frame.tasks):
-                if job.ledger.state(task) == TaskState.ASSIGNED:
-                    job.ledger.lost(task, peer, reason, losses_max=LOSSES_MAX)
-                    if job.ledger.state(task) == TaskState.FAILED:
-                        self._effects.append(TaskFailedForGood(job.spec.job, task, reason))
-                    else:
-                        job.retried += 1
+            for task in reversed(job.let_go(frame)):
+                job.ledger.lost(task, peer, reason, losses_max=LOSSES_MAX)
+                if job.ledger.state(task) == TaskState.FAILED:
+                    self._effects.append(TaskFailedForGood(job.spec.job, task, reason))
+                else:
+                    job.retried += 1
             self._effects.append(JobChanged(job.spec.job))
 
     def _expire(self, now_s: float) -> None:
@@ -381,8 +355,9 @@ class Coordination:
                 job = self._jobs.get(frame.job)
                 if job is None:
                     continue
-                for task in frame.tasks:
+                for task in job.let_go(frame):
                     self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
+                worker.breaker.failed(now_s)
                 job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
                 if job.strikes[worker.peer] >= STRIKES_MAX:
                     job.refused[worker.peer] = f"answered none of {STRIKES_MAX} frames in time"
@@ -430,8 +405,12 @@ class Coordination:
         for worker in self._workers.values():
             if worker.rests_until_s > now_s:
                 yield worker.rests_until_s
+            if worker.breaker.opens_until_s > now_s:
+                yield worker.breaker.opens_until_s
             for frame in worker.frames.values():
                 yield frame.expires_s
+                if not frame.is_shared and frame.late_s > now_s:
+                    yield frame.late_s
         for job in self._jobs.values():
             delayed = job.ledger.next_delayed_s
             if delayed is not None:
@@ -460,21 +439,7 @@ class Coordination:
         return None if job is None else self._picture(job)
 
     def _picture(self, job: CoordinatedJob) -> JobPicture:
-        ledger = job.ledger
-        return JobPicture(
-            job=job.spec.job,
-            tasks=ledger.tasks,
-            open=ledger.count(TaskState.OPEN),
-            assigned=ledger.count(TaskState.ASSIGNED),
-            provisional=ledger.count(TaskState.PROVISIONAL),
-            final=ledger.count(TaskState.FINAL),
-            failed=ledger.failed(),
-            retried=job.retried,
-            audited=job.audited,
-            audits_failed=job.audits_failed,
-            peers={peer: count for peer, count in job.kept.items() if count},
-            blocked=self.blocked(job.spec.job),
-        )
+        return job.picture(self.blocked(job.spec.job))
 
     def in_flight(self, peer: PeerId) -> int:
         worker = self._workers.get(peer)
@@ -485,23 +450,17 @@ class Coordination:
         return {job: picture for job, picture in pictures.items() if picture is not None}
 
     def check(self) -> None:
-        in_flight: dict[JobId, int] = {}
+        with_workers: dict[JobId, dict[int, int]] = {}
         for worker in self._workers.values():
             for frame in worker.frames.values():
-                in_flight[frame.job] = in_flight.get(frame.job, 0) + len(frame.tasks)
+                held = with_workers.setdefault(frame.job, {})
+                for task in frame.tasks:
+                    held[task] = held.get(task, 0) + 1
         for job in self._jobs.values():
-            job.ledger.check()
+            job.check()
+            held = with_workers.get(job.spec.job, {})
             assigned = job.ledger.count(TaskState.ASSIGNED)
-            assert in_flight.get(job.spec.job, 0) == assigned, (
-                f"job {job.spec.job}: {assigned} tasks are assigned, {in_flight.get(job.spec.job, 0)} are in frames"
-            )
-            for check in job.checks.values():
-                check.check()
-            accounted = job.settling + sum(len(check.unsettled) for check in job.checks.values())
-            provisional = job.ledger.count(TaskState.PROVISIONAL)
-            assert provisional == accounted, (
-                f"job {job.spec.job}: {provisional} tasks are provisional, {accounted} are accounted for"
-            )
-            audits = sum(len(check.audits) for check in job.checks.values())
-            assert audits == job.audits, f"job {job.spec.job}: {audits} audits are out, {job.audits} are counted"
-            assert math.isfinite(job.served_s)
+            waiting = sum(job.ledger.state(task) == TaskState.ASSIGNED for task in held)
+            assert waiting == assigned, f"job {job.spec.job}: {assigned} tasks are assigned, {waiting} are in frames"
+            copies = {task: count for task, count in held.items() if count > 1}
+            assert copies == job.copies, f"job {job.spec.job}: copies {job.copies}, but frames hold {copies}"

@@ -166,12 +166,14 @@ class Ledger:
             self._move(task, TaskState.ASSIGNED, TaskState.OPEN)
             self._open.appendleft(task)
 
-    def failed_at(self, task: int, peer: PeerId, reason: str, *, crashed: bool, retry_at_s: float) -> bool:
+    def failed_at(
+        self, task: int, peer: PeerId, reason: str, *, crashed: bool, retry_at_s: float, is_last: bool = False
+    ) -> bool:
         """The peer could not compute it. True if it is tried again, at `retry_at_s`; False if it failed for good."""
         faults = self._fault(task, peer, reason)
         faults.failures += 1
         faults.crashed = faults.crashed or crashed
-        if faults.failures > self._retries:
+        if is_last or faults.failures > self._retries:
             self._move(task, TaskState.ASSIGNED, TaskState.FAILED)
             return False
         self._move(task, TaskState.ASSIGNED, TaskState.OPEN)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from peerinfer.assignment import JobSpec, WorkerOffer
+from peerinfer.assignment import JobPicture, JobSpec, WorkerOffer
+from peerinfer.breaker import Breaker
 from peerinfer.ids import JobId, PeerId
-from peerinfer.ledger import Ledger
+from peerinfer.ledger import Ledger, TaskState
 from peerinfer.spotcheck import SpotCheck
 
 
@@ -19,12 +21,17 @@ class SentFrame:
     tasks: tuple[int, ...]
     sent_s: float
     expires_s: float
+    late_s: float
+    """When somebody else may be given the same tasks."""
+    is_shared: bool = False
+    """Somebody else was, or this is the second copy."""
 
 
 @dataclass(slots=True)
 class Worker:
     peer: PeerId
     offer: WorkerOffer
+    breaker: Breaker
     window: int = 0
     reason: str = "has not said yet how much it takes"
     rests_until_s: float = 0.0
@@ -52,10 +59,61 @@ class CoordinatedJob:
     settling: int = 0
     """Tasks that are on their way into the journal."""
     kept: dict[PeerId, int] = field(default_factory=dict)
+    copies: dict[int, int] = field(default_factory=dict)
+    """Tasks that are with more than one worker, and with how many."""
     closed: bool = True
+    failures: int = 0
     retried: int = 0
+    hedged: int = 0
     audited: int = 0
     audits_failed: int = 0
+
+    def let_go(self, frame: SentFrame) -> list[int]:
+        """The tasks of a frame that is over which no other worker has, and which wait for a result."""
+        alone = []
+        for task in frame.tasks:
+            others = self.copies.get(task, 1) - 1
+            if others > 1:
+                self.copies[task] = others
+            elif others == 1:
+                del self.copies[task]
+            elif self.ledger.state(task) == TaskState.ASSIGNED:
+                alone.append(task)
+        return alone
+
+    def picture(self, blocked: str) -> JobPicture:
+        """The job as people see it."""
+        ledger = self.ledger
+        return JobPicture(
+            job=self.spec.job,
+            tasks=ledger.tasks,
+            open=ledger.count(TaskState.OPEN),
+            assigned=ledger.count(TaskState.ASSIGNED),
+            provisional=ledger.count(TaskState.PROVISIONAL),
+            final=ledger.count(TaskState.FINAL),
+            failed=ledger.failed(),
+            retried=self.retried,
+            audited=self.audited,
+            audits_failed=self.audits_failed,
+            peers={peer: count for peer, count in self.kept.items() if count},
+            blocked=blocked,
+            hedged=self.hedged,
+        )
+
+    def check(self) -> None:
+        """Asserts that every provisional task and every audit is accounted for."""
+        self.ledger.check()
+        for check in self.checks.values():
+            check.check()
+        job = self.spec.job
+        accounted = self.settling + sum(len(check.unsettled) for check in self.checks.values())
+        provisional = self.ledger.count(TaskState.PROVISIONAL)
+        assert provisional == accounted, (
+            f"job {job}: {provisional} tasks are provisional, {accounted} are accounted for"
+        )
+        audits = sum(len(check.audits) for check in self.checks.values())
+        assert audits == self.audits, f"job {job}: {audits} audits are out, {self.audits} are counted"
+        assert math.isfinite(self.served_s)
 
 
 def why_not(job: CoordinatedJob, worker: Worker, caught: Container[PeerId]) -> str | None:

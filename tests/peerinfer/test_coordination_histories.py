@@ -145,6 +145,8 @@ class Histories(RuleBasedStateMachine):
         for worker in self.machine._workers.values():
             if len(worker.frames) >= worker.window or worker.rests_until_s > self.now_s:
                 continue
+            if not worker.breaker.allows(self.now_s, len(worker.frames)):
+                continue
             for job in self.machine._jobs.values():
                 if self.machine._why_not(job, worker) is None:
                     fresh = [task for task in job.ledger._open if task not in job.ledger._faults]

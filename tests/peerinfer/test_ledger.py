@@ -38,14 +38,14 @@ def test_what_is_done_already_is_not_given_out():
 def test_a_result_counts_once():
     ledger = ledger_of(1)
     ledger.take(1, ADA, [ADA])
-    assert ledger.answered(0, provisional=False)
-    assert not ledger.answered(0, provisional=False)
-    assert states(ledger) == ["final"]
+    assert ledger.answered(0)
+    assert not ledger.answered(0)
+    assert states(ledger) == ["provisional"]
 
 
 def test_a_result_that_was_not_due_does_not_count():
     ledger = ledger_of(1)
-    assert not ledger.answered(0, provisional=False)
+    assert not ledger.answered(0)
     assert states(ledger) == ["open"]
 
 
@@ -151,7 +151,7 @@ def test_what_is_given_back_bears_no_mark():
 def test_a_voided_result_is_computed_again_by_somebody_else():
     ledger = ledger_of(1)
     ledger.take(1, ADA, PEERS)
-    ledger.answered(0, provisional=True)
+    ledger.answered(0)
     assert states(ledger) == ["provisional"]
     ledger.void(0, ADA, "wrong")
     assert ledger.take(1, ADA, [ADA, BEN]) == []
@@ -225,17 +225,17 @@ class LedgerMachine(RuleBasedStateMachine):
             assert eligible != [peer], "a task waits, and the only worker there is does not get it"
 
     @precondition(lambda self: self.has("assigned"))
-    @rule(data=st.data(), provisional=st.booleans())
-    def answer(self, data, provisional):
+    @rule(data=st.data())
+    def answer(self, data):
         task = self.some("assigned", data)
-        assert self.ledger.answered(task, provisional=provisional)
-        self.model[task] = "provisional" if provisional else "final"
+        assert self.ledger.answered(task)
+        self.model[task] = "provisional"
 
     @rule(data=st.data())
     def answer_what_was_not_asked(self, data):
         others = [task for task, state in enumerate(self.model) if state != "assigned"]
         if others:
-            assert not self.ledger.answered(data.draw(st.sampled_from(others)), provisional=False)
+            assert not self.ledger.answered(data.draw(st.sampled_from(others)))
 
     @precondition(lambda self: self.has("assigned"))
     @rule(data=st.data(), peer=st.sampled_from(PEERS), crashed=st.booleans(), wait_s=st.floats(0, 5))

@@ -40,6 +40,9 @@ from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob, read_results
 
+PRIORITY_SHARES = {"urgent": 16.0, "high": 4.0, "normal": 1.0, "low": 0.25}
+"""Shares of the workers' time; nobody starves, since what was served least comes first."""
+
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
 
@@ -416,6 +419,7 @@ class Jobs:
             final=tuple(final),
             failed=tuple(failed.items()),
             kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
+            priority=PRIORITY_SHARES[request.priority],
             local_only=request.local_only,
             device_kind=request.device_kind,
             memory_bytes_min=request.min_vram_bytes,
