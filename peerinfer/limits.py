@@ -112,24 +112,13 @@ ADVERTS_HEARD_BURST = 1024
 ADVERT_BYTES_MAX = 8 * KIB
 """One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
 
-"""On disk, the ones seen last."""
-
-MEMBERS_MAX = 512
-"""Peers in the membership table. A larger swarm is known by a sample of it, and a connection is what one needs anyway."""
-
-NEWS_PER_MESSAGE_MAX = 16
-"""About 1 kB: news travels in one packet with a probe."""
-
-DIGEST_PEERS_MAX = 256
-ADVERT_BYTES_MAX = 8 * KIB
-"""One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
-
 DEVICES_PER_NODE_MAX = 64
 MODELS_PER_ADVERT_MAX = 64
 ADDRESSES_PER_PEER_MAX = 16
 CLOCK_SKEW_MAX_S = 600.0
 """An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""
 
+DIAL_BACK_PORTS_MAX = 4
 INVITE_CHARS_MAX = 4096
 INVITE_PEERS_MAX = 8
 """Members that one invite names. One that answers is enough; a string of more than a few hundred characters is a pain."""

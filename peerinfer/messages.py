@@ -1,7 +1,7 @@
 """Every message that peers exchange. docs/PROTOCOL.md explains the conversations; a test keeps the two in step.
 
-Tags 1–19 work streams, 20–29 blobs, 30–39 members, 40–49 signed statements, 50–59 records on disk, 60–69 the
-lease, 70–79 the journal.
+Tags 1–19 work streams, 20–29 blobs, 30–39 members and relays, 40–49 signed statements, 50–59 records on disk, 60–69 the
+lease, 70–79 the journal, 80–89 copies of a job (`replica_messages`), 90–99 reachability.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from peerinfer.limits import (
     ADVERTS_PER_MESSAGE_MAX,
     COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
-    DIGEST_PEERS_MAX,
+    DIAL_BACK_PORTS_MAX,
     DIGEST_PEERS_MAX,
     FRAME_TASKS_MAX,
     INVITE_PEERS_MAX,
@@ -34,7 +34,6 @@ from peerinfer.limits import (
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     MODELS_PER_ADVERT_MAX,
     NAME_CHARS_MAX,
-    NEWS_PER_MESSAGE_MAX,
     NEWS_PER_MESSAGE_MAX,
     REASON_CHARS_MAX,
     TENSORS_MAX,
@@ -315,58 +314,34 @@ class AdvertsWanted:
     keys: tuple[bytes, ...] = wire(listed(blob(32, exactly=32), DIGEST_PEERS_MAX))
 
 
-MEMBER_STATES = ("alive", "suspect", "dead", "left")
+@message(37)
+class RelayWanted:
+    """From a dialer to a relay: connect me to this peer. Answered by `Relayed` or `Goodbye`."""
+
+    peer: str = wire(_id)
 
 
-@part
-class Known:
-    """What the sender believes of one peer, as of that peer's advert with this (incarnation, sequence)."""
+@message(38)
+class Relayed:
+    """From a relay, to both ends: what follows on this stream are the bytes of a connection with this peer."""
 
-    key: bytes = wire(blob(32, exactly=32))
-    """The peer's Ed25519 public key, which its id is made of."""
-    incarnation: int = wire(uint(63))
-    sequence: int = wire(uint(48))
-    state: str = wire(one_of(*MEMBER_STATES))
+    peer: str = wire(_id)
 
 
-@message(32)
-class Probe:
-    """Asks for a sign of life: of the receiver, or (`peer` set) of somebody whom the sender cannot reach itself."""
+@message(90)
+class DialBackWanted:
+    """Asks whether the receiver can dial the sender, at the address that it sees it at and these ports."""
 
-    nonce: int = wire(uint(32))
-    peer: str = wire(_id, default="")
-    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
+    ports: tuple[int, ...] = wire(listed(uint(16), DIAL_BACK_PORTS_MAX))
 
 
-@message(33)
-class ProbeAnswer:
-    """The answer to a `Probe` with the same nonce."""
+@message(91)
+class DialedBack:
+    """The ports of a `DialBackWanted` at which the sender answered."""
 
-    nonce: int = wire(uint(32))
-    peer: str = wire(_id, default="")
-    """Whose sign of life it is; empty: the sender's."""
-    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX), default=())
-
-
-@message(34)
-class News:
-    """What has changed, as the sender believes it."""
-
-    news: tuple[Known, ...] = wire(listed(record(Known), NEWS_PER_MESSAGE_MAX))
-
-
-@message(35)
-class Digest:
-    """A sample of what the sender knows. The receiver answers with what it knows better, and asks for what is new."""
-
-    known: tuple[Known, ...] = wire(listed(record(Known), DIGEST_PEERS_MAX))
-
-
-@message(36)
-class AdvertsWanted:
-    """Answered by `Adverts` with those of them that the other has."""
-
-    keys: tuple[bytes, ...] = wire(listed(blob(32, exactly=32), DIGEST_PEERS_MAX))
+    host: str = wire(text(64))
+    """The IP address at which the sender is seen."""
+    ports: tuple[int, ...] = wire(listed(uint(16), DIAL_BACK_PORTS_MAX))
 
 
 @part
@@ -435,6 +410,8 @@ class Advert:
     sandbox: str = wire(text(16))
     elects: bool = wire(flag, default=False)
     """Stays, and may sit in the committees of others' jobs."""
+    relays: bool = wire(flag, default=False)
+    """It carries connections for peers that cannot be dialled."""
 
 
 @message(42)
