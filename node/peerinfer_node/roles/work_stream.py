@@ -67,12 +67,14 @@ class Conversation:
         self._heard_s = trio.current_time()
         self.busy = False
         """True while frames are in flight: then the other side must be heard every few seconds."""
-        self._became_busy = trio.Event()
+        self._rest = trio.CancelScope()
+        """Until the next sign of life."""
 
     def set_busy(self, busy: bool) -> None:
         if busy and not self.busy:
             self._heard_s = trio.current_time()
-            self._became_busy.set()
+            # Only ever earlier, so that frames in quick succession neither put it off nor cost a message each.
+            self._rest.deadline = min(self._rest.deadline, self._heard_s + KEEPALIVE_S)
         self.busy = busy
 
     async def run(self) -> str:
@@ -106,10 +108,8 @@ class Conversation:
 
     async def _keep_alive(self) -> None:
         while True:
-            interval_s = KEEPALIVE_S if self.busy else KEEPALIVE_IDLE_S
-            self._became_busy = trio.Event()
-            with trio.move_on_after(interval_s):
-                await self._became_busy.wait()
+            with trio.move_on_after(KEEPALIVE_S if self.busy else KEEPALIVE_IDLE_S) as self._rest:
+                await trio.sleep_forever()
             silent_s = trio.current_time() - self._heard_s
             limit_s = SILENCE_MAX_S if self.busy else SILENCE_IDLE_MAX_S
             if silent_s > limit_s:
