@@ -11,40 +11,32 @@ import hashlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import trio
 
-from peerinfer.assignment import JobBroken, JobCancelled, JobEnded, JobPicture, JobSpec, TasksCommitted
+from peerinfer.assignment import JobCancelled, JobEnded, TasksCommitted
 from peerinfer.binding import bind
 from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.elector import candidates_of
 from peerinfer.envelope import seal, unseal
-from peerinfer.errors import InputError, JobFailed, PeerinferError, UsageError
-from peerinfer.ids import Cid, JobId, PeerId, is_job_id, job_id_of
+from peerinfer.errors import JobFailed, PeerinferError, UsageError
+from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
 from peerinfer.journal import Chain, entries_of
-from peerinfer.messages import JobBrief, JournalBatch, Manifest, Signed, Term
+from peerinfer.messages import JournalBatch, Manifest, Signed, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, ResultRow, Store
+from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.job_views import handovers, job_json, provenance_json, totals
-from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
+from peerinfer_node.roles.job_views import job_json, provenance_json, totals
+from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain, tasks_of
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
-from peerinfer_node.roles.recorder import Recorder, digest_of_rows
-from peerinfer_node.roles.replicas import STANDBY, RecordCopier, Replicas
+from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
-from peerinfer_node.roles.result_records import OpenRecord
-from peerinfer_node.roles.stored_job import JobFiles, StoredJob, read_results
-
-PRIORITY_SHARES = {"urgent": 16.0, "high": 4.0, "normal": 1.0, "low": 0.25}
-"""Shares of the workers' time; nobody starves, since what was served least comes first."""
-
-TASK_TIMEOUT_S = 300.0
-"""One task may take this long on a worker unless the user says otherwise."""
+from peerinfer_node.roles.stored_job import read_results
 
 WATCH_INTERVAL_S = 0.1
 REJOIN_S = 5.0
@@ -53,43 +45,6 @@ REJOIN_S = 5.0
 REJOIN_AGAIN_S = 0.5
 ELECTION_TIMEOUT_S = 30.0
 """A submitter waits this long for its committee to accept the job."""
-
-
-@dataclass(slots=True)
-class _Live:
-    """A job that is not over, as far as this node knows."""
-
-    job: JobId
-    manifest: Manifest
-    signed: bytes
-    request: JobRequest
-    started_s: float
-    files: JobFiles | None = None
-    """None until this node has to coordinate it."""
-    seconds_per_item: float = 1e-3
-    model_bytes: int = 0
-    body: StoredJob | None = None
-    """While it coordinates."""
-    scope: trio.CancelScope | None = None
-    survives: bool = False
-    """Copies of its inputs are on a quorum."""
-    is_over: bool = False
-    waiting: str = "is being elected"
-    picture: JobPicture | None = None
-    end: JobEnded | None = None
-    accepted: trio.Event = field(default_factory=trio.Event)
-    changes: int = 0
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def note_change(self) -> None:
-        self.changes += 1
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def wait_change(self, since: int) -> None:
-        """Returns when there were more than `since` changes."""
-        while self.changes == since:
-            await self.changed.wait()
 
 
 class Jobs:
@@ -118,19 +73,32 @@ class Jobs:
         self._own = keys.peer_id
         self._clock = clock
         self._log = log
-        self._executor = executor
         self._coordinator = coordinator
         self._elections = elections
         self._replicas = replicas
         self._propose = propose
         self._rng = rng
-        self._on_accept = on_accept
-        self._in_thread = in_thread
         self._preparation = Preparation(blobs=blobs, executor=executor, in_thread=in_thread, log=log)
         self._replication = Replication(
             blobs=blobs, replicas=replicas, elections=elections, in_thread=in_thread, log=log, sign=keys.sign
         )
-        self._live: dict[JobId, _Live] = {}
+        self._coordinating = Coordinating(
+            own=self._own,
+            store=store,
+            blobs=blobs,
+            executor=executor,
+            coordinator=coordinator,
+            elections=elections,
+            replicas=replicas,
+            replication=self._replication,
+            preparation=self._preparation,
+            in_thread=in_thread,
+            log=log,
+            on_accept=on_accept,
+            on_end=self._note_end,
+            forget=self._forget,
+        )
+        self._live: dict[JobId, LiveJob] = {}
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
 
@@ -159,7 +127,7 @@ class Jobs:
         if request.resume:
             await self._adopt(job, prepared)
         live = self._add(job, manifest, signed, request)
-        live.files, live.seconds_per_item = self._files(live, prepared), prepared.seconds_per_item
+        live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
         live.model_bytes = prepared.model_bytes
         self._stand(live, campaign=True)
         with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):
@@ -197,25 +165,11 @@ class Jobs:
             byzantine=0,
         )
 
-    def _add(self, job: JobId, manifest: Manifest, signed: bytes, request: JobRequest) -> _Live:
-        live = self._live[job] = _Live(job, manifest, signed, request, self._clock.now_s())
+    def _add(self, job: JobId, manifest: Manifest, signed: bytes, request: JobRequest) -> LiveJob:
+        live = self._live[job] = LiveJob(job, manifest, signed, request, self._clock.now_s())
         return live
 
-    def _files(self, live: _Live, prepared: Prepared) -> JobFiles:
-        request = live.request
-        return JobFiles(
-            live.manifest,
-            live.signed,
-            prepared.inputs,
-            prepared.inputs.binding,
-            prepared.split,
-            prepared.task_keys,
-            request.compare,
-            request.rtol,
-            request.atol,
-        )
-
-    def _stand(self, live: _Live, *, campaign: bool) -> None:
+    def _stand(self, live: LiveJob, *, campaign: bool) -> None:
         self._elections.stand(
             live.job,
             live.signed,
@@ -270,7 +224,7 @@ class Jobs:
                 summary = json.dumps({"reason": str(error), "kind": type(error).__name__})
                 await self._store.set_job_state(row.job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
 
-    async def _rejoin(self, live: _Live) -> None:
+    async def _rejoin(self, live: LiveJob) -> None:
         """Asks how a job went on without this node before it stands for it again."""
         with trio.move_on_after(REJOIN_S):
             while True:
@@ -294,173 +248,11 @@ class Jobs:
 
     # --- coordinating ------------------------------------------------------------------------------------------------
 
-    def _won(self, live: _Live, term: Term) -> None:
+    def _won(self, live: LiveJob, term: Term) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._coordinate, live, term)
+        self._nursery.start_soon(self._coordinating.coordinate, live, term)
 
-    async def _coordinate(self, live: _Live, term: Term) -> None:
-        """Coordinates the job until the lease is lost or the job is over."""
-        try:
-            if live.files is None:
-                await self._open_files(live)
-            with trio.CancelScope() as scope:
-                live.scope = scope
-                await self._coordinate_in(live, term)
-        except (PeerinferError, KeyError) as error:
-            reason = f"cannot be coordinated here: {error}"
-            self._log.warning("job cannot be coordinated", job=live.job, reason=str(error))
-            live.waiting = reason
-            live.note_change()
-            if live.manifest.committee == (self._own,):
-                await self._forget(live, "failed", f"could not go on after a restart: {error}", type(error).__name__)
-            else:
-                self._elections.hand_over(live.job, reason)
-
-    async def _coordinate_in(self, live: _Live, term: Term) -> None:
-        job, files = live.job, live.files
-        assert files is not None
-        machine = self._elections.machine(job)
-        if machine is None:
-            return
-        final, failed = _in_journal(machine.chain)
-        rows = await self._store.results_of(job)
-        outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
-        copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
-        recorder = Recorder(
-            lambda entries, is_last: self._elections.write(job, entries, now=is_last),
-            copier.copy if copier else None,
-        )
-        kept = await self._kept(job, [row for row in rows if row.task not in final], recorder)
-        body = StoredJob(
-            job,
-            files,
-            self._brief(live, term),
-            store=self._store,
-            blobs=self._blobs,
-            executor=self._executor,
-            recorder=recorder,
-            may_act=lambda: self._elections.holds(job, term),
-            on_change=live.note_change,
-            on_end=lambda end: self._note_end(live, end),
-            in_thread=self._in_thread,
-        )
-        if not self._elections.holds(job, term):
-            return
-        live.body, live.waiting, live.end = body, "", None
-        self._log.info("job accepted", job=job, term=term.round, items=files.split.items, tasks=files.split.tasks)
-        self._coordinator.accept(self._spec(live, final, failed, kept), body)
-        live.accepted.set()
-        live.note_change()
-        self._on_accept()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(recorder.run)
-            if outlives:
-                nursery.start_soon(self._fetch_missing, live, [task for task in final if task not in _tasks(rows)])
-            elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:
-                nursery.start_soon(self._replicate_later, live)
-
-    async def _replicate_later(self, live: _Live) -> None:
-        assert live.files is not None
-        try:
-            await self._replication.replicate(live.job, live.manifest, live.files, live.request, live.seconds_per_item)
-        except PeerinferError as error:
-            self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
-            return
-        live.survives = True
-        live.note_change()
-
-    async def _kept(self, job: JobId, rows: Sequence[ResultRow], recorder: Recorder) -> dict[PeerId, list[int]]:
-        """Results that are here and not in the journal, by who computed them."""
-        kept: dict[PeerId, list[int]] = {}
-        record: OpenRecord | None = None
-        offset = -1
-        for row in sorted(rows, key=lambda row: row.offset):
-            if row.offset != offset:
-                data = await self._store.read_results(job, row.offset)
-                record, offset = OpenRecord(data), row.offset
-                digests = {
-                    other.task: digest_of_rows(record.rows(other)) for other in rows if other.offset == row.offset
-                }
-                recorder.kept(offset, [data], digests)
-            assert record is not None
-            kept.setdefault(record.peer, []).append(row.task)
-        return kept
-
-    def _brief(self, live: _Live, term: Term) -> JobBrief:
-        assert live.files is not None
-        return JobBrief(
-            job=live.job,
-            term=term,
-            model=live.manifest.model,
-            model_bytes=live.model_bytes,
-            outputs=(),
-            merge=live.files.binding.merge,
-            timeout_s=live.request.task_timeout_s or TASK_TIMEOUT_S,
-        )
-
-    def _spec(
-        self, live: _Live, final: Sequence[int], failed: dict[int, str], kept: dict[PeerId, list[int]]
-    ) -> JobSpec:
-        files, request = live.files, live.request
-        assert files is not None
-        return JobSpec(
-            job=live.job,
-            model=Cid(live.manifest.model),
-            model_bytes=live.model_bytes,
-            tasks=files.split.tasks,
-            items_per_task=files.split.items_per_task,
-            bytes_per_task=files.binding.item_bytes * files.split.items_per_task,
-            seconds_per_item=live.seconds_per_item,
-            verify="spot" if live.manifest.verify == "spot" else "none",
-            retries=request.retries,
-            patience_s=request.timeout_s,
-            task_timeout_s=request.task_timeout_s,
-            deadline_s=request.deadline_s,
-            final=tuple(final),
-            failed=tuple(failed.items()),
-            kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
-            priority=PRIORITY_SHARES[request.priority],
-            local_only=request.local_only,
-            device_kind=request.device_kind,
-            memory_bytes_min=request.min_vram_bytes,
-        )
-
-    async def _open_files(self, live: _Live) -> None:
-        """Opens the inputs anew: the submitter from its files, an elector from its copy."""
-        row = await self._row(live.job)
-        replica: dict[str, Any] | None = json.loads(row.request).get("replica")
-        if replica is None:
-            request = replace(live.request, batch=live.manifest.items_per_task)
-            prepared = await self._preparation.prepare(request)
-            if hashlib.sha256(prepared.task_keys).digest() != live.manifest.inputs_digest:
-                raise InputError("the inputs have changed since the job was accepted")
-            live.files, live.seconds_per_item = self._files(live, prepared), prepared.seconds_per_item
-            live.model_bytes = prepared.model_bytes
-            return
-        sealed = await self._blobs.read(Cid(replica["inputs"]))
-        key = bytes.fromhex(replica["key"])
-        inputs = await self._in_thread(lambda: PackedInputs(live.manifest, open_segments(sealed, key)))
-        model = await self._blobs.read(Cid(live.manifest.model))
-        await self._executor.load(Cid(live.manifest.model), model)
-        live.request = JobRequest.from_mapping(replica["request"])
-        live.seconds_per_item, live.model_bytes = replica["seconds_per_item"], replica["model_bytes"]
-        split = Split(live.manifest.items, live.manifest.items_per_task)
-        keys = b"".join(
-            hashlib.sha256(live.job.encode() + task.to_bytes(8, "big")).digest() for task in range(split.tasks)
-        )
-        live.files = JobFiles(
-            live.manifest,
-            live.signed,
-            inputs,
-            inputs.binding,
-            split,
-            keys,
-            live.manifest.compare,
-            live.manifest.rtol if live.manifest.rtol >= 0 else None,
-            live.manifest.atol if live.manifest.atol >= 0 else None,
-        )
-
-    def _lost(self, live: _Live, reason: str) -> None:
+    def _lost(self, live: LiveJob, reason: str) -> None:
         live.waiting = reason
         live.body = None
         self._coordinator.drop(live.job, reason)
@@ -468,7 +260,7 @@ class Jobs:
             live.scope.cancel()
         live.note_change()
 
-    def _committed(self, live: _Live, batches: Sequence[bytes]) -> None:
+    def _committed(self, live: LiveJob, batches: Sequence[bytes]) -> None:
         tasks = [
             entry.task
             for signed in batches
@@ -479,32 +271,32 @@ class Jobs:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def _note_end(self, live: _Live, end: JobEnded) -> None:
+    def _note_end(self, live: LiveJob, end: JobEnded) -> None:
         """The machine is done with the job; it has ended when the journal says so."""
         live.picture, live.end = end.picture, end
         detail = json.dumps([end.reason[:300], end.kind])
         self._elections.write(live.job, (), event=end.state, detail=detail, now=True)
 
-    def _over(self, live: _Live, chain: Chain) -> None:
+    def _over(self, live: LiveJob, chain: Chain) -> None:
         assert self._nursery is not None
         if not live.is_over:
             live.is_over = True
             self._nursery.start_soon(self._finish, live, chain)
 
-    async def _finish(self, live: _Live, chain: Chain) -> None:
+    async def _finish(self, live: LiveJob, chain: Chain) -> None:
         end = chain.batch(chain.end - 1) if chain.end else None
         state = end.event if end else "failed"
         try:
             reason, kind = json.loads(end.detail) if end else ("", "")
         except ValueError:
             reason, kind = end.detail if end else "", ""
-        final, failed = _in_journal(chain)
+        final, failed = in_journal(chain)
         known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
-        known |= _led(chain, live.manifest)
+        known |= led(chain, live.manifest)
         await self._forget(live, state, str(reason), str(kind), known)
 
-    async def _forget(self, live: _Live, state: str, reason: str, kind: str, known: Json | None = None) -> None:
-        summary: Json = {**self._known(live), **_plain(known or {}), "reason": reason, "kind": kind}
+    async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
+        summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
         await self._store.set_job_state(live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary))
         self._elections.withdraw(live.job)
         self._live.pop(live.job, None)
@@ -540,9 +332,6 @@ class Jobs:
         for job, live in list(self._live.items()):
             if live.survives or live.manifest.submitter != self._own:
                 self._elections.hand_over(job, reason)
-
-    def break_job(self, job: JobId, error: PeerinferError) -> None:
-        self._coordinator.post(JobBroken(job, str(error), type(error).__name__))
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -581,7 +370,7 @@ class Jobs:
         knows = live.body is not None if live is not None else row.state in JOB_ENDED
         return self._json(row) if knows else None
 
-    async def _ask_others(self, live: _Live, *, cancel: bool = False) -> Json | None:
+    async def _ask_others(self, live: LiveJob, *, cancel: bool = False) -> Json | None:
         """What the job's coordinator says of it; None if nobody who knows can be reached."""
         for peer in candidates_of(live.manifest):
             if peer == self._own:
@@ -617,26 +406,12 @@ class Jobs:
         row = await self._row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
-            here = _tasks(await self._store.results_of(row.job))
-            await self._fetch(row.job, manifest, [task for task in range(manifest.tasks) if task not in here])
+            here = tasks_of(await self._store.results_of(row.job))
+            await self._coordinating.fetch(
+                row.job, manifest, [task for task in range(manifest.tasks) if task not in here]
+            )
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
-
-    async def _fetch_missing(self, live: _Live, tasks: Sequence[int]) -> None:
-        await self._fetch(live.job, live.manifest, tasks)
-
-    async def _fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> None:
-        """Takes results from the others who may have them, as far as they can be reached."""
-        missing = list(tasks)
-        for peer in candidates_of(manifest):
-            if not missing or peer == self._own:
-                continue
-            try:
-                await self._replicas.fetch(PeerId(peer), job, manifest, missing)
-            except PeerinferError as error:
-                self._log.debug("results not fetched", job=job, peer=peer, reason=str(error))
-            here = _tasks(await self._store.results_of(job))
-            missing = [task for task in missing if task not in here]
 
     async def provenance(self, job: str) -> Json:
         row = await self._row(job)
@@ -657,14 +432,14 @@ class Jobs:
                 raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
         raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
 
-    def _known(self, live: _Live) -> Json:
+    def _known(self, live: LiveJob) -> Json:
         """What this node knows of a job beyond its row."""
         machine = self._elections.machine(live.job)
         split = Split(live.manifest.items, live.manifest.items_per_task)
         picture = self._coordinator.machine.picture(live.job) or live.picture
         known: Json = totals(picture, split) if picture is not None else {}
         if machine is not None:
-            known |= _led(machine.chain, live.manifest)
+            known |= led(machine.chain, live.manifest)
             known["blocked"] = known.get("blocked") or live.waiting
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
@@ -677,33 +452,3 @@ class Jobs:
             return job_json(row, row.state, json.loads(row.summary))
         state = "running" if live.body is not None or not live.accepted.is_set() else "paused"
         return job_json(row, state, self._known(live))
-
-
-def _plain(known: Json) -> Json:
-    """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
-    kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "peers", "survives")
-    return {name: known[name] for name in (*kept, "handovers", "coordinator", "term") if name in known}
-
-
-def _led(chain: Chain, manifest: Manifest) -> Json:
-    """Who coordinates, and who did."""
-    return {
-        "coordinator": chain.last_term.candidate,
-        "term": chain.last_term.round,
-        "handovers": handovers(chain, manifest.created_at_s),
-    }
-
-
-def _in_journal(chain: Chain) -> tuple[list[int], dict[int, str]]:
-    """Tasks that the journal says are done, and those that it says failed."""
-    final, failed = [], {}
-    for entry in chain.register.entries():
-        if entry.worker:
-            final.append(entry.task)
-        else:
-            failed[entry.task] = "failed in an earlier term"
-    return final, failed
-
-
-def _tasks(rows: Sequence[ResultRow]) -> set[int]:
-    return {row.task for row in rows}

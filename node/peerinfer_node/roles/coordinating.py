@@ -1,0 +1,265 @@
+"""Coordinates one job for as long as its lease is held: opens its inputs, feeds the machine, writes its journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from peerinfer.assignment import JobEnded, JobSpec
+from peerinfer.control import JobRequest
+from peerinfer.elector import candidates_of
+from peerinfer.errors import InputError, PeerinferError
+from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.messages import JobBrief, Manifest, Term
+from peerinfer.splitting import Split
+from peerinfer_node.log import Log
+from peerinfer_node.ports import BlobStore, Executor, InThread, ResultRow, Store
+from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
+from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
+from peerinfer_node.roles.preparation import Preparation, Prepared
+from peerinfer_node.roles.recorder import Recorder, digest_of_rows
+from peerinfer_node.roles.replicas import RecordCopier, Replicas
+from peerinfer_node.roles.replication import Replication
+from peerinfer_node.roles.result_records import OpenRecord
+from peerinfer_node.roles.stored_job import JobFiles, StoredJob
+
+PRIORITY_SHARES = {"urgent": 16.0, "high": 4.0, "normal": 1.0, "low": 0.25}
+"""Shares of the workers' time; nobody starves, since what was served least comes first."""
+
+TASK_TIMEOUT_S = 300.0
+"""One task may take this long on a worker unless the user says otherwise."""
+
+Forget = Callable[[LiveJob, str, str, str], Awaitable[None]]
+"""Ends a job on this node alone: state, reason, kind of error."""
+
+
+class Coordinating:
+    """What `Jobs` does once a lease is won."""
+
+    def __init__(
+        self,
+        *,
+        own: PeerId,
+        store: Store,
+        blobs: BlobStore,
+        executor: Executor,
+        coordinator: CoordinatorRole,
+        elections: Elections,
+        replicas: Replicas,
+        replication: Replication,
+        preparation: Preparation,
+        in_thread: InThread,
+        log: Log,
+        on_accept: Callable[[], None],
+        on_end: Callable[[LiveJob, JobEnded], None],
+        forget: Forget,
+    ) -> None:
+        self._own = own
+        self._store = store
+        self._blobs = blobs
+        self._executor = executor
+        self._coordinator = coordinator
+        self._elections = elections
+        self._replicas = replicas
+        self._replication = replication
+        self._preparation = preparation
+        self._in_thread = in_thread
+        self._log = log
+        self._on_accept = on_accept
+        self._on_end = on_end
+        self._forget = forget
+
+    async def coordinate(self, live: LiveJob, term: Term) -> None:
+        """Coordinates the job until the lease is lost or the job is over."""
+        try:
+            if live.files is None:
+                await self._open_files(live)
+            with trio.CancelScope() as scope:
+                live.scope = scope
+                await self._coordinate_in(live, term)
+        except (PeerinferError, KeyError) as error:
+            reason = f"cannot be coordinated here: {error}"
+            self._log.warning("job cannot be coordinated", job=live.job, reason=str(error))
+            live.waiting = reason
+            live.note_change()
+            if live.manifest.committee == (self._own,):
+                await self._forget(live, "failed", f"could not go on after a restart: {error}", type(error).__name__)
+            else:
+                self._elections.hand_over(live.job, reason)
+
+    async def _coordinate_in(self, live: LiveJob, term: Term) -> None:
+        job, files = live.job, live.files
+        assert files is not None
+        machine = self._elections.machine(job)
+        if machine is None:
+            return
+        final, failed = in_journal(machine.chain)
+        rows = await self._store.results_of(job)
+        outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
+        copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
+        recorder = Recorder(
+            lambda entries, is_last: self._elections.write(job, entries, now=is_last),
+            copier.copy if copier else None,
+        )
+        kept = await self._kept(job, [row for row in rows if row.task not in final], recorder)
+        body = StoredJob(
+            job,
+            files,
+            self._brief(live, term),
+            store=self._store,
+            blobs=self._blobs,
+            executor=self._executor,
+            recorder=recorder,
+            may_act=lambda: self._elections.holds(job, term),
+            on_change=live.note_change,
+            on_end=lambda end: self._on_end(live, end),
+            in_thread=self._in_thread,
+        )
+        if not self._elections.holds(job, term):
+            return
+        live.body, live.waiting, live.end = body, "", None
+        self._log.info("job accepted", job=job, term=term.round, items=files.split.items, tasks=files.split.tasks)
+        self._coordinator.accept(self._spec(live, final, failed, kept), body)
+        live.accepted.set()
+        live.note_change()
+        self._on_accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.run)
+            if outlives:
+                here = tasks_of(rows)
+                nursery.start_soon(self.fetch, job, live.manifest, [task for task in final if task not in here])
+            elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:
+                nursery.start_soon(self._replicate_later, live)
+
+    async def _replicate_later(self, live: LiveJob) -> None:
+        assert live.files is not None
+        try:
+            await self._replication.replicate(live.job, live.manifest, live.files, live.request, live.seconds_per_item)
+        except PeerinferError as error:
+            self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
+            return
+        live.survives = True
+        live.note_change()
+
+    async def _kept(self, job: JobId, rows: Sequence[ResultRow], recorder: Recorder) -> dict[PeerId, list[int]]:
+        """Results that are here and not in the journal, by who computed them."""
+        by_record: dict[int, list[ResultRow]] = {}
+        for row in rows:
+            by_record.setdefault(row.offset, []).append(row)
+        kept: dict[PeerId, list[int]] = {}
+        for offset, held in by_record.items():
+            data = await self._store.read_results(job, offset)
+            record = OpenRecord(data)
+            recorder.kept(offset, [data], {row.task: digest_of_rows(record.rows(row)) for row in held})
+            kept.setdefault(record.peer, []).extend(row.task for row in held)
+        return kept
+
+    def _brief(self, live: LiveJob, term: Term) -> JobBrief:
+        assert live.files is not None
+        return JobBrief(
+            job=live.job,
+            term=term,
+            model=live.manifest.model,
+            model_bytes=live.model_bytes,
+            outputs=(),
+            merge=live.files.binding.merge,
+            timeout_s=live.request.task_timeout_s or TASK_TIMEOUT_S,
+        )
+
+    def _spec(
+        self, live: LiveJob, final: Iterable[int], failed: dict[int, str], kept: dict[PeerId, list[int]]
+    ) -> JobSpec:
+        files, request = live.files, live.request
+        assert files is not None
+        return JobSpec(
+            job=live.job,
+            model=Cid(live.manifest.model),
+            model_bytes=live.model_bytes,
+            tasks=files.split.tasks,
+            items_per_task=files.split.items_per_task,
+            bytes_per_task=files.binding.item_bytes * files.split.items_per_task,
+            seconds_per_item=live.seconds_per_item,
+            verify="spot" if live.manifest.verify == "spot" else "none",
+            retries=request.retries,
+            patience_s=request.timeout_s,
+            task_timeout_s=request.task_timeout_s,
+            deadline_s=request.deadline_s,
+            final=tuple(final),
+            failed=tuple(failed.items()),
+            kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
+            priority=PRIORITY_SHARES[request.priority],
+            local_only=request.local_only,
+            device_kind=request.device_kind,
+            memory_bytes_min=request.min_vram_bytes,
+        )
+
+    async def _open_files(self, live: LiveJob) -> None:
+        """Opens the inputs anew: the submitter from its files, an elector from its copy."""
+        row = await self._store.job(live.job)
+        assert row is not None
+        replica: dict[str, Any] | None = json.loads(row.request).get("replica")
+        if replica is None:
+            request = replace(live.request, batch=live.manifest.items_per_task)
+            prepared = await self._preparation.prepare(request)
+            if hashlib.sha256(prepared.task_keys).digest() != live.manifest.inputs_digest:
+                raise InputError("the inputs have changed since the job was accepted")
+            live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
+            live.model_bytes = prepared.model_bytes
+            return
+        sealed = await self._blobs.read(Cid(replica["inputs"]))
+        key = bytes.fromhex(replica["key"])
+        inputs = await self._in_thread(lambda: PackedInputs(live.manifest, open_segments(sealed, key)))
+        model = await self._blobs.read(Cid(live.manifest.model))
+        await self._executor.load(Cid(live.manifest.model), model)
+        live.request = JobRequest.from_mapping(replica["request"])
+        live.seconds_per_item, live.model_bytes = replica["seconds_per_item"], replica["model_bytes"]
+        split = Split(live.manifest.items, live.manifest.items_per_task)
+        keys = b"".join(
+            hashlib.sha256(live.job.encode() + task.to_bytes(8, "big")).digest() for task in range(split.tasks)
+        )
+        live.files = JobFiles(
+            live.manifest,
+            live.signed,
+            inputs,
+            inputs.binding,
+            split,
+            keys,
+            live.manifest.compare,
+            live.manifest.rtol if live.manifest.rtol >= 0 else None,
+            live.manifest.atol if live.manifest.atol >= 0 else None,
+        )
+
+    async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> None:
+        """Takes results from the others who may have them, as far as they can be reached."""
+        missing = list(tasks)
+        for peer in candidates_of(manifest):
+            if not missing or peer == self._own:
+                continue
+            try:
+                await self._replicas.fetch(PeerId(peer), job, manifest, missing)
+            except PeerinferError as error:
+                self._log.debug("results not fetched", job=job, peer=peer, reason=str(error))
+            here = tasks_of(await self._store.results_of(job))
+            missing = [task for task in missing if task not in here]
+
+
+def files_of(live: LiveJob, prepared: Prepared) -> JobFiles:
+    request = live.request
+    return JobFiles(
+        live.manifest,
+        live.signed,
+        prepared.inputs,
+        prepared.inputs.binding,
+        prepared.split,
+        prepared.task_keys,
+        request.compare,
+        request.rtol,
+        request.atol,
+    )

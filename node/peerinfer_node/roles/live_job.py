@@ -1,0 +1,85 @@
+"""A job that is not over, as far as this node knows, and what its journal says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from peerinfer.assignment import JobEnded, JobPicture
+from peerinfer.control import JobRequest, Json
+from peerinfer.ids import JobId
+from peerinfer.journal import Chain
+from peerinfer.messages import Manifest
+from peerinfer_node.ports import ResultRow
+from peerinfer_node.roles.job_views import handovers
+from peerinfer_node.roles.stored_job import JobFiles, StoredJob
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """What this node keeps in mind of it."""
+
+    job: JobId
+    manifest: Manifest
+    signed: bytes
+    request: JobRequest
+    started_s: float
+    files: JobFiles | None = None
+    """None until this node has to coordinate it."""
+    seconds_per_item: float = 1e-3
+    model_bytes: int = 0
+    body: StoredJob | None = None
+    """While it coordinates."""
+    scope: trio.CancelScope | None = None
+    survives: bool = False
+    """Copies of its inputs are on a quorum."""
+    is_over: bool = False
+    waiting: str = "is being elected"
+    picture: JobPicture | None = None
+    end: JobEnded | None = None
+    accepted: trio.Event = field(default_factory=trio.Event)
+    changes: int = 0
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def note_change(self) -> None:
+        self.changes += 1
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def wait_change(self, since: int) -> None:
+        """Returns when there were more than `since` changes."""
+        while self.changes == since:
+            await self.changed.wait()
+
+
+def plain(known: Json) -> Json:
+    """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
+    kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "peers", "survives")
+    return {name: known[name] for name in (*kept, "handovers", "coordinator", "term") if name in known}
+
+
+def led(chain: Chain, manifest: Manifest) -> Json:
+    """Who coordinates, and who did."""
+    return {
+        "coordinator": chain.last_term.candidate,
+        "term": chain.last_term.round,
+        "handovers": handovers(chain, manifest.created_at_s),
+    }
+
+
+def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
+    """Tasks that the journal says are done, and those that it says failed."""
+    final: dict[int, None] = {}
+    failed: dict[int, str] = {}
+    for entry in chain.register.entries():
+        if entry.worker:
+            final[entry.task] = None
+        else:
+            failed[entry.task] = "failed in an earlier term"
+    return final, failed
+
+
+def tasks_of(rows: Sequence[ResultRow]) -> set[int]:
+    return {row.task for row in rows}
