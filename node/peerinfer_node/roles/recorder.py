@@ -100,18 +100,19 @@ def digests_of(answer: Answer, tasks: Sequence[int]) -> dict[int, bytes]:
     digests: dict[int, bytes] = {}
     start = 0
     for group in answer.groups:
-        arrays = _places(group.tensors, start)
+        rows = [(spec, place, spec.size_bytes // spec.shape[0]) for spec, place in _places(group.tensors, start)]
+        heads: dict[int, list[bytes]] = {}
+        body = memoryview(answer.body)
         first = 0
         for position in group.positions:
             task, items = answer.frame.tasks[position], answer.frame.items[position]
+            if items not in heads:
+                heads[items] = [_head(spec.name, spec.dtype, (items, *spec.shape[1:])) for spec in group.tensors]
             if task in wanted:
                 digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-                for spec, place in arrays:
-                    row_bytes = spec.size_bytes // spec.shape[0]
-                    digest.update(f"{spec.name}\0{spec.dtype}{[items, *spec.shape[1:]]}".encode())
-                    digest.update(
-                        memoryview(answer.body)[place + first * row_bytes : place + (first + items) * row_bytes]
-                    )
+                for (_, place, row_bytes), head in zip(rows, heads[items], strict=True):
+                    digest.update(head)
+                    digest.update(body[place + first * row_bytes : place + (first + items) * row_bytes])
                 digests[task] = digest.digest()
             first += items
         start += sum(spec.size_bytes for spec in group.tensors)
@@ -122,9 +123,13 @@ def digest_of_rows(rows: Rows) -> bytes:
     """The same digest, of outputs that were read back."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for name, array in rows.items():
-        digest.update(f"{name}\0{array.dtype}{list(array.shape)}".encode())
+        digest.update(_head(name, str(array.dtype), array.shape))
         digest.update(raw_bytes(array))
     return digest.digest()
+
+
+def _head(name: str, dtype: str, shape: Sequence[int]) -> bytes:
+    return f"{name}\0{dtype}{list(shape)}".encode()
 
 
 def _places(tensors: Sequence[TensorSpec], start: int) -> list[tuple[TensorSpec, int]]:
