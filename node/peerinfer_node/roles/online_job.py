@@ -45,7 +45,10 @@ class OnlineJob:
         return self._inputs
 
     async def infer(self, inputs: Rows, post: Callable[[int], None]) -> Rows:
-        """One request; `post` tells the machine that so many tasks were added. Raises what became of it otherwise."""
+        """One request; `post` tells the machine that so many tasks were added. Raises what became of it otherwise.
+
+        A caller that goes before the answer leaves its task behind: it shares a frame with those of others.
+        """
         if self._closed is not None:
             raise self._closed
         if len(self._requests) >= REQUESTS_WAITING_MAX:
@@ -60,10 +63,7 @@ class OnlineJob:
         request = _Request(inputs, len(next(iter(inputs.values()))))
         self._requests[task] = request
         post(1)
-        try:
-            await request.done.wait()
-        finally:
-            self._requests.pop(task, None)
+        await request.done.wait()
         if request.error is not None:
             raise request.error
         assert request.outputs is not None
@@ -83,9 +83,7 @@ class OnlineJob:
         return self._outputs
 
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
-        requests = [self._requests[task] for task in tasks if task in self._requests]
-        if len(requests) < len(tasks):
-            raise JobFailed("the caller has gone")
+        requests = [self._requests[task] for task in tasks]
         items = tuple(request.rows for request in requests)
         tensors, body = [], []
         for port in self._inputs:
@@ -96,10 +94,9 @@ class OnlineJob:
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         for task in tasks:
-            request = self._requests.get(task)
-            if request is not None:
-                request.outputs = answer.rows(task)
-                request.done.set()
+            request = self._requests.pop(task)
+            request.outputs = answer.rows(task)
+            request.done.set()
 
     async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
         return dict.fromkeys(claims, Verdict(None, "online tasks are not audited"))
@@ -114,10 +111,9 @@ class OnlineJob:
         pass
 
     async def failed(self, task: int, reason: str) -> None:
-        request = self._requests.get(task)
-        if request is not None:
-            request.error = JobFailed(reason)
-            request.done.set()
+        request = self._requests.pop(task)
+        request.error = JobFailed(reason)
+        request.done.set()
 
     async def ended(self, end: JobEnded) -> None:
         self._closed = JobFailed(end.reason or "the model was unloaded")

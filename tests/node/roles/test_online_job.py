@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from peerinfer.assignment import JobEnded, JobPicture
+from peerinfer.errors import JobFailed
+from peerinfer.ids import PeerId
+from peerinfer.messages import Frame, JobBrief, OutputGroup, Term
+from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node.roles.answers import Answer
+from peerinfer_node.roles.online_job import OnlineJob
+
+JOB = "1" * 32
+TERM = Term(1, "me")
+
+
+@pytest.fixture
+def body():
+    brief = JobBrief(JOB, TERM, "model", 1, (), True, 5.0)
+    return OnlineJob(JOB, brief, [Port("x", "float32", (-1, 2))], [Port("y", "float32", (-1,))])
+
+
+class Machine:
+    """Counts the tasks that were added."""
+
+    def __init__(self):
+        self.tasks = 0
+        self.added = trio.Event()
+
+    def post(self, count):
+        self.tasks += count
+        self.added.set()
+
+
+def row(value):
+    return {"x": np.full((1, 2), value, np.float32)}
+
+
+def answer(tasks, values):
+    """As if a worker had given these values for these tasks, one row each."""
+    outputs = np.array(values, np.float32)
+    specs = (TensorSpec("x", "float32", (len(tasks), 2)),)
+    frame = Frame(1, JOB, TERM, tuple(tasks), (1,) * len(tasks), (1,) * len(tasks), specs)
+    group = OutputGroup(tuple(range(len(tasks))), (TensorSpec("y", "float32", (len(tasks),)),))
+    return Answer(PeerId("ada"), frame, (group,), outputs.tobytes(), b"")
+
+
+async def test_requests_share_a_frame_and_each_gets_its_own_answer(body):
+    machine, found = Machine(), {}
+
+    async def ask(value):
+        found[value] = (await body.infer(row(value), machine.post))["y"].tolist()
+
+    async with trio.open_nursery() as nursery:
+        for value in (10, 20):
+            nursery.start_soon(ask, value)
+            await trio.testing.wait_all_tasks_blocked()
+        given = await body.inputs([0, 1])
+        assert given.items == (1, 1)
+        joined = np.frombuffer(b"".join(given.body), np.float32).reshape(2, 2)[:, 0].tolist()
+        assert sorted(joined) == [10, 20]
+        await body.keep(answer([0, 1], joined), [0, 1])
+    assert found == {10: [10], 20: [20]}
+
+
+async def test_a_caller_that_has_gone_keeps_no_other_from_its_answer(body):
+    machine = Machine()
+    with trio.move_on_after(0) as gone:
+        await body.infer(row(1), machine.post)
+    assert gone.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        answered = []
+
+        async def ask():
+            answered.append(await body.infer(row(2), machine.post))
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        given = await body.inputs([0, 1])
+        assert np.frombuffer(b"".join(given.body), np.float32).tolist() == [1, 1, 2, 2]
+        await body.keep(answer([0, 1], [5, 6]), [0, 1])
+    assert answered[0]["y"].tolist() == [6]
+
+
+async def test_a_task_that_fails_for_good_is_raised_where_it_was_asked(body):
+    machine = Machine()
+
+    async def fail():
+        await machine.added.wait()
+        await body.failed(0, "model: no")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        with pytest.raises(JobFailed, match="model: no"):
+            await body.infer(row(1), machine.post)
+
+
+async def test_after_the_model_was_closed_requests_end_and_new_ones_are_refused(body):
+    machine = Machine()
+    picture = JobPicture(JOB, 1, 1, 0, 0, 0, {}, 0, 0, 0, {}, "")
+
+    async def end():
+        await machine.added.wait()
+        await body.ended(JobEnded(JOB, "cancelled", "", "", picture))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with pytest.raises(JobFailed, match="unloaded"):
+            await body.infer(row(1), machine.post)
+    with pytest.raises(JobFailed, match="unloaded"):
+        await body.infer(row(1), machine.post)
