@@ -128,6 +128,8 @@ class LeaseSeen:
 
     holder: str
     until_s: float
+    term: Term = NO_TERM
+    """The holder's; the next campaign begins above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class CandidacyPicture:
     holder: str
     """Peer id of who holds the lease, as far as is known here, or ""."""
     missing: tuple[str, ...]
-    """Electors that have not answered lately."""
+    """Electors that have not answered lately: the holder's renewals, or the last campaign that failed for it."""
 
 
 @dataclass(slots=True)
@@ -265,6 +267,7 @@ class Candidacy:
         self._term = NO_TERM
         self._claimed: dict[PeerId, int] = {}
         """The highest round that each elector says it has promised."""
+        self._seen_round = 0
         self._sealed: dict[PeerId, None] = {}
         self._heard_s: dict[PeerId, float] = {}
         self._now_s = 0.0
@@ -282,6 +285,7 @@ class Candidacy:
         self._failures = 0
         self._holder = ""
         self._waiting = ""
+        self._missing: tuple[str, ...] = ()
         self._why = ""
         """Why the last lease ended; the next term's opening batch says it."""
         self._resigned = False
@@ -309,8 +313,8 @@ class Candidacy:
                 self._resigned = False
                 if self._phase is Phase.WATCHING:
                     self._campaign(now_s)
-            case LeaseSeen(holder, until_s):
-                self._lease_seen(holder, until_s, now_s)
+            case LeaseSeen():
+                self._lease_seen(event, now_s)
             case Heard(elector, reply):
                 if elector in self._electors:
                     self._heard(elector, reply, now_s)
@@ -362,17 +366,19 @@ class Candidacy:
 
     # --- campaign ----------------------------------------------------------------------------------------------------
 
-    def _lease_seen(self, holder: str, until_s: float, now_s: float) -> None:
+    def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
+        self._seen_round = max(self._seen_round, seen.term.round)
         if self._phase is not Phase.WATCHING or self._resigned:
             return
-        if holder == self._own:
+        if seen.holder == self._own:
             # A grant from before a restart: it is ours, but only a new campaign can make use of it.
             if self._next_s == NEVER:
                 self._next_s = now_s + self._stagger_s()
             return
-        self._holder = holder
-        self._next_s = until_s + self._stagger_s()
-        self._why = f"{holder} did not renew its lease" if holder else "the lease was given back"
+        self._failures = 0
+        self._holder = seen.holder
+        self._next_s = seen.until_s + self._stagger_s()
+        self._why = f"{seen.holder} did not renew its lease" if seen.holder else "the lease was given back"
 
     def _campaign(self, now_s: float) -> None:
         round_ = self._next_round()
@@ -382,7 +388,9 @@ class Candidacy:
             return
         self._phase = Phase.PREPARING
         self._term = Term(round_, self._own)
-        self._recovery = Recovery(self._job, self._manifest, self._term, self._chain, self._quorum, self._final)
+        self._recovery = Recovery(
+            self._own, self._job, self._manifest, self._term, self._chain, self._quorum, self._final
+        )
         self._asked = self._new_round(now_s)
         self._overtaken.clear()
         self._give_up_s = now_s + self._profile.answer_s
@@ -396,7 +404,7 @@ class Candidacy:
         """
         claims = sorted(self._claimed.values(), reverse=True)
         believed = claims[self._manifest.byzantine] if len(claims) > self._manifest.byzantine else 0
-        base = max(believed, self._term.round, self._chain.last_term.round)
+        base = max(believed, self._seen_round, self._term.round, self._chain.last_term.round)
         return max(base, min(max(claims, default=0), base + ROUNDS_ON_TRUST)) + 1
 
     def _promised(self, elector: PeerId, promise: Promise, now_s: float) -> None:
@@ -499,6 +507,7 @@ class Candidacy:
         self._phase = Phase.OPENING
         self._renew_s = now_s + self._profile.renew_s
         self._waiting = ""
+        self._missing = ()
         self._holder = self._own
         self._replication = Replication(
             self._job, self._epoch, self._term, self._chain, self._electors, self._quorum, self._new_nonce
@@ -614,6 +623,10 @@ class Candidacy:
         elif wait_s > 0.0:
             self._holder = held[0].promised.candidate
             self._fail(now_s, f"{self._holder} holds the lease", wait_s=wait_s)
+        elif self._failures == 0:
+            # Most likely nobody was faster: a candidate that has just come does not know how far the terms have.
+            self._failures = 1
+            self._campaign(now_s)
         else:
             self._fail(now_s, "another candidate has a higher term", first_wait_s=self._profile.slot_s)
 
@@ -718,7 +731,8 @@ class Candidacy:
 
     def _check_lease(self, now_s: float) -> None:
         if self._phase in (Phase.OPENING, Phase.HOLDING) and now_s >= self._valid_until_s:
-            silent = self._silent(now_s - self._profile.lease_s)
+            silent = self._silent(now_s - 2 * self._profile.renew_s)
+            self._missing = silent
             self._why = f"only {len(self._electors) - len(silent)} of {len(self._electors)} electors answered"
             self._step_down(f"no quorum renewed the lease: {self._why}, {self._quorum} are needed", now_s)
         elif self._phase is Phase.OVER and now_s >= self._valid_until_s:
@@ -771,7 +785,8 @@ class Candidacy:
             assert self._recovery.source is not None
             self._leave_out(self._recovery.source, "no answer", now_s)
         if self._phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self._give_up_s:
-            answered = len(self._electors) - len(self._silent(self._asked.sent_s))
+            self._missing = self._silent(self._asked.sent_s)
+            answered = len(self._electors) - len(self._missing)
             self._fail(now_s, f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed")
         if self._phase in (Phase.OPENING, Phase.HOLDING, Phase.OVER):
             self._keep(now_s)
@@ -825,7 +840,8 @@ class Candidacy:
         return self._phase
 
     def snapshot(self) -> CandidacyPicture:
-        missing = self._silent(self._now_s - self._profile.lease_s)
+        is_holder = self._phase in (Phase.OPENING, Phase.HOLDING)
+        missing = self._silent(self._now_s - 2 * self._profile.renew_s) if is_holder else self._missing
         return CandidacyPicture(
             self._phase.value,
             self._term.round,
@@ -833,7 +849,7 @@ class Candidacy:
             self.committed,
             self._waiting,
             self._holder,
-            missing if self._phase is not Phase.OVER else (),
+            missing,
         )
 
     def check(self) -> None:

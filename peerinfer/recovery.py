@@ -31,8 +31,11 @@ class _Copying:
 class Recovery:
     """What a quorum promised under one term, and the copying of what is missing here."""
 
-    def __init__(self, job: JobId, manifest: Manifest, term: Term, chain: Chain, quorum: int, committed: int) -> None:
+    def __init__(
+        self, own: PeerId, job: JobId, manifest: Manifest, term: Term, chain: Chain, quorum: int, committed: int
+    ) -> None:
         """`committed`: batches that are known to be final; who offers others in their place is not believed."""
+        self._own = own
         self._job = job
         self._manifest = manifest
         self._term = term
@@ -68,7 +71,8 @@ class Recovery:
     def begin(self) -> int:
         """Chooses the longest journal of those promised; the first batch to ask its elector for. It is longer than ours."""
         counted = self._counted()
-        source = max(counted, key=lambda elector: (_length(counted[elector]), elector))
+        # One's own elector is the nearest.
+        source = max(counted, key=lambda elector: (_length(counted[elector]), elector == self._own, elector))
         self._copying = _Copying(source, min(len(self._chain), max(counted[source].sequence - 1, 0)))
         return self._copying.first
 

@@ -423,7 +423,7 @@ class World:
         elif node.candidate is not None:
             now_s = node.holder_s(self.now_s)
             if isinstance(message, Granted):
-                self._candidate(node, LeaseSeen(event.peer, now_s + event.request.lease_s))  # type: ignore[union-attr]
+                self._candidate(node, LeaseSeen(event.peer, now_s + event.request.lease_s, event.request.term))  # type: ignore[union-attr]
             elif isinstance(event.request, LeaseReleased):
                 self._candidate(node, LeaseSeen("", now_s))
 
