@@ -240,7 +240,7 @@ class NodeConfig:
     """Find and be found by peers on the local network. Everybody on that network can see that this node runs."""
 
     relay: bool = _setting(
-        False, "relay", _switch, _fits, is_switch=True, unavailable_yet=True, show=lambda value: str(value).lower()
+        False, "relay", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
     )
     """Carry traffic for peers that cannot be reached directly. Costs bandwidth both ways."""
 

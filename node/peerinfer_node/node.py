@@ -35,6 +35,7 @@ from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
+from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
@@ -67,6 +68,8 @@ class NodeSettings:
     """Stays when its job is done: goes on with jobs that were running when it stopped, and is an elector of others'."""
     profile: LeaseProfile = LAN
     remembers_peers: bool = True
+    relays: bool = False
+    """Carries connections for peers that cannot be dialled."""
     bootstrap: tuple[str, ...] = ()
     api: str = ""
 
@@ -107,6 +110,14 @@ class Node:
             log=log,
             swarm=swarm,
             on_change=lambda peer: self._look_for_workers(),
+        )
+        self.reachability = Reachability(
+            network=network,
+            members=self.members,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+            rng=random.Random(rng.random()),  # noqa: S311
         )
         self.elections = Elections(
             keys=ports.keys,
@@ -156,6 +167,7 @@ class Node:
             settings=settings,
             worker=self.worker,
             members=self.members,
+            reachability=self.reachability,
             rng=random.Random(rng.random()),  # noqa: S311
         )
         self.control = NodeControl(self)
@@ -166,6 +178,7 @@ class Node:
         network.serve(WORK_PROTOCOL, self.worker.serve)
         network.serve(BLOB_PROTOCOL, BlobServer(ports.blobs, agent=AGENT, swarm=swarm).serve)
         network.serve(MEMBERS_PROTOCOL, self.members.serve)
+        network.serve(REACH_PROTOCOL, self.reachability.serve)
         network.serve(LEASE_PROTOCOL, self.elections.serve)
         network.serve(JOURNAL_PROTOCOL, self.replicas.serve)
 
@@ -183,6 +196,7 @@ class Node:
                 for part in (self.worker, self.coordinator, self.members, self.jobs, self.advertiser):
                     nursery.start_soon(part.run)
                 nursery.start_soon(self._find_workers)
+                nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self._bootstrap)
                 nursery.start_soon(self._remember_peers)
                 await self.control.restore()
@@ -377,6 +391,7 @@ async def open_node(
         network: Network
         if networked:
             from peerinfer_node.network.libp2p_network import Libp2pNetwork
+            from peerinfer_node.network.libp2p_relay import RelayLimits
 
             network = Libp2pNetwork(
                 keys,
@@ -384,6 +399,7 @@ async def open_node(
                 mdns=config.mdns,
                 swarm=None if invite is None else invite.swarm,
                 port_wished=remembered_port(home),
+                relay=RelayLimits() if config.relay else None,
             )
         else:
             network = OfflineNetwork(keys.peer_id)
@@ -416,6 +432,7 @@ async def open_node(
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
                 else (),
+                relays=config.relay and networked,
                 api=str(home.socket) if lends else "",
             )
             node = Node(ports, settings, log)

@@ -44,7 +44,7 @@ class NodeControl:
             "addresses": list(node.ports.network.addresses()),
             "state": picture.state,
             "reasons": [{"reason": picture.reason, "until": until_s}] if picture.reason else [],
-            "reachability": "unknown",
+            "reachability": node.reachability.text,
             "peers": {
                 "alive": sum(member.state == "alive" for member in members),
                 "suspect": sum(member.state == "suspect" for member in members),

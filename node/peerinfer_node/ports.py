@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from peerinfer.elector import SeatRow
+from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.tensors import Port, TensorSpec
 
@@ -87,6 +88,12 @@ class Network(Protocol):
     async def dial(self, address: str) -> PeerId:
         """Connects to one address. Raises `DialFailed`; also when another identity answers there."""
 
+    async def answers_at(self, address: str) -> bool:
+        """Whether the peer that the address names answers there, on a connection made to find out and closed again."""
+
+    def remote_host(self, peer: PeerId) -> str:
+        """The IP address that a peer is connected from or to, "" if it is not, or only through a relay."""
+
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream to a connected (or known) peer. Raises `DialFailed` or `StreamClosed`."""
 
@@ -95,7 +102,7 @@ class Network(Protocol):
     def connected(self) -> list[PeerId]: ...
 
     def path(self, peer: PeerId) -> str:
-        """ "direct", "relay" or "local" (this node itself)."""
+        """ "direct", "relay" or "local" (this node itself); "" for a peer that is not connected."""
 
     def events(self) -> AsyncIterator[NetworkEvent]:
         """What happens from now on. One reader; the oldest events are dropped past 1,024 unread."""
@@ -404,5 +411,7 @@ class Ports:
     """Of every random choice the node makes."""
     executors: Sequence[Executor] = field(default_factory=tuple)
     """Devices. The first is also used for the node's own checks of models and results."""
+    take_sample: Callable[[], Sample | None] | None = None
+    """Reads the sensors of the machine and its devices, in a thread. None where there are no sensors."""
     in_thread: InThread = trio.to_thread.run_sync
     """A virtual clock cannot see threads, so a simulated node does such work where it stands."""

@@ -117,6 +117,17 @@ class SimNetwork:
             self._streams[peer] = {}
             self._note(PeerConnected(peer))
 
+    async def answers_at(self, address: str) -> bool:
+        match = _ADDRESS.fullmatch(address)
+        if match is None or match[1] not in self._internet.networks:
+            return False
+        await self._internet.round_trip(self._peer_id, PeerId(match[1]))
+        return address in self._internet.networks[PeerId(match[1])].addresses()
+
+    def remote_host(self, peer: PeerId) -> str:
+        other = self._internet.networks.get(peer)
+        return other.addresses()[0].split("/")[2] if other is not None and peer in self._streams else ""
+
     async def open_stream(self, peer: PeerId, protocol: str) -> SimStream:
         if peer not in self._streams:
             raise DialFailed(f"not connected to {peer}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from peerinfer.errors import NoDaemon
 from peerinfer.limits import GIB
 from peerinfer.units import format_size
 from peerinfer_node.home import Home
@@ -58,6 +59,7 @@ def examine(home: Home) -> list[Finding]:
         ("seccomp", check_seccomp),
         ("identity", lambda: check_identity(home.identity_key)),
         ("daemon", lambda: check_daemon(home.socket)),
+        ("reachability", lambda: check_reachability(home.socket)),
     ]
     findings = []
     for name, check in checks:
@@ -176,3 +178,30 @@ def check_daemon(path: Path) -> Finding:
         except OSError as error:
             return Finding("daemon", "fail", f"{path}: {error}", "remove the file, then: peerinfer join")
     return Finding("daemon", "ok", f"answers at {path}")
+
+
+def check_reachability(path: Path) -> Finding:
+    """What the running daemon has heard from others about itself."""
+    import trio
+
+    from peerinfer_node.control_client import HttpControl
+
+    async def ask() -> tuple[str, list[str]]:
+        async with HttpControl(path) as control:
+            status = await control.status()
+            return str(status["reachability"]), [str(address) for address in status["addresses"]]
+
+    try:
+        found, addresses = trio.run(ask)
+    except NoDaemon:
+        return Finding("reachability", "ok", "not known without a daemon")
+    if found.startswith("0 peers") and "by relay" not in found:
+        ports = sorted({address.split("/")[4] for address in addresses})
+        return Finding(
+            "reachability",
+            "warn",
+            found,
+            f"forward TCP port {' and '.join(ports)} of your router to this machine, or let a member with a public "
+            "address run: peerinfer join --relay",
+        )
+    return Finding("reachability", "ok", found)

@@ -78,6 +78,12 @@ class MessageStream:
             raise ProtocolError(f"{self.peer} sent {type(message).__name__} where {wanted} was due")
         return message, body
 
+    def take_unread(self) -> bytes:
+        """What came after the last message: of a stream that goes on without messages."""
+        data = bytes(self._unread)
+        self._unread.clear()
+        return data
+
     async def close(self) -> None:
         await self._stream.close()
 

@@ -32,14 +32,25 @@ from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.tools.anyio_service import TrioManager
 from multiaddr import Multiaddr
 
+from peerinfer.addresses import relay_of
 from peerinfer.errors import DialFailed, PeerinferError, StateUnusable, StreamClosed
 from peerinfer.ids import PeerId
 from peerinfer.invites import PrivateSwarm
+from peerinfer.messages import Relayed
 from peerinfer_node.keys import Ed25519Keys
 from peerinfer_node.listening import concrete_hosts
+from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen
 from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_mdns import run_mdns
+from peerinfer_node.network.libp2p_relay import (
+    RELAY_PROTOCOL,
+    RELAYED_PROTOCOL,
+    Relay,
+    RelayedSocket,
+    RelayLimits,
+    ask_relay,
+)
 from peerinfer_node.network.libp2p_session import Socket, shielded
 from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX, new_swarm
 from peerinfer_node.network.libp2p_yamux_stream import Stream
@@ -51,6 +62,7 @@ from peerinfer_node.ports import (
     PeerDisconnected,
     StreamHandler,
 )
+from peerinfer_node.ports import Stream as PortStream
 
 CONNECTIONS_MAX = 512
 """Each costs three tasks and about 60 kB."""
@@ -74,6 +86,9 @@ DIALS_MAX = 16
 
 OPEN_STREAM_TIMEOUT_S = 10.0
 NEGOTIATE_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 4.0
+"""For a peer that is tried at an address of its own, on its request."""
+
 END_TIMEOUT_S = 2.0
 """For a stream to be closed or reset."""
 
@@ -121,7 +136,8 @@ class Libp2pNetwork:
 
     `listen` takes multiaddrs (`/ip4/0.0.0.0/tcp/4001`, port 0 for any free one); empty, the node only dials.
     Raises `UsageError` for one that is malformed. With `swarm` only its members can connect, either way. `port_wished`
-    is taken instead of any free one if it is free. `run` may be entered once.
+    is taken instead of any free one if it is free. With `relay` it carries connections for others. `run` may be entered
+    once.
     """
 
     def __init__(
@@ -132,6 +148,7 @@ class Libp2pNetwork:
         mdns: bool,
         swarm: PrivateSwarm | None = None,
         port_wished: int | None = None,
+        relay: RelayLimits | None = None,
         connections_max: int = CONNECTIONS_MAX,
         streams_max: int = STREAMS_MAX,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
@@ -147,7 +164,9 @@ class Libp2pNetwork:
         self._streams_max = streams_max
         self._handshake_timeout_s = handshake_timeout_s
         self._dial_timeout_s = dial_timeout_s
-        self._handlers: dict[str, StreamHandler] = {}
+        self._handlers: dict[str, StreamHandler] = {RELAYED_PROTOCOL: self._take_relayed}
+        if relay is not None:
+            self._handlers[RELAY_PROTOCOL] = Relay(relay, self.open_stream, self._is_direct).serve
         self._swarm: Any = None
         self._addresses: tuple[str, ...] = ()
         self._handshakes: Counter[str] = Counter()
@@ -318,13 +337,39 @@ class Libp2pNetwork:
             await _reset(net_stream)
             raise
 
+    async def _take_relayed(self, stream: PortStream) -> None:
+        """Holds one incoming connection that a relay carries, from its first byte to its last."""
+        messages = MessageStream(stream)
+        await messages.receive_as(Relayed)
+        swarm = self._swarm
+        if swarm is None or self._handshakes.total() >= HANDSHAKES_MAX or not self._is_direct(stream.peer):
+            return
+        socket = RelayedSocket(stream, messages.take_unread())
+        host = str(stream.peer)
+        if self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
+            return
+        self._handshakes[host] += 1
+        try:
+            await swarm.upgrade_inbound_raw_conn(RawConnection(socket, False), Multiaddr("/ip4/0.0.0.0/tcp/0"))
+        except Exception as error:
+            _log.debug("refused a connection by relay %s: %s", host, error)
+            await socket.close()
+        finally:
+            self._handshakes[host] -= 1
+            if not self._handshakes[host]:
+                del self._handshakes[host]
+        await socket.wait_closed()
+
     # --- outgoing -----------------------------------------------------------------------------------------------
 
     async def dial(self, address: str) -> PeerId:
+        circuit = relay_of(address)
+        if circuit is not None:
+            return await self._dial_by_relay(*circuit)
         target, peer = parse_dialable(address)
         if peer == self._peer_id:
             raise DialFailed(f"cannot dial {address}: it is this node")
-        if self._connections_to(peer):
+        if self._is_direct(peer):
             return peer
         async with self._dials:
             with trio.move_on_after(self._dial_timeout_s):
@@ -332,11 +377,51 @@ class Libp2pNetwork:
                 return peer
         raise DialFailed(f"cannot dial {address}: no answer within {self._dial_timeout_s:g} s")
 
+    async def _dial_by_relay(self, relay_address: str, peer: PeerId) -> PeerId:
+        if peer == self._peer_id:
+            raise DialFailed("cannot dial this node by a relay: it is this node")
+        if self._connections_to(peer):
+            return peer
+        relay = await self.dial(relay_address)
+        if not self._is_direct(relay):
+            raise DialFailed(f"cannot dial {peer} by {relay}: that relay is reached by a relay itself")
+        async with self._dials:
+            with trio.move_on_after(self._dial_timeout_s):
+                try:
+                    socket = await ask_relay(await self.open_stream(relay, RELAY_PROTOCOL), peer)
+                except StreamClosed as error:
+                    raise DialFailed(f"cannot dial {peer} by {relay}: it does not relay") from error
+                await self._upgrade(socket, peer, f"{peer} by relay {relay}")
+                return peer
+        raise DialFailed(f"cannot dial {peer} by {relay}: no answer within {self._dial_timeout_s:g} s")
+
+    async def answers_at(self, address: str) -> bool:
+        target, peer = parse_dialable(address)
+        if self._swarm is None:
+            return False
+        with trio.move_on_after(ANSWER_TIMEOUT_S):
+            connection: Socket | None = None
+            try:
+                connection = Socket(await self._connect(target))
+                raw = RawConnection(connection, True)
+                await self._swarm.upgrader.upgrade_security(raw, True, ID.from_string(peer))
+                return True
+            except Exception as error:
+                _log.debug("%s does not answer: %s", target, error)
+            finally:
+                if connection is not None:
+                    with trio.CancelScope(shield=True):
+                        await connection.close()
+        return False
+
     async def _dial(self, target: Address, peer: PeerId) -> None:
         if self._swarm is None:
             raise DialFailed("the network is not running")
+        await self._upgrade(Socket(await self._connect(target)), peer, str(target))
+
+    async def _connect(self, target: Address) -> trio.SocketStream:
         try:
-            stream = await trio.open_tcp_stream(target.host, target.port)
+            return await trio.open_tcp_stream(target.host, target.port)
         except OSError as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -345,14 +430,15 @@ class Libp2pNetwork:
                 cause = cause.exceptions[0]
             reason = getattr(cause, "strerror", None) or str(cause)
             raise DialFailed(f"cannot dial {target}: {reason.lower()}") from error
-        connection = Socket(stream)
+
+    async def _upgrade(self, connection: Socket, peer: PeerId, what: str) -> None:
         try:
             # Past the swarm's own dialling, which tries one address per peer and then blocks the peer for a minute.
             await self._swarm.upgrade_outbound_raw_conn(RawConnection(connection, True), ID.from_string(peer))
         except BaseException as error:
             await connection.close()
             if isinstance(error, Exception):
-                raise DialFailed(f"cannot dial {target}: {_reason(error)}") from error
+                raise DialFailed(f"cannot dial {what}: {_reason(error)}") from error
             raise
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
@@ -383,7 +469,19 @@ class Libp2pNetwork:
         return list(self._connected)
 
     def path(self, peer: PeerId) -> str:
-        return "local" if peer == self._peer_id else "direct"
+        if peer == self._peer_id:
+            return "local"
+        return "direct" if self._is_direct(peer) else "relay" if self._connections_to(peer) else ""
+
+    def _is_direct(self, peer: PeerId) -> bool:
+        return any(not connection.muxed_conn.is_relayed for connection in self._connections_to(peer))
+
+    def remote_host(self, peer: PeerId) -> str:
+        for connection in self._connections_to(peer):
+            address = connection.muxed_conn.get_remote_address()
+            if address is not None:
+                return str(address[0])
+        return ""
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -404,6 +502,10 @@ class Libp2pNetwork:
         if peer not in self._connected:
             self._connected[peer] = None
             self._note(PeerConnected(peer))
+        if self._is_direct(peer):
+            for other in self._connections_to(peer):
+                if other.muxed_conn.is_relayed:
+                    await _close_connection(other)  # Nothing goes through a relay that need not.
         # The newest connection of a peer stays; of the others, one without streams goes first.
         *older, _ = self._connections_to(peer) or [None]
         if len(older) >= CONNECTIONS_PER_PEER_MAX:

@@ -48,6 +48,8 @@ def shielded(seconds: float) -> trio.CancelScope:
 class Socket(ReadWriteCloser):  # type: ignore[misc]
     """A TCP connection as libp2p wants it, with a buffer before it."""
 
+    is_relayed = False
+
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
@@ -111,6 +113,14 @@ class Socket(ReadWriteCloser):  # type: ignore[misc]
             raise ConnectionClosedError("the peer reads nothing")
         self._outbox += memoryview(data)[sent:]
         self._outbox_filled.set()
+
+    async def flush(self) -> None:
+        """Empties the outbox, before `run_outbox` does it."""
+        await trio.lowlevel.checkpoint()
+        while self._outbox:
+            part = bytes(self._outbox)
+            await self.write(part)
+            del self._outbox[: len(part)]
 
     @property
     def is_outbox_full(self) -> bool:
@@ -218,7 +228,7 @@ class NoiseSession(SecureSession):  # type: ignore[misc]
     async def write(self, data: bytes) -> None:
         for start in range(0, len(data), PLAINTEXT_BYTES_MAX):
             self.send_nowait(data[start : start + PLAINTEXT_BYTES_MAX])
-        await trio.lowlevel.checkpoint()
+        await self.socket.flush()
 
     async def close(self) -> None:
         await self.socket.close()

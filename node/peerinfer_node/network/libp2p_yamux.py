@@ -254,12 +254,19 @@ class Connection(IMuxedConn):  # type: ignore[misc]
         except trio.WouldBlock:
             self.send_frame(WINDOW, RST, stream_id, 0)
             return None
+        except trio.ClosedResourceError:
+            # What was read with the frame before is still being taken apart after the end.
+            raise ConnectionClosedError("the connection was closed") from None
         self._streams[stream_id] = stream
         self._streams_of_peer += 1
         self.send_frame(WINDOW, ACK, stream_id, 0)
         return stream
 
     # --- what libp2p asks ---------------------------------------------------------------------------------------
+
+    @property
+    def is_relayed(self) -> bool:
+        return self._socket.is_relayed
 
     @property
     def is_initiator(self) -> bool:

@@ -35,6 +35,14 @@ class OfflineNetwork:
     async def dial(self, address: str) -> PeerId:
         raise DialFailed(f"{address} is not dialled: this node runs without a network")
 
+    async def answers_at(self, address: str) -> bool:
+        del address
+        return False
+
+    def remote_host(self, peer: PeerId) -> str:
+        del peer
+        return ""
+
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         raise DialFailed(f"{peer} cannot be reached for {protocol}: this node runs without a network")
 

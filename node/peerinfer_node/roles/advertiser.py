@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from peerinfer.envelope import seal
-from peerinfer.limits import ADDRESSES_PER_PEER_MAX, DEVICES_PER_NODE_MAX, NAME_CHARS_MAX
+from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.ports import Device, Ports
 from peerinfer_node.roles.members import MembersRole
+from peerinfer_node.roles.reachability import Reachability
 from peerinfer_node.roles.work_stream import AGENT
 from peerinfer_node.roles.worker import WorkerRole
 
@@ -28,12 +29,20 @@ class Advertiser:
     """Signs and spreads what this node offers. `devices` are the figures that it states."""
 
     def __init__(
-        self, *, ports: Ports, settings: NodeSettings, worker: WorkerRole, members: MembersRole, rng: random.Random
+        self,
+        *,
+        ports: Ports,
+        settings: NodeSettings,
+        worker: WorkerRole,
+        members: MembersRole,
+        reachability: Reachability,
+        rng: random.Random,
     ) -> None:
         self._ports = ports
         self._settings = settings
         self._worker = worker
         self._members = members
+        self._reachability = reachability
         self._rng = rng
         self._incarnation = int(ports.clock.wall_s() * 1000)
         self._sequence = 0
@@ -42,6 +51,7 @@ class Advertiser:
         self.devices: list[Device] = [executor.device for executor in ports.executors]
         worker.on_state = lambda state, reason: self._changed.set()
         members.on_refute = self._refresh
+        reachability.on_change = self._refresh
 
     async def run(self) -> None:
         while True:
@@ -74,7 +84,7 @@ class Advertiser:
             issued_at_s=self._ports.clock.wall_s(),
             name=self._settings.name,
             agent=AGENT,
-            addresses=self._ports.network.addresses()[:ADDRESSES_PER_PEER_MAX],
+            addresses=self._reachability.addresses(),
             state="left" if self._left else picture.state,
             reasons=(picture.reason,) if picture.reason else (),
             devices=tuple(
@@ -92,6 +102,7 @@ class Advertiser:
             else (),
             models=(),
             sandbox=self._ports.executors[0].sandbox,
+            relays=self._settings.relays,
             elects=self._settings.is_daemon,
         )
         return seal(advert, self._ports.keys.peer_id, self._ports.keys.sign)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from peerinfer.addresses import CIRCUIT
 from peerinfer.codec import decode_as
 from peerinfer.envelope import unseal
 from peerinfer.errors import DialFailed as NotReached
@@ -56,6 +57,9 @@ from peerinfer_node.roles.work_stream import greet, say_goodbye
 MEMBERS_PROTOCOL = "/peerinfer/members/1"
 LINE_MESSAGES_MAX = 64
 """Waiting for one neighbour. One that takes nothing is found out by its probes; it need not hear old news afterwards."""
+
+DIAL_STAGGER_S = 0.4
+"""Between the first moments of two addresses of one peer (RFC 8305 has 0.25 s, without a handshake in it)."""
 
 OPEN_AGAIN_S = 1.0
 OPENS_MAX = 3
@@ -114,14 +118,7 @@ class MembersRole:
         if peer in self._network.connected():
             return
         member = self.machine.member(peer)
-        error: PeerinferError = NotReached(f"no address of {peer} is known")
-        for address in member.addresses if member else ():
-            try:
-                await self._network.dial(address)
-                return
-            except PeerinferError as failed:
-                error = failed
-        raise error
+        await self._dial_any(peer, member.addresses if member else ())
 
     # --- what peers tell ---------------------------------------------------------------------------------------------
 
@@ -211,13 +208,35 @@ class MembersRole:
                 self._on_change(peer)
 
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        for address in addresses:
+        try:
+            await self._dial_any(peer, addresses)
+        except NotReached:
+            self._driver.post(DialFailed(peer))
+
+    async def _dial_any(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Dials all, one a moment after the other, relays last, until one answers. Raises `DialFailed`."""
+        ordered = sorted(addresses, key=lambda address: CIRCUIT in address)
+        error: PeerinferError = NotReached(f"no address of {peer} is known")
+
+        async def try_one(address: str, failed: trio.Event) -> None:
+            nonlocal error
             try:
                 await self._network.dial(address)
-                return
-            except PeerinferError as error:
-                self._log.debug("dial failed", peer=peer, address=address, reason=str(error))
-        self._driver.post(DialFailed(peer))
+                nursery.cancel_scope.cancel()
+            except PeerinferError as reason:
+                self._log.debug("dial failed", peer=peer, address=address, reason=str(reason))
+                error = reason
+                failed.set()
+
+        async with trio.open_nursery() as nursery:
+            for address in ordered:
+                failed = trio.Event()
+                nursery.start_soon(try_one, address, failed)
+                # An address of another network often swallows what is sent there.
+                with trio.move_on_after(DIAL_STAGGER_S):
+                    await failed.wait()
+        if peer not in self._network.connected():
+            raise error
 
     async def open(self, peer: PeerId) -> MessageStream:
         """A greeted stream to a neighbour. For its line."""

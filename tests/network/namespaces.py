@@ -1,0 +1,98 @@
+"""Machines on networks of their own, as Linux network namespaces, made and removed by the test that needs them.
+
+    internet        a bridge, 203.0.113.0/24
+    machines        each with one address on it
+    homes           machines whose node listens on an address that nobody else can reach, as behind a router that lets
+                    nothing in: others see a connection from the public address, and dialling that one back is refused
+
+A home needs no packet filter, so it can be made wherever namespaces can. What it is not: a NAT's table of ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+_CLONE_NEWNET = 0x40000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
+
+
+class Internet:
+    def __init__(self) -> None:
+        self._prefix = f"pi{os.getpid() % 100000}"
+        self._names: list[str] = []
+        self.hub = self._add("hub")
+        ip("-n", self.hub, "link", "add", "br0", "type", "bridge")
+        ip("-n", self.hub, "link", "set", "br0", "up")
+
+    def _add(self, name: str) -> str:
+        namespace = f"{self._prefix}{name}"
+        ip("netns", "add", namespace)
+        self._names.append(namespace)
+        ip("-n", namespace, "link", "set", "lo", "up")
+        return namespace
+
+    def machine(self, name: str, number: int, *, home: bool = False) -> str:
+        """A machine with address 203.0.113.`number`; a home also has 192.168.`number`.2. Returns where to listen."""
+        namespace = self._add(name)
+        outer, inner = f"{self._prefix}o{number}", f"{self._prefix}i{number}"
+        ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+        ip("link", "set", outer, "netns", self.hub)
+        ip("link", "set", inner, "netns", namespace)
+        ip("-n", self.hub, "link", "set", outer, "master", "br0", "up")
+        ip("-n", namespace, "link", "set", inner, "name", "eth0")
+        ip("-n", namespace, "addr", "add", f"203.0.113.{number}/24", "dev", "eth0")
+        ip("-n", namespace, "link", "set", "eth0", "up")
+        if home:
+            ip("-n", namespace, "addr", "add", f"192.168.{number}.2/32", "dev", "lo")
+        return f"/ip4/192.168.{number}.2/tcp/0" if home else f"/ip4/203.0.113.{number}/tcp/0"
+
+    def cut(self, number: int, *, mend: bool = False) -> None:
+        """Pulls the cable of a machine, or puts it back."""
+        ip("-n", self.hub, "link", "set", f"{self._prefix}o{number}", "up" if mend else "down")
+
+    def impair(self, name: str, *rules: str) -> None:
+        """`tc qdisc … netem RULES` on a machine's cable. Raises subprocess.CalledProcessError where there is no netem."""
+        command = ["tc", "-n", f"{self._prefix}{name}", "qdisc", "add", "dev", "eth0", "root", "netem", *rules]
+        subprocess.run(command, check=True, capture_output=True, timeout=20)
+
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """What this thread starts runs on that machine."""
+        with open("/proc/thread-self/ns/net") as here, open(f"/run/netns/{self._prefix}{name}") as there:
+            _enter(there.fileno())
+            try:
+                yield
+            finally:
+                _enter(here.fileno())
+
+    def close(self) -> None:
+        for name in self._names:
+            with contextlib.suppress(subprocess.SubprocessError):
+                ip("netns", "del", name)
+
+
+def _enter(descriptor: int) -> None:
+    if _LIBC.setns(descriptor, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def open_internet() -> Internet:
+    """Skips the test, with the reason, where namespaces are not permitted."""
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` (iproute2) here")
+    try:
+        return Internet()
+    except (subprocess.SubprocessError, OSError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        pytest.skip(f"network namespaces are not permitted here: {said.decode(errors='replace').strip() or error}")
