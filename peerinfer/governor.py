@@ -58,12 +58,17 @@ class Limits:
     """Sent and received together, from midnight to midnight."""
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSample:
     """What a device's sensors say now; None is unknown."""
 
     temperature_c: float | None = None
     power_w: float | None = None
+    busy_ratio: float | None = None
+    """Share of the device that all programs take."""
     foreign_busy_ratio: float | None = None
     """Share of the device that other programs than ours take."""
     memory_used_bytes: int | None = None

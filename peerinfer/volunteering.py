@@ -65,6 +65,11 @@ class ResumeAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseLifted:
+    """The pause is over; a volunteer that finishes goes on finishing."""
+
+
+@dataclass(frozen=True, slots=True)
 class FinishAsked:
     pass
 
@@ -84,6 +89,7 @@ Event = (
     | FrameCancelled
     | PauseAsked
     | ResumeAsked
+    | PauseLifted
     | FinishAsked
     | DevicesAllowed
 )
@@ -203,6 +209,10 @@ class Volunteering:
                 self._pause(event)
             case ResumeAsked():
                 self._resume()
+            case PauseLifted():
+                if self._paused is not None:
+                    self._paused = None
+                    self._announce()
             case FinishAsked():
                 self._finishing = True
                 self._finished = False  # whoever asks again waits for an answer of its own

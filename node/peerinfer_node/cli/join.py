@@ -14,15 +14,25 @@ FLAGS = {
     "name": ("NAME", "what people see beside the peer id"),
     "listen": ("ADDR", "accept peers there, like /ip4/0.0.0.0/tcp/4001"),
     "bootstrap": ("ADDR", "dial this peer first; may be repeated"),
-    "device": ("DEVICE", "auto or cpu"),
+    "device": ("DEVICE", "auto, cpu, or a graphics card by its number like gpu:0; may be repeated"),
     "cpu_threads": ("N", "threads of one inference"),
     "max_cache": ("SIZE", "disk for models and inputs of others"),
+    "max_vram": ("SIZE", "memory of a graphics card to lend"),
+    "max_temp": ("C", "a device that is hotter rests until it has cooled"),
+    "max_power": ("W", "a graphics card that takes more rests"),
+    "schedule": ("HOURS", "lend only then, like 22:00-08:00 or mon-fri 22:00-08:00; may be repeated"),
+    "exclusive": ("PROGRAM", "lend nothing while this program runs; may be repeated"),
     "log_format": ("text|json", "how to log"),
     "log_level": ("LEVEL", "debug, info, warning or error"),
 }
 """Settings that `join` takes as flags, by their key, with the name of the value and a line of help."""
 
-_REPEATED = ("listen", "bootstrap", "device")
+SWITCHES = {
+    "idle_only": "lend only while nobody uses this machine",
+    "on_battery": "lend also while the machine runs on its battery",
+}
+
+_REPEATED = ("listen", "bootstrap", "device", "schedule", "exclusive")
 
 
 def add(commands: Subcommands) -> None:
@@ -36,6 +46,8 @@ def add(commands: Subcommands) -> None:
         flag = "--" + key.replace("_", "-")
         action = "append" if key in _REPEATED else "store"
         parser.add_argument(flag, dest=key, metavar=value, action=action, help=text)
+    for key, text in SWITCHES.items():
+        parser.add_argument("--" + key.replace("_", "-"), dest=key, action="store_true", default=None, help=text)
     parser.add_argument(
         "--no-mdns",
         dest="mdns",
@@ -51,7 +63,7 @@ def _join(arguments: argparse.Namespace) -> int:
     if arguments.invite is not None:
         parse_invite(arguments.invite)
     home = home_of(arguments)
-    flags = {key: getattr(arguments, key) for key in (*FLAGS, "mdns")}
+    flags = {key: getattr(arguments, key) for key in (*FLAGS, *SWITCHES, "mdns")}
     config = resolved(arguments, home, {**flags, "swarm": arguments.invite}).config
     from peerinfer_node.cli.joining import join
 

@@ -40,6 +40,8 @@ class FoundGpu:
     good_for: str
     has_fp16: bool | None
     obstacles: tuple[Obstacle, ...]
+    driver_version: str = ""
+    """Vulkan's interface and its driver's own number."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What makes a worker process see this card and no other."""
 
@@ -108,6 +110,7 @@ def _from_card(
         good_for=_good_for(kind),
         has_fp16=adapter.has_fp16 if adapter else kind.has_fp16 if kind else None,
         obstacles=tuple(obstacles),
+        driver_version=_version(adapter) if adapter else "",
         environment=_selecting(card.vendor_id, card.device_id),
     )
 
@@ -152,8 +155,13 @@ def _from_adapter(adapter: Adapter, has_provider: bool) -> FoundGpu:
         good_for="tests: it computes on the processor" if adapter.kind == "cpu" else _good_for(kind),
         has_fp16=adapter.has_fp16,
         obstacles=() if has_provider else (_NO_PROVIDER,),
+        driver_version=_version(adapter),
         environment={} if adapter.kind == "cpu" else _selecting(adapter.vendor_id, adapter.device_id),
     )
+
+
+def _version(adapter: Adapter) -> str:
+    return f"{adapter.api}/{adapter.driver_version:x}"
 
 
 def _good_for(kind: Family | None) -> str:

@@ -63,7 +63,7 @@ def _cards(root: Path) -> Iterator[Card]:
         return
     for name in sorted(names, key=lambda name: int(name[4:])):
         folder = drm / name / "device"
-        vendor_id, device_id = _number(folder / "vendor", 16), _number(folder / "device", 16)
+        vendor_id, device_id = number_in(folder / "vendor", 16), number_in(folder / "device", 16)
         if vendor_id is None or device_id is None:
             continue  # A display that is no graphics card, like a virtual machine's framebuffer.
         render = _render_node(folder)
@@ -73,29 +73,29 @@ def _cards(root: Path) -> Iterator[Card]:
             address=os.path.basename(os.path.realpath(folder)),
             vendor_id=vendor_id,
             device_id=device_id,
-            revision=_number(folder / "revision", 16) or 0,
+            revision=number_in(folder / "revision", 16) or 0,
             driver=os.path.basename(os.path.realpath(folder / "driver")) if (folder / "driver").exists() else "",
             render_node=f"/dev/dri/{render}" if render else "",
             may_use=bool(render) and os.access(node, os.R_OK | os.W_OK),
-            memory_bytes=_number(folder / "mem_info_vram_total") or 0,
+            memory_bytes=number_in(folder / "mem_info_vram_total") or 0,
         )
 
 
 def read_sensors(card: Card) -> Readings:
     """What the card says now. Never raises: a card that has fallen off the bus says nothing."""
     folder = Path(card.folder)
-    busy = _number(folder / "gpu_busy_percent")
+    busy = number_in(folder / "gpu_busy_percent")
     hwmon = _first_folder(folder / "hwmon")
     temperature = power = fan = None
     if hwmon is not None:
-        temperature, fan = _number(hwmon / "temp1_input"), _number(hwmon / "fan1_input")
-        power = _number(hwmon / "power1_average")
-        power = _number(hwmon / "power1_input") if power is None else power  # the name since RDNA 3
+        temperature, fan = number_in(hwmon / "temp1_input"), number_in(hwmon / "fan1_input")
+        power = number_in(hwmon / "power1_average")
+        power = number_in(hwmon / "power1_input") if power is None else power  # the name since RDNA 3
     return Readings(
         temperature_c=None if temperature is None else temperature / 1000,
         power_w=None if power is None else power / 1e6,
         busy_ratio=None if busy is None else min(1.0, max(0.0, busy / 100)),
-        memory_used_bytes=_number(folder / "mem_info_vram_used"),
+        memory_used_bytes=number_in(folder / "mem_info_vram_used"),
         fan_rpm=fan,
     )
 
@@ -116,7 +116,8 @@ def _first_folder(folder: Path) -> Path | None:
     return folder / names[0] if names else None
 
 
-def _number(path: Path, base: int = 10) -> int | None:
+def number_in(path: Path, base: int = 10) -> int | None:
+    """The whole number in a small file, or None."""
     try:
         with path.open("rb") as file:
             return int(file.read(_TEXT_BYTES_MAX), base)

@@ -44,6 +44,7 @@ class Adapter:
     """Like 1.3.255."""
     memory_bytes: int
     has_fp16: bool
+    driver_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def _adapter(fields: Mapping[str, Any]) -> Adapter:
         api=str(fields["api"])[:32],
         memory_bytes=min(max(0, int(fields["memory_bytes"])), 1 << 50),
         has_fp16=fields["has_fp16"] is True,
+        driver_version=int(fields.get("driver_version", 0)) & 0xFFFFFFFF,
     )
 
 
@@ -163,7 +165,7 @@ def _enumerate() -> dict[str, Any]:
 def _describe(vulkan: Any, device: ctypes.c_void_p) -> dict[str, Any]:
     properties = ctypes.create_string_buffer(4096)
     vulkan.vkGetPhysicalDeviceProperties(device, properties)
-    api, _, vendor_id, device_id, kind = struct.unpack_from("=5I", properties.raw)
+    api, driver_version, vendor_id, device_id, kind = struct.unpack_from("=5I", properties.raw)
     memory = ctypes.create_string_buffer(2048)
     vulkan.vkGetPhysicalDeviceMemoryProperties(device, memory)
     heaps_at = 4 + 32 * 8
@@ -179,6 +181,7 @@ def _describe(vulkan: Any, device: ctypes.c_void_p) -> dict[str, Any]:
             api=f"{api >> 22 & 0x7F}.{api >> 12 & 0x3FF}.{api & 0xFFF}",
             memory_bytes=max(local, default=0),
             has_fp16=_has_fp16(vulkan, device),
+            driver_version=driver_version,
         )
     )
 

@@ -74,16 +74,16 @@ class CertifiedExecutor:
         certificates: Certificates,
         clock: LocalClock,
         log: Log,
-        on_confined: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_confined` is called when a quarantine begins."""
         self._card = card
         self._reference = reference
         self._certificates = certificates
         self._clock = clock
         self._log = log
-        self._on_confined = on_confined
+        self.on_confined: Callable[[str, float], None] = lambda reason, until_s: None
+        """Called when a quarantine begins, with its reason and its end on the node's clock."""
         self._quarantine = Quarantine()
+        self._broken = ""
         self._samples: OrderedDict[Cid, _Sample] = OrderedDict()
 
     @property
@@ -144,7 +144,13 @@ class CertifiedExecutor:
         await self._card.unload(model)
 
     async def benchmark(self) -> Device:
-        return await self._card.benchmark()
+        """A card that cannot be measured is not used until the node starts anew; its figures stay 0."""
+        try:
+            return await self._watched(self._card.benchmark)
+        except ExecutionError as error:
+            self._broken = f"it could not be measured: {error}"
+            self._log.warning("device not used", device=self.device.name, reason=self._broken)
+            return self.device
 
     async def release(self) -> None:
         await self._card.release()
@@ -216,15 +222,23 @@ class CertifiedExecutor:
     def _wrong(self, verdict: Verdict) -> str:
         return f"{self.device.name} is not used for this model: {verdict.problem}"
 
+    @property
+    def broken(self) -> str:
+        """Why the card cannot be used at all; "" if it can."""
+        return self._broken
+
     def _refuse_if_confined(self) -> None:
+        if self._broken:
+            raise DeviceUnfit(f"{self.device.name} is not used: {self._broken}")
         picture = self.quarantine
         if picture.is_confined:
             raise DeviceUnfit(f"{self.device.name} is in quarantine: {picture.reason}")
 
     def _tell(self, event: Event | Tick) -> None:
-        effects = self._quarantine.handle(event, self._clock.now_s())
-        if any(isinstance(effect, Confine) for effect in effects):
+        for effect in self._quarantine.handle(event, self._clock.now_s()):
+            if not isinstance(effect, Confine):
+                continue
             self._log.warning(
                 "device in quarantine", device=self.device.name, reason=self._quarantine.snapshot().reason
             )
-            self._on_confined()
+            self.on_confined(effect.reason, effect.until_s)

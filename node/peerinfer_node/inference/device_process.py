@@ -89,6 +89,10 @@ class DeviceProcess:
         )
 
     @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 

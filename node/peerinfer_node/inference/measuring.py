@@ -15,20 +15,34 @@ from peerinfer.limits import MIB
 MEASURE_SECONDS = 0.25
 """For each of the two figures."""
 
-_GEMM_SIZE = 1024
+_GEMM_SIZES = (256, 1024)
+_CHAIN_BYTES = (4 * MIB, 64 * MIB)
+"""The larger ones tell more of a fast device; one that is slow with the smaller ones is not asked for more."""
+
+SLOW_S = 0.02
 _COPY_BYTES = 64 * MIB
 _CHAIN_STEPS = 8
 
 
 def gemm_gflops(make_session: Callable[[bytes], Any]) -> float:
     """fp32 GFLOP/s of a square matrix product, through the same kind of session that inference on this device uses."""
-    shape = [_GEMM_SIZE, _GEMM_SIZE]
+    gflops = 0.0
+    for size in _GEMM_SIZES:
+        seconds = _gemm_seconds(make_session, size)
+        gflops = 2 * size**3 / seconds / 1e9
+        if seconds > SLOW_S:
+            break
+    return gflops
+
+
+def _gemm_seconds(make_session: Callable[[bytes], Any], size: int) -> float:
+    shape = [size, size]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("a", "b", "c")]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", ports[:2], ports[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     session = make_session(model.SerializeToString())
-    matrix = np.full(shape, 1 / _GEMM_SIZE, np.float32)
-    return 2 * _GEMM_SIZE**3 / _best_seconds(lambda: session.run(None, {"a": matrix, "b": matrix})) / 1e9
+    matrix = np.full(shape, 1 / size, np.float32)
+    return _best_seconds(lambda: session.run(None, {"a": matrix, "b": matrix}))
 
 
 def copy_gbs() -> float:
@@ -44,18 +58,22 @@ def device_gbs(make_session: Callable[[bytes], Any]) -> float:
     The chain starts from one number and ends in one, so that nothing travels; a short chain's time is taken off a long
     one's.
     """
-    short_s, long_s = (_chain_seconds(make_session, steps) for steps in (1, 1 + _CHAIN_STEPS))
-    if long_s <= short_s:
-        return 0.0
-    return 2 * _COPY_BYTES * _CHAIN_STEPS / (long_s - short_s) / 1e9
+    gbs = 0.0
+    for size_bytes in _CHAIN_BYTES:
+        short_s, long_s = (_chain_seconds(make_session, steps, size_bytes) for steps in (1, 1 + _CHAIN_STEPS))
+        if long_s > short_s:
+            gbs = 2 * size_bytes * _CHAIN_STEPS / (long_s - short_s) / 1e9
+        if long_s > SLOW_S:
+            break
+    return gbs
 
 
-def _chain_seconds(make_session: Callable[[bytes], Any], steps: int) -> float:
+def _chain_seconds(make_session: Callable[[bytes], Any], steps: int, size_bytes: int) -> float:
     names = [f"t{step}" for step in range(steps + 1)]
     nodes = [helper.make_node("Expand", ["x", "shape"], [names[0]])]
     nodes += [helper.make_node("Sqrt", [names[step]], [names[step + 1]]) for step in range(steps)]
     nodes.append(helper.make_node("ReduceMax", [names[-1]], ["y"], keepdims=0))
-    rows = _COPY_BYTES // 4 // 4096
+    rows = size_bytes // 4 // 4096
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1]), ("y", []))]
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [rows, 4096])
     graph = helper.make_graph(nodes, "chain", ports[:1], ports[1:], [shape])

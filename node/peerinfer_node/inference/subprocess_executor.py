@@ -37,7 +37,8 @@ START_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 60.0
 """A hundred megabytes load in a quarter of a second; a hostile model may never finish."""
 
-MEASURE_TIMEOUT_S = 30.0
+MEASURE_TIMEOUT_S = 60.0
+"""Takes a second; a card whose driver compiles for the first time takes many."""
 
 STOP_GRACE_S = 0.25
 """A polite stop acts within 20 ms on real models; a single huge node would go on for as long as it likes."""
@@ -102,6 +103,11 @@ class SubprocessExecutor:
     def layers(self) -> str:
         """What the sandbox consists of, for people."""
         return self._layers
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid if self._process is not None else None
 
     async def holds(self, model: Cid) -> bool:
         return self._process is not None and self._process.is_alive and model in self._held

@@ -50,6 +50,7 @@ from peerinfer.volunteering import (
     FrameKey,
     FrameOffered,
     PauseAsked,
+    PauseLifted,
     RefuseFrame,
     ResumeAsked,
     SetWindow,
@@ -138,6 +139,15 @@ class WorkerRole:
             await self._driver.run()
 
     @property
+    def executors(self) -> Sequence[Executor]:
+        """The devices that are lent."""
+        return self._executors
+
+    def is_running(self, executor: Executor) -> bool:
+        """Whether this device computes a frame now."""
+        return any(held.executor is executor for held in self._held.values())
+
+    @property
     def picture(self) -> VolunteerPicture:
         return self._machine.snapshot()
 
@@ -145,20 +155,25 @@ class WorkerRole:
         """`until_s` is on the node's monotonic clock."""
         self._driver.post(PauseAsked(reason, until_s))
 
+    def lift_pause(self) -> None:
+        self._driver.post(PauseLifted())
+
     def resume(self) -> None:
         self._driver.post(ResumeAsked())
 
     def rest(self, reasons: Mapping[Executor, str]) -> None:
         """Devices that must not be used now, and why; all others may be.
 
-        What runs on them is stopped and handed back, and they give their memory back.
+        What runs on them is stopped and handed back (where all must rest, `pause` has done that), and graphics cards
+        give their memory back; the processor is this node's own as well.
         """
         started = [executor for executor in reasons if executor not in self._resting]
         self._resting = dict(reasons)
         for executor in started:
-            for held in [held for held in self._held.values() if held.executor is executor]:
-                self._hand_back(held, reasons[executor])
-            if self._nursery is not None:
+            if len(reasons) < len(self._executors):
+                for held in [held for held in self._held.values() if held.executor is executor]:
+                    self._hand_back(held, reasons[executor])
+            if self._nursery is not None and executor.device.kind == "gpu":
                 self._nursery.start_soon(executor.release)
         self._driver.post(DevicesAllowed(sum(executor not in self._resting for executor in self._executors)))
 

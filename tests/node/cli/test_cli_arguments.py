@@ -71,7 +71,7 @@ WRONG = [
     ("join peerinfer1:abc", "damaged"),
     ("join --listen 4001", "listen"),
     ("join --bootstrap nowhere", "not the address of a peer"),
-    ("join --device gpu:0", "not available"),
+    ("join --device gpu:x", "is not a device"),
     ("join --device tpu", "not a device"),
     ("join --cpu-threads 0", "cpu-threads"),
     ("join --max-cache 1KiB", "too little"),
@@ -128,7 +128,7 @@ def test_a_flag_without_effect_yet_is_refused_and_never_ignored(
 
 
 def test_every_setting_is_a_flag_of_join_or_refused_by_it() -> None:
-    taken = {"--no-mdns", *("--" + key.replace("_", "-") for key in join.FLAGS)}
+    taken = {"--no-mdns", *("--" + key.replace("_", "-") for key in (*join.FLAGS, *join.SWITCHES))}
     for setting in SETTINGS.values():
         if setting.key == "swarm":
             continue

@@ -82,11 +82,10 @@ class Bench:
 
     def restart(self, software: str = "driver 1") -> None:
         certificates = Certificates(self.store, self.clock, CARD, software)
-        self.executor = CertifiedExecutor(
-            self.card, self.processor, certificates, self.clock, Log(lambda line: None), self.count
-        )
+        self.executor = CertifiedExecutor(self.card, self.processor, certificates, self.clock, Log(lambda line: None))
+        self.executor.on_confined = self.count
 
-    def count(self) -> None:
+    def count(self, reason: str, until_s: float) -> None:
         self.confined += 1
 
     async def run(self, model: bytes) -> BatchResult:

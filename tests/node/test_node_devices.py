@@ -1,0 +1,145 @@
+"""A whole node with an RX 580: its sensors are a fake tree, its computing is a Vulkan driver in software."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import trio
+from hardware_tree import RX580, lay_out
+from software_vulkan import ENVIRONMENT, needs_software_vulkan
+
+from peerinfer.config import NodeConfig
+from peerinfer.control import JobRequest
+from peerinfer.errors import UsageError
+from peerinfer_node.devices import probe
+from peerinfer_node.devices.card_names import AMD
+from peerinfer_node.devices.choice import judge
+from peerinfer_node.devices.sysfs import read_cards
+from peerinfer_node.devices.vulkan import Adapter, Answer
+from peerinfer_node.home import Home
+from peerinfer_node.log import Log
+from peerinfer_node.node import Node, open_node
+
+pytestmark = [pytest.mark.slow, needs_software_vulkan]
+
+RADV = Adapter("AMD Radeon RX 580 Series (RADV POLARIS10)", "discrete", AMD, 0x67DF, "1.3.255", 8 << 30, False)
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tree; whoever looks for graphics cards finds those in it."""
+    root = lay_out("rx580", tmp_path / "machine")
+    found = judge(read_cards(root), Answer((RADV,)), has_provider=True)
+    # The card's own device file is not there, so nothing has to be opened but a software driver's.
+    cards = [replace(gpu, environment={}, card=replace(gpu.card, render_node="")) for gpu in found if gpu.card]
+    monkeypatch.setattr(probe, "find_gpus", lambda: cards)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setitem(os.environ, name, value)
+    return root
+
+
+async def until(condition: Callable[[], Awaitable[bool]], deadline_s: float = DEADLINE_S) -> float:
+    """Seconds until it held."""
+    started_s = trio.current_time()
+    with trio.fail_after(deadline_s):
+        while not await condition():  # noqa: ASYNC110  (the control interface has no event for it)
+            await trio.sleep(0.02)
+    return trio.current_time() - started_s
+
+
+def card_of(devices: list[dict[str, Any]]) -> dict[str, Any]:
+    (card,) = [device for device in devices if device["name"] == "Radeon RX 580"]
+    return card
+
+
+def home_in(folder: Path) -> Home:
+    return Home.resolve({"PEERINFER_HOME": str(folder / "home")})
+
+
+async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: Path, tmp_path: Path) -> None:
+    heat = machine / RX580 / "hwmon" / "hwmon3" / "temp1_input"
+    lines: list[str] = []
+    async with open_node(
+        home_in(tmp_path), NodeConfig(mdns=False, max_temp_c=80), lends=True, networked=False, log=Log(lines.append)
+    ) as node:
+        await until(lambda: shows(node, temperature_c=54.0))
+        card = card_of(await node.control.devices())
+        assert (card["vendor_id"], card["device_id"], card["vram_bytes"]) == (0x1002, 0x67DF, 8 << 30)
+        assert (card["power_w"], card["busy_ratio"]) == (95.1, 0.11)
+        assert card["certified"], lines
+        assert card["benchmark"]["gemm_gflops"] > 0
+        assert card["state"] == "running"
+        names = [device["name"] for device in await node.control.devices()]
+        assert "HD Graphics 630" in names  # found, with the reason why it is not used
+        assert await job_on(node, tmp_path) == {"done"}
+
+        heat.write_text("95000\n")
+        assert await until(lambda: shows(node, state="resting")) < 5
+        card = card_of(await node.control.devices())
+        assert card["reasons"] == ["hotter than 80 °C; rests until it is below 72 °C"]
+        status = await node.control.status()
+        assert (status["state"], status["reasons"]) == ("running", [])  # the processor works on
+        assert await job_on(node, tmp_path) == {"done"}
+
+        heat.write_text("50000\n")
+        await until(lambda: shows(node, state="running"))
+
+
+async def shows(node: Node, **fields: object) -> bool:
+    card = card_of(await node.control.devices())
+    return all(card[name] == value for name, value in fields.items())
+
+
+async def job_on(node: Node, folder: Path) -> set[str]:
+    (folder / "m.onnx").write_bytes(models.mlp())
+    np.savez(folder / "in.npz", x=np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    job = await node.control.submit(JobRequest(str(folder / "m.onnx"), (str(folder / "in.npz"),), batch=8))
+    states = set()
+    with trio.fail_after(DEADLINE_S):
+        async for seen in node.control.watch(job):
+            states = {str(seen["state"])}
+    return states
+
+
+async def test_a_pause_and_a_limit_are_told_with_their_names_and_resume_lifts_one_only(
+    machine: Path, tmp_path: Path
+) -> None:
+    config = NodeConfig(mdns=False, device=("gpu:1",), max_temp_c=80)
+    async with open_node(home_in(tmp_path), config, lends=True, networked=False, log=Log(lambda line: None)) as node:
+        assert [executor.device.name for executor in node.worker.executors] == ["Radeon RX 580"]
+        until_s = node.ports.clock.wall_s() + 3600
+        await node.control.pause(until_s=until_s)
+        await until(lambda: is_in(node, "paused"))
+        (reason,) = (await node.control.status())["reasons"]
+        assert (reason["name"], reason["reason"]) == ("paused", "paused by its owner")
+        assert reason["until"] == pytest.approx(until_s, abs=1)
+        (machine / RX580 / "hwmon" / "hwmon3" / "temp1_input").write_text("95000\n")
+        await until(lambda: has_reasons(node, ["paused", "temperature"]))
+        await node.control.resume()
+        await until(lambda: has_reasons(node, ["temperature"]))
+        assert await is_in(node, "paused")
+
+
+async def is_in(node: Node, state: str) -> bool:
+    return bool((await node.control.status())["state"] == state)
+
+
+async def has_reasons(node: Node, names: list[str]) -> bool:
+    return [reason.get("name") for reason in (await node.control.status())["reasons"]] == names
+
+
+async def test_a_card_that_is_asked_for_and_not_there_is_an_error_in_one_line(machine: Path, tmp_path: Path) -> None:
+    for device, words in (("gpu:7", "there is no gpu:7; 2 graphics cards were found"), ("gpu:0", "cannot be used")):
+        with pytest.raises(UsageError, match=words):
+            async with open_node(
+                home_in(tmp_path), NodeConfig(mdns=False, device=(device,)), lends=True, networked=False, log=Log(print)
+            ):
+                pass
