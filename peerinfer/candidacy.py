@@ -18,29 +18,41 @@ quorum's journals are read is in `recovery`, how the holder's own gets to the el
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from peerinfer.candidacy_events import (
+    HAND_OVER_S,
+    Ask,
+    Campaign,
+    Committed,
+    Effect,
+    Event,
+    HandOver,
+    Heard,
+    LeaseSeen,
+    Lost,
+    Over,
+    Reply,
+    Request,
+    Unheard,
+    Won,
+    Write,
+)
 from peerinfer.elector import LEASE_S_MAX, candidates_of, quorum_of
-from peerinfer.envelope import seal, unseal
+from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import DIGEST_BYTES, ENDED, NO_TERM, Chain, Entry
-from peerinfer.limits import (
-    JOURNAL_BATCH_TASKS_MAX,
-    JOURNAL_COMMIT_S,
-    REASON_CHARS_MAX,
-    TERM_ROUND_MAX,
-)
+from peerinfer.journal import ENDED, NO_TERM, Chain
+from peerinfer.journal_writer import JournalWriter
+from peerinfer.lease_profile import LAN, WAN, LeaseProfile
+from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
-    FAILED_TASK,
-    Append,
     Appended,
     Grant,
     Granted,
-    JournalBatch,
     JournalPart,
     JournalWanted,
     LeaseRefused,
@@ -56,43 +68,37 @@ from peerinfer.messages import (
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
 
-DRIFT = 0.01
-"""Clocks may run this much faster or slower than time; quartz is a hundred times better."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseProfile:
-    """Times of a lease, in seconds. The holder's share must leave room for several renewals."""
-
-    lease_s: float
-    renew_s: float
-    answer_s: float
-    """An elector that has not answered after this time is not waited for."""
-    margin_s: float
-    slot_s: float
-    """Candidates follow each other at this distance, by rank."""
-
-    def __post_init__(self) -> None:
-        if self.renew_s * 3 > self.held_s:
-            raise ValueError(
-                f"a lease held for {self.held_s:g} s leaves no three renewals, one each {self.renew_s:g} s"
-            )
-
-    @property
-    def held_s(self) -> float:
-        """How long the holder counts on it, from sending: `L·(1−ρ)/(1+ρ) − margin`."""
-        return self.lease_s * (1 - DRIFT) / (1 + DRIFT) - self.margin_s
-
-
-LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s=0.15)
-WAN = LeaseProfile(lease_s=12.0, renew_s=3.0, answer_s=2.0, margin_s=0.5, slot_s=0.7)
+__all__ = [
+    "HAND_OVER_S",
+    "LAN",
+    "ROUNDS_ON_TRUST",
+    "WAN",
+    "Ask",
+    "Campaign",
+    "Candidacy",
+    "CandidacyPicture",
+    "Committed",
+    "Effect",
+    "Event",
+    "HandOver",
+    "Heard",
+    "LeaseProfile",
+    "LeaseSeen",
+    "Lost",
+    "Over",
+    "Phase",
+    "Reply",
+    "Request",
+    "Unheard",
+    "Won",
+    "Write",
+]
 
 CAMPAIGN_WAIT_MAX_S = 10.0
-
-HAND_OVER_S = 0.3
-"""A lease that is given back on purpose is kept this long, at most, for what is not committed yet."""
+"""So long a candidate waits, at most, after many campaigns in vain: a healed network is made use of within this time."""
 
 RENEWALS_IN_FLIGHT_MAX = 8
+"""Older ones cannot extend the lease any more."""
 
 ROUNDS_ON_TRUST = 1024
 """How far a single elector's claim raises the next term: far enough for every honest one, and so little that all liars
@@ -107,104 +113,6 @@ class Phase(Enum):
     OPENING = "opening"
     HOLDING = "holding"
     OVER = "over"
-
-
-Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted
-Reply = SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart
-
-
-@dataclass(frozen=True, slots=True)
-class Campaign:
-    """Try to become the coordinator now."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseSeen:
-    """This node's own elector granted `holder` the lease until `until_s` on this machine's clock.
-
-    "" as holder: the lease was given back, or there is none, and nobody needs to be waited for after `until_s`.
-    To be told at the start, from the elector's seat, at every grant and at every release.
-    """
-
-    holder: str
-    until_s: float
-    term: Term = NO_TERM
-    """The holder's; the next campaign begins above it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    elector: PeerId
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Unheard:
-    """A request to this elector failed or timed out: whether it had an effect is not known."""
-
-    elector: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Entries for the journal; taken while this node holds the lease, dropped otherwise."""
-
-    entries: tuple[Entry, ...]
-    event: str = ""
-    detail: str = ""
-    is_last: bool = False
-    """Nothing more comes soon: do not wait for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandOver:
-    """Give the lease back, on purpose, and do not campaign again until told to.
-
-    `holds` is false from here on. `Lost` follows when what was written is committed, at the latest after `HAND_OVER_S`;
-    at once if nothing is under way, and not at all if this node does not coordinate.
-    """
-
-    reason: str
-
-
-Event = Campaign | LeaseSeen | Heard | Unheard | Write | HandOver
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    elector: PeerId
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Won:
-    """This node coordinates from now on, in this term; the journal's register says what is done."""
-
-    term: Term
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """These batches have a quorum: what they say is final."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """This node does not coordinate any more; it must have stopped already when this is performed."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """The job has ended, and a quorum knows it. A candidate that finds an end which may not have a quorum gives it one
-    under its own term first, because another candidate may not have seen it."""
-
-
-Effect = Ask | Won | Committed | Lost | Over
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +159,6 @@ class Candidacy:
         wall_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._own = own
-        self._sign = sign
         self._job = job
         self._manifest = manifest
         self._signed_manifest = signed_manifest
@@ -259,7 +166,6 @@ class Candidacy:
         self._profile = profile
         self._rng = rng
         self._epoch = epoch
-        self._wall_s = wall_s
         self._quorum = quorum_of(manifest)
         self._rank = candidates_of(manifest).index(own)
         self._electors = tuple(PeerId(elector) for elector in manifest.committee)
@@ -296,7 +202,7 @@ class Candidacy:
         self._told_over: dict[PeerId, None] = {}
         self._leaving: str | None = None
         self._leave_s = NEVER
-        self._entries: list[Entry] = []
+        self._writer = JournalWriter(own, sign, job, manifest, epoch, chain, wall_s)
         self._flush_s = NEVER
         self._final = 0
         """Batches that are known to be final, whoever's term they were committed in."""
@@ -514,7 +420,7 @@ class Candidacy:
         )
         for elector in asked.grants:
             self._replication.granted(elector)
-        self._add_batch((), "takeover" if len(self._chain) else "accepted", self._why, tuple(asked.grants.values()))
+        self._writer.open(self._term, self._why, tuple(asked.grants.values()))
         self._send_batches()
 
     def _fail(self, now_s: float, reason: str, *, wait_s: float | None = None, first_wait_s: float = 0.0) -> None:
@@ -537,7 +443,7 @@ class Candidacy:
         self._recovery = None
         self._replication = None
         self._renewals.clear()
-        self._entries.clear()
+        self._writer.forget()
         self._flush_s = self._renew_s = self._next_s = self._leave_s = NEVER
         self._valid_until_s = 0.0
         self._leaving = None
@@ -644,48 +550,16 @@ class Candidacy:
         assert write.event == "" or write.event in ENDED, f"{write.event!r} does not end a job"
         if self._phase is not Phase.HOLDING or self._leaving is not None or self._chain.ended:
             return
-        for entry in write.entries:
-            assert entry.task < self._manifest.tasks, f"task {entry.task} of {self._manifest.tasks}"
-            assert len(entry.digest) == DIGEST_BYTES, f"a digest of {len(entry.digest)} bytes"
-        self._entries += [entry for entry in write.entries if entry.task not in self._chain.register]
-        if write.event or write.is_last or len(self._entries) >= JOURNAL_BATCH_TASKS_MAX:
+        self._writer.add(write.entries)
+        if write.event or write.is_last or self._writer.waiting >= JOURNAL_BATCH_TASKS_MAX:
             self._flush(write.event, write.detail)
-        elif self._entries:
+        elif self._writer.waiting:
             self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)
 
     def _flush(self, event: str = "", detail: str = "") -> None:
         self._flush_s = NEVER
-        first_said: dict[int, Entry] = {}
-        for entry in self._entries:
-            first_said.setdefault(entry.task, entry)
-        self._entries.clear()
-        fresh = [entry for entry in first_said.values() if entry.task not in self._chain.register]
-        while len(fresh) > JOURNAL_BATCH_TASKS_MAX:
-            self._add_batch(fresh[:JOURNAL_BATCH_TASKS_MAX], "", "", ())
-            fresh = fresh[JOURNAL_BATCH_TASKS_MAX:]
-        if fresh or event:
-            self._add_batch(fresh, event, detail, ())
+        self._writer.write(self._term, event, detail)
         self._send_batches()
-
-    def _add_batch(self, entries: Sequence[Entry], event: str, detail: str, certificate: tuple[bytes, ...]) -> None:
-        peers = list(dict.fromkeys(entry.worker for entry in entries if entry.worker))
-        places = {peer: place for place, peer in enumerate(peers)}
-        batch = JournalBatch(
-            job=self._job,
-            epoch=self._epoch,
-            term=self._term,
-            sequence=len(self._chain),
-            previous=self._chain.head,
-            tasks=tuple(entry.task for entry in entries),
-            digests=b"".join(entry.digest for entry in entries),
-            workers=tuple(places[entry.worker] if entry.worker else FAILED_TASK for entry in entries),
-            peers=tuple(peers),
-            event=event,
-            detail=detail[:REASON_CHARS_MAX],
-            certificate=certificate,
-            at_s=self._wall_s(),
-        )
-        self._chain.take(seal(batch, self._own, self._sign))
 
     def _send_batches(self) -> None:
         if self._replication is not None:

@@ -1,0 +1,87 @@
+"""The holder's pen: entries become signed batches at the end of its chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from peerinfer.envelope import seal
+from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import DIGEST_BYTES, Chain, Entry
+from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
+from peerinfer.messages import FAILED_TASK, JournalBatch, Manifest, Term
+
+
+class JournalWriter:
+    """Gathers entries and writes those that are new, as few batches as they fit into."""
+
+    def __init__(
+        self,
+        own: PeerId,
+        sign: Callable[[bytes], bytes],
+        job: JobId,
+        manifest: Manifest,
+        epoch: int,
+        chain: Chain,
+        wall_s: Callable[[], float],
+    ) -> None:
+        self._own = own
+        self._sign = sign
+        self._job = job
+        self._manifest = manifest
+        self._epoch = epoch
+        self._chain = chain
+        self._wall_s = wall_s
+        self._waiting: dict[int, Entry] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are in no batch yet."""
+        return len(self._waiting)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """What is first said of a task counts; the rest is dropped."""
+        for entry in entries:
+            assert entry.task < self._manifest.tasks, f"task {entry.task} of {self._manifest.tasks}"
+            assert len(entry.digest) == DIGEST_BYTES, f"a digest of {len(entry.digest)} bytes"
+            if entry.task not in self._chain.register:
+                self._waiting.setdefault(entry.task, entry)
+
+    def forget(self) -> None:
+        """The lease is gone: somebody else writes from here on."""
+        self._waiting.clear()
+
+    def open(self, term: Term, why: str, certificate: tuple[bytes, ...]) -> None:
+        """The first batch of a term."""
+        self._add_batch(term, (), "takeover" if len(self._chain) else "accepted", why, certificate)
+
+    def write(self, term: Term, event: str = "", detail: str = "") -> None:
+        """Everything that waits, and the end of the job if `event` is one."""
+        fresh = list(self._waiting.values())
+        self._waiting.clear()
+        while len(fresh) > JOURNAL_BATCH_TASKS_MAX:
+            self._add_batch(term, fresh[:JOURNAL_BATCH_TASKS_MAX], "", "", ())
+            fresh = fresh[JOURNAL_BATCH_TASKS_MAX:]
+        if fresh or event:
+            self._add_batch(term, fresh, event, detail, ())
+
+    def _add_batch(
+        self, term: Term, entries: Sequence[Entry], event: str, detail: str, certificate: tuple[bytes, ...]
+    ) -> None:
+        peers = tuple(dict.fromkeys(entry.worker for entry in entries if entry.worker))
+        places = {peer: place for place, peer in enumerate(peers)}
+        batch = JournalBatch(
+            job=self._job,
+            epoch=self._epoch,
+            term=term,
+            sequence=len(self._chain),
+            previous=self._chain.head,
+            tasks=tuple(entry.task for entry in entries),
+            digests=b"".join(entry.digest for entry in entries),
+            workers=tuple(places[entry.worker] if entry.worker else FAILED_TASK for entry in entries),
+            peers=peers,
+            event=event,
+            detail=detail[:REASON_CHARS_MAX],
+            certificate=certificate,
+            at_s=self._wall_s(),
+        )
+        self._chain.take(seal(batch, self._own, self._sign))

@@ -1,0 +1,36 @@
+"""The times of a lease: how long, how often renewed, and how far clocks are trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DRIFT = 0.01
+"""Clocks may run this much faster or slower than time; quartz is a hundred times better."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseProfile:
+    """Times of a lease, in seconds. The holder's share must leave room for several renewals."""
+
+    lease_s: float
+    renew_s: float
+    answer_s: float
+    """An elector that has not answered after this time is not waited for."""
+    margin_s: float
+    slot_s: float
+    """Candidates follow each other at this distance, by rank."""
+
+    def __post_init__(self) -> None:
+        if self.renew_s * 3 > self.held_s:
+            raise ValueError(
+                f"a lease held for {self.held_s:g} s leaves no three renewals, one each {self.renew_s:g} s"
+            )
+
+    @property
+    def held_s(self) -> float:
+        """How long the holder counts on it, from sending: `L·(1−ρ)/(1+ρ) − margin`."""
+        return self.lease_s * (1 - DRIFT) / (1 + DRIFT) - self.margin_s
+
+
+LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s=0.15)
+WAN = LeaseProfile(lease_s=12.0, renew_s=3.0, answer_s=2.0, margin_s=0.5, slot_s=0.7)
