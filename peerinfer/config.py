@@ -18,7 +18,7 @@ from peerinfer.addresses import is_dialable, is_ip, is_port
 from peerinfer.errors import UsageError
 from peerinfer.invites import parse_invite
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, BODY_BYTES_MAX, GIB, MIB, WRITE_TIMEOUT_S
-from peerinfer.units import DailyWindow, format_rate, format_size, parse_rate, parse_size, parse_window
+from peerinfer.units import WeeklyWindow, format_rate, format_size, parse_rate, parse_size, parse_weekly
 
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -34,6 +34,9 @@ CACHE_BYTES_MIN = 64 * MIB
 """A smaller cache could not hold one usual model, and would fetch it again for every frame."""
 
 SCHEDULE_WINDOWS_MAX = 24
+EXCLUSIVE_MAX = 64
+"""Every process of the machine is compared with each, twice a second."""
+
 NOT_AVAILABLE_YET = "is not available yet in this version of peerinfer"
 
 _DEVICE = re.compile(r"auto|cpu|gpu:[0-9]{1,3}")
@@ -188,19 +191,22 @@ def _check_device(devices: tuple[str, ...]) -> None:
     for device in devices:
         if _DEVICE.fullmatch(device) is None:
             raise UsageError(f"{device[:64]!r} is not a device: choose auto, cpu, or GPUs by number like gpu:0")
-        if device.startswith("gpu"):
-            raise UsageError(f"{device} {NOT_AVAILABLE_YET}: choose auto or cpu")
     if not devices or len(set(devices)) != len(devices) or ("auto" in devices and len(devices) > 1):
         raise UsageError("choose auto alone, or name each device once")
 
 
-def _check_schedule(windows: tuple[DailyWindow, ...]) -> None:
+def _check_schedule(windows: tuple[WeeklyWindow, ...]) -> None:
     if len(windows) > SCHEDULE_WINDOWS_MAX:
         raise UsageError(f"{len(windows)} windows; give at most {SCHEDULE_WINDOWS_MAX}")
     for position, window in enumerate(windows):
         for other in windows[:position]:
             if window.overlaps(other):
                 raise UsageError(f"{other} and {window} overlap: give windows that do not")
+
+
+def _check_exclusive(names: tuple[str, ...]) -> None:
+    if len(names) > EXCLUSIVE_MAX or not all(0 < len(name) <= 64 and name.isprintable() for name in names):
+        raise UsageError(f"give at most {EXCLUSIVE_MAX} names of programs, each of at most 64 characters")
 
 
 def _check_api(value: str | None) -> None:
@@ -263,9 +269,8 @@ class NodeConfig:
         _or_none("none", parse_size),
         _fits,
         show=_show_none_as("none", _show_size),
-        unavailable_yet=True,
     )
-    """GPU memory to lend; None lends what is free. Models that need more are not taken."""
+    """GPU memory to lend; None lends what is free. A worker that takes more is ended."""
 
     max_temp_c: float | None = _setting(
         None,
@@ -273,19 +278,33 @@ class NodeConfig:
         _or_none("none", _number),
         _between(40, 110, " °C"),
         show=_show_none_as("none", "{:g}".format),
-        unavailable_yet=True,
     )
     """Degrees Celsius at which a device rests until it has cooled. Lower is quieter and slower."""
 
+    max_power_w: float | None = _setting(
+        None,
+        "max_power",
+        _or_none("none", _number),
+        _between(10, 1000, " W"),
+        show=_show_none_as("none", "{:g}".format),
+    )
+    """Watts at which a card rests until it takes less. Keeps a weak power supply, or the bill, within bounds."""
+
     idle_only: bool = _setting(
-        False, "idle_only", _switch, _fits, is_switch=True, unavailable_yet=True, show=lambda value: str(value).lower()
+        False, "idle_only", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
     )
     """Lend only while nobody uses the machine. The owner notices nothing; the swarm gets less."""
 
-    schedule: tuple[DailyWindow, ...] = _setting(
-        (), "schedule", parse_window, _check_schedule, is_list=True, unavailable_yet=True
+    on_battery: bool = _setting(
+        False, "on_battery", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
     )
-    """Hours of the day to lend in, local time; empty lends all day."""
+    """Lend also while the machine runs on its battery, which then empties sooner."""
+
+    exclusive: tuple[str, ...] = _setting((), "exclusive", str, _check_exclusive, is_list=True)
+    """Names of programs, as the system lists its processes, beside which nothing is lent while they run."""
+
+    schedule: tuple[WeeklyWindow, ...] = _setting((), "schedule", parse_weekly, _check_schedule, is_list=True)
+    """Hours to lend in, local time, on every day or on some (`mon-fri 22:00-08:00`); empty lends always."""
 
     max_up_bytes_s: int | None = _setting(
         None, "max_up", _or_none("none", parse_rate), _check_rate, show=_show_none_as("none", str), unavailable_yet=True

@@ -19,6 +19,7 @@ from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import NoSuitablePeer, PeerinferError
+from peerinfer.governor import NO_LIMITS, Limits
 from peerinfer.ids import PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.membership import Member, Membership
@@ -33,6 +34,7 @@ from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
+from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
@@ -64,6 +66,11 @@ class NodeSettings:
     swarm: str = ""
     lends: bool = False
     """Runs other nodes' work on its devices. Without, they serve its own checks only."""
+    lends_processor: bool = True
+    """The first device is among those lent. If not, it serves the node's own checks only."""
+    limits: Limits = NO_LIMITS
+    refused_devices: tuple[Json, ...] = ()
+    """Graphics cards that were found and are not used, as `devices` shows them."""
     is_daemon: bool = False
     """Stays when its job is done: goes on with jobs that were running when it stopped, and is an elector of others'."""
     profile: LeaseProfile = LAN
@@ -85,8 +92,9 @@ class Node:
         self.log = log
         self.executor = ports.executors[0]
         self.fetcher = BlobFetcher(network, ports.blobs, clock, agent=AGENT, swarm=swarm)
+        lent = ports.executors if settings.lends_processor else ports.executors[1:]
         self.worker = WorkerRole(
-            executors=ports.executors,
+            executors=lent,
             blobs=ports.blobs,
             fetch_blob=self.fetcher.fetch,
             keys=ports.keys,
@@ -94,6 +102,14 @@ class Node:
             log=log,
             swarm=swarm,
             lends=settings.lends,
+        )
+        self.governor = GovernorRole(
+            limits=settings.limits,
+            executors=lent,
+            worker=self.worker,
+            clock=clock,
+            log=log,
+            take_sample=ports.take_sample,
         )
         self.coordinator = CoordinatorRole(
             machine=Coordination(random.Random(rng.random()), first_frame=1 + rng.getrandbits(40)),  # noqa: S311
@@ -193,7 +209,7 @@ class Node:
             self._nursery = nursery
             await nursery.start(self.elections.run)
             async with self.ports.network.run():
-                for part in (self.worker, self.coordinator, self.members, self.jobs, self.advertiser):
+                for part in (self.worker, self.governor, self.coordinator, self.members, self.jobs, self.advertiser):
                     nursery.start_soon(part.run)
                 nursery.start_soon(self._find_workers)
                 nursery.start_soon(self.reachability.run)
@@ -284,7 +300,7 @@ class Node:
             del self._recruited[peer]
 
     def _own_offer(self) -> WorkerOffer:
-        devices = [executor.device for executor in self.ports.executors]
+        devices = [executor.device for executor in self.worker.executors]
         return WorkerOffer(
             True, tuple(device.kind for device in devices), max(device.memory_bytes for device in devices)
         )
@@ -374,8 +390,8 @@ async def open_node(
     """
     from peerinfer_node.blob_store import FileBlobStore
     from peerinfer_node.clock import SystemClock
-    from peerinfer_node.devices.probe import cpu_device, default_threads
-    from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
+    from peerinfer_node.devices.lent import lend
+    from peerinfer_node.devices.probe import find_gpus
     from peerinfer_node.keys import FileKeys
     from peerinfer_node.network.offline import OfflineNetwork
     from peerinfer_node.seat_store import SqliteSeatStore
@@ -403,8 +419,8 @@ async def open_node(
             )
         else:
             network = OfflineNetwork(keys.peer_id)
-        threads = config.cpu_threads or default_threads()
-        executor = SubprocessExecutor(cpu_device(), threads=threads)
+        gpus = await trio.to_thread.run_sync(find_gpus) if lends else []
+        clock = SystemClock()
         with ExitStack() as stack:
             store = stack.enter_context(SqliteStore.open(home.state_db))
             if store.warning:
@@ -414,20 +430,25 @@ async def open_node(
             seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=is_new))
             if seats.warning:
                 log.warning(seats.warning)
+            devices = lend(config, gpus, store, clock, log)
             ports = Ports(
                 network=network,
                 store=store,
                 seats=seats,
                 blobs=blobs,
                 keys=keys,
-                clock=SystemClock(),
+                clock=clock,
                 seed=seed,
-                executors=(executor,),
+                executors=devices.executors,
+                take_sample=devices.sampler.sample if lends else None,
             )
             settings = NodeSettings(
                 name=config.name,
                 swarm="" if invite is None else invite.swarm.name,
                 lends=lends or not networked,
+                lends_processor=devices.lends_processor,
+                limits=devices.limits,
+                refused_devices=devices.refused,
                 is_daemon=lends,
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
@@ -436,6 +457,7 @@ async def open_node(
                 api=str(home.socket) if lends else "",
             )
             node = Node(ports, settings, log)
+            devices.report_to(node.governor.confine)
             async with node.run():
                 for address in network.addresses():
                     remember_port(home, int(address.split("/")[4]))

@@ -14,12 +14,12 @@ from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.membership import Member
+from peerinfer_node.ports import Executor
 
 if TYPE_CHECKING:
     from peerinfer_node.node import Node
 
 _PAUSE = "pause"
-_FOR_EVER = "paused by its owner"
 
 
 class NodeControl:
@@ -34,16 +34,13 @@ class NodeControl:
         node = self._node
         picture = node.worker.picture
         members = node.members.machine.members()
-        until_s = None
-        if math.isfinite(picture.until_s):
-            until_s = node.ports.clock.wall_s() + picture.until_s - node.ports.clock.now_s()
         return {
             "peer_id": node.peer_id,
             "name": node.settings.name,
             "swarm": node.settings.swarm,
             "addresses": list(node.ports.network.addresses()),
             "state": picture.state,
-            "reasons": [{"reason": picture.reason, "until": until_s}] if picture.reason else [],
+            "reasons": self._reasons(picture.reason),
             "reachability": node.reachability.text,
             "peers": {
                 "alive": sum(member.state == "alive" for member in members),
@@ -75,26 +72,47 @@ class NodeControl:
             answers.append({**self._peer(member), "eligible": not reason, "why": reason or "can run it"})
         return answers
 
-    async def devices(self) -> list[Json]:
-        picture = self._node.worker.picture
-        return [
-            {
-                "name": device.name,
-                "kind": device.kind,
-                "provider": device.provider,
-                "vendor_id": device.vendor_id,
-                "device_id": device.device_id,
-                "vram_bytes": device.memory_bytes,
-                "temperature_c": None,
-                "power_w": None,
-                "busy_ratio": None,
-                "benchmark": {"gemm_gflops": device.gemm_gflops, "bandwidth_gbs": device.bandwidth_gbs},
-                "certified": True,
-                "state": "busy" if picture.running else picture.state,
-                "reasons": [picture.reason] if picture.reason else [],
-            }
-            for device in self._node.advertiser.devices
+    def _reasons(self, otherwise: str) -> list[Json]:
+        """Why the node does not work, each with its end; `otherwise` is what the worker says where no limit speaks."""
+        told = [
+            {"reason": reason.words, "until": self._wall(reason.until_s), "name": reason.name}
+            for reason in self._node.governor.reasons
         ]
+        return told or ([{"reason": otherwise, "until": None}] if otherwise else [])
+
+    def _wall(self, until_s: float) -> float | None:
+        clock = self._node.ports.clock
+        return clock.wall_s() + until_s - clock.now_s() if math.isfinite(until_s) else None
+
+    async def devices(self) -> list[Json]:
+        found = [self._device(executor) for executor in self._node.worker.executors]
+        return [*found, *self._node.settings.refused_devices]
+
+    def _device(self, executor: Executor) -> Json:
+        node, device = self._node, executor.device
+        picture = node.worker.picture
+        sample, reasons = node.governor.of(executor)
+        words = [reason.words for reason in reasons] or ([picture.reason] if picture.reason else [])
+        is_running = node.worker.is_running(executor)
+        if reasons:
+            state = "resting" if picture.state == "running" else picture.state
+        else:
+            state = "busy" if is_running else picture.state
+        return {
+            "name": device.name,
+            "kind": device.kind,
+            "provider": device.provider,
+            "vendor_id": device.vendor_id,
+            "device_id": device.device_id,
+            "vram_bytes": device.memory_bytes,
+            "temperature_c": sample.temperature_c,
+            "power_w": sample.power_w,
+            "busy_ratio": sample.busy_ratio,
+            "benchmark": {"gemm_gflops": device.gemm_gflops, "bandwidth_gbs": device.bandwidth_gbs},
+            "certified": device.kind == "cpu" or device.gemm_gflops > 0,
+            "state": state,
+            "reasons": words,
+        }
 
     async def models(self) -> list[Json]:
         blobs = self._node.ports.blobs
@@ -190,11 +208,11 @@ class NodeControl:
 
     def _pause(self, until_s: float | None) -> None:
         clock = self._node.ports.clock
-        self._node.worker.pause(_FOR_EVER, math.inf if until_s is None else clock.now_s() + until_s - clock.wall_s())
+        self._node.governor.pause(math.inf if until_s is None else clock.now_s() + until_s - clock.wall_s())
 
     async def resume(self) -> None:
         await self._node.ports.store.set_setting(_PAUSE, None)
-        self._node.worker.resume()
+        self._node.governor.resume()
 
     async def finish(self) -> None:
         self._node.worker.finish()

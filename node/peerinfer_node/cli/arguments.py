@@ -16,13 +16,8 @@ T = TypeVar("T")
 UNAVAILABLE: dict[str, dict[str, str | None]] = {
     "join": {
         "--service": "install|remove",
-        "--relay": None,
-        "--max-temp": "C",
-        "--idle-only": None,
-        "--schedule": "HOURS",
         "--max-up": "RATE",
         "--max-down": "RATE",
-        "--max-vram": "SIZE",
         "--api": "HOST:PORT",
     },
     "tui": {"--serve": "PORT"},

@@ -30,6 +30,7 @@ FLAGS = {
 SWITCHES = {
     "idle_only": "lend only while nobody uses this machine",
     "on_battery": "lend also while the machine runs on its battery",
+    "relay": "carry connections for peers that cannot be dialled",
 }
 
 _REPEATED = ("listen", "bootstrap", "device", "schedule", "exclusive")

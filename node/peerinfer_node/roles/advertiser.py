@@ -48,7 +48,7 @@ class Advertiser:
         self._sequence = 0
         self._changed = trio.Event()
         self._left = False
-        self.devices: list[Device] = [executor.device for executor in ports.executors]
+        self.devices: list[Device] = [executor.device for executor in worker.executors]
         worker.on_state = lambda state, reason: self._changed.set()
         members.on_refute = self._refresh
         reachability.on_change = self._refresh
@@ -66,7 +66,7 @@ class Advertiser:
 
     async def measure(self) -> None:
         """Benchmarks the devices and states the figures."""
-        self.devices = [await executor.benchmark() for executor in self._ports.executors]  # one core each, in turn
+        self.devices = [await executor.benchmark() for executor in self._worker.executors]  # one core each, in turn
         self._changed.set()
 
     async def say_left(self) -> None:
@@ -97,6 +97,7 @@ class Advertiser:
                     device.bandwidth_gbs,
                 )
                 for device in self.devices[:DEVICES_PER_NODE_MAX]
+                if device.kind == "cpu" or device.gemm_gflops  # a card that could not be measured is of no use
             )
             if self._settings.lends
             else (),
