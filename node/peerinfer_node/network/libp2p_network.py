@@ -438,7 +438,7 @@ class Libp2pNetwork:
         except BaseException as error:
             await connection.close()
             if isinstance(error, Exception):
-                raise DialFailed(f"cannot dial {what}: {_reason(error)}") from error
+                raise DialFailed(f"cannot dial {what}: {_reason(error, OTHER_SWARM)}") from error
             raise
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
@@ -454,7 +454,7 @@ class Libp2pNetwork:
                 opened = True
                 return Libp2pStream(net_stream, peer)
         except Exception as error:
-            raise StreamClosed(f"{peer} did not open {protocol}: {_reason(error)}") from error
+            raise StreamClosed(f"{peer} did not open {protocol}: {_reason(error, 'it does not speak it')}") from error
         finally:
             if not opened and net_stream is not None:
                 await _reset(net_stream)
@@ -521,14 +521,15 @@ class Libp2pNetwork:
         self._note(AddressFound(peer, addresses))
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what happened, for a person."""
+def _reason(error: BaseException, refusal: str) -> str:
+    """The first line of what happened, for a person. `refusal` is what a failed negotiation means."""
     cause: BaseException = error
     while True:
         if isinstance(cause, PeerIDMismatchesPubkey):
             return "another identity answers there"
         if isinstance(cause, MultiselectClientError):
-            return OTHER_SWARM
+            # No answer is a peer that is full or gone; a "no" is one that speaks something else.
+            return "it hung up" if "read failed" in str(cause) else refusal
         if str(cause) == WRONG_KEY or cause.__cause__ is None:
             return str(cause).partition("\n")[0] or type(cause).__name__
         cause = cause.__cause__

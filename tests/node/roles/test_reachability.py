@@ -1,0 +1,132 @@
+"""Three real networks on loopback, each with the two roles that reachability needs."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+import trio
+
+from peerinfer.envelope import seal
+from peerinfer.errors import NetworkError
+from peerinfer.membership import Membership
+from peerinfer.messages import Advert, DialBackWanted, DialedBack
+from peerinfer_node.clock import SystemClock
+from peerinfer_node.keys import MemoryKeys
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.network.libp2p_network import Libp2pNetwork
+from peerinfer_node.network.libp2p_relay import RelayLimits
+from peerinfer_node.roles import reachability
+from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
+from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
+from peerinfer_node.roles.work_stream import greet
+
+ANY_PORT = "/ip4/127.0.0.1/tcp/0"
+_seeds = count()
+
+
+class Peer:
+    def __init__(self, listen=(ANY_PORT,), *, relays=False):
+        self.keys = MemoryKeys(b"reach %d" % next(_seeds))
+        self.relays = relays
+        self.network = Libp2pNetwork(self.keys, listen, mdns=False, relay=RelayLimits() if relays else None)
+        clock, log, rng = SystemClock(), Log(), random.Random(1)
+        machine = Membership(self.keys.peer_id, random.Random(2))
+        self.members = MembersRole(
+            machine=machine, network=self.network, clock=clock, log=log, swarm="", on_change=lambda peer: None
+        )
+        self.reach = Reachability(network=self.network, members=self.members, clock=clock, log=log, swarm="", rng=rng)
+        self.changes = 0
+        self.reach.on_change = self.changed
+        self.sequence = 0
+        self.network.serve(MEMBERS_PROTOCOL, self.members.serve)
+        self.network.serve(REACH_PROTOCOL, self.reach.serve)
+
+    def changed(self):
+        self.changes += 1
+        self.advertise()
+
+    def advertise(self):
+        self.sequence += 1
+        advert = Advert(
+            1, self.sequence, 0.0, "", "t", self.reach.addresses(), "running", (), (), (), "none", relays=self.relays
+        )
+        self.members.advertise(seal(advert, self.keys.peer_id, self.keys.sign))
+
+    @asynccontextmanager
+    async def run(self):
+        async with trio.open_nursery() as nursery, self.network.run():
+            nursery.start_soon(self.members.run)
+            nursery.start_soon(self.reach.run)
+            self.advertise()
+            yield self
+            nursery.cancel_scope.cancel()
+
+
+async def wait_for(condition, timeout_s=15):
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110  (polling real sockets)
+            await trio.sleep(0.02)
+
+
+async def test_who_can_be_dialled_is_told_so(monkeypatch):
+    monkeypatch.setattr(reachability, "LOOK_EVERY_S", 0.05)
+    a, b = Peer(), Peer()
+    async with a.run(), b.run():
+        assert a.reach.text == "unknown: there was nobody to ask yet"
+        await a.network.dial(b.network.addresses()[0])
+        await wait_for(lambda: a.reach.text == "1 peer can dial you directly")
+        await wait_for(lambda: b.reach.text == "1 peer can dial you directly")
+        assert a.reach.addresses() == a.network.addresses()
+
+
+async def test_who_cannot_be_dialled_is_reached_by_a_relay(monkeypatch):
+    monkeypatch.setattr(reachability, "LOOK_EVERY_S", 0.05)
+    relay, home, guest = Peer(relays=True), Peer(), Peer(())
+    real = relay.network.answers_at
+
+    async def firewalled(address):
+        return home.keys.peer_id not in address and await real(address)
+
+    monkeypatch.setattr(relay.network, "answers_at", firewalled)
+    async with relay.run(), home.run(), guest.run():
+        await home.network.dial(relay.network.addresses()[0])
+        await wait_for(lambda: home.reach.text == "0 peers can dial you directly, 1 by relay")
+        circuit = f"{relay.network.addresses()[0]}/p2p-circuit/p2p/{home.keys.peer_id}"
+        assert home.reach.addresses() == (*home.network.addresses(), circuit)
+        assert home.changes
+        # A node that listens nowhere announces its relay at once, and others dial it there.
+        await guest.network.dial(relay.network.addresses()[0])
+        await wait_for(lambda: "by relay (1)" in guest.reach.text)
+        await wait_for(lambda: home.network.path(guest.keys.peer_id) != "")
+        await relay.network.disconnect(home.keys.peer_id)
+        await wait_for(lambda: "by relay" not in home.reach.text or relay.keys.peer_id in home.network.connected())
+
+
+async def test_a_node_dials_nobody_back_but_the_asker_and_not_again_and_again():
+    a, b = Peer(()), Peer()
+    async with trio.open_nursery() as nursery, a.network.run(), b.network.run():
+        del nursery
+        await a.network.dial(b.network.addresses()[0])
+        tried = []
+
+        async def answers_at(address):
+            tried.append(address)
+            return False
+
+        b.network.answers_at = answers_at
+        stream = MessageStream(await a.network.open_stream(b.keys.peer_id, REACH_PROTOCOL))
+        await greet(stream, swarm="")
+        await stream.send(DialBackWanted((4001, 0, 4001, 9)))
+        answer, _ = await stream.receive_as(DialedBack)
+        assert answer == DialedBack("127.0.0.1", ())
+        assert tried == [f"/ip4/127.0.0.1/tcp/{port}/p2p/{a.keys.peer_id}" for port in (4001, 9)]
+        with trio.fail_after(5), pytest.raises(NetworkError):
+            await _greeted(a, b)
+
+
+async def _greeted(here, there):
+    await greet(MessageStream(await here.network.open_stream(there.keys.peer_id, REACH_PROTOCOL)), swarm="")
