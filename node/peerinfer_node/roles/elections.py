@@ -378,9 +378,9 @@ class Elections:
             return
         if isinstance(message, Granted):
             until_s = self._clock.holder_s() + request.lease_s
-            candidate.driver.post(LeaseSeen(request.term.candidate, until_s))
+            candidate.driver.post(LeaseSeen(request.term.candidate, until_s, request.term))
         elif isinstance(request, LeaseReleased):
-            candidate.driver.post(LeaseSeen("", self._clock.holder_s()))
+            candidate.driver.post(LeaseSeen("", self._clock.holder_s(), request.term))
         elif isinstance(request, Append) and candidate.machine.phase is Phase.WATCHING:
             chain = self.elector.chain(JobId(request.job))
             if chain is not None and chain.ended:
