@@ -17,6 +17,7 @@ import trio
 
 from peerinfer.assignment import JobCancelled, JobEnded, TasksCommitted
 from peerinfer.binding import bind
+from peerinfer.candidacy import Candidacy
 from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.elector import candidates_of
@@ -43,6 +44,10 @@ REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
 
 REJOIN_AGAIN_S = 0.5
+CANCEL_TIMEOUT_S = 15.0
+"""Whoever cancels waits so long for a coordinator to do it; an election takes some seconds."""
+
+CANCEL_AGAIN_S = 0.2
 ELECTION_TIMEOUT_S = 30.0
 """A submitter waits this long for its committee to accept the job."""
 
@@ -217,6 +222,7 @@ class Jobs:
                 if manifest.committee == (self._own,):
                     self._stand(live, campaign=True)
                 else:
+                    live.accepted.set()
                     assert self._nursery is not None
                     self._nursery.start_soon(self._rejoin, live)
             except PeerinferError as error:
@@ -244,7 +250,9 @@ class Jobs:
         if job not in self._live:
             _, manifest = unseal(Manifest, signed_manifest)
             request = JobRequest("-", ("-",))  # Read from the copy when it is needed.
-            self._stand(self._add(job, manifest, signed_manifest, request), campaign=False)
+            live = self._add(job, manifest, signed_manifest, request)
+            live.accepted.set()
+            self._stand(live, campaign=False)
 
     # --- coordinating ------------------------------------------------------------------------------------------------
 
@@ -315,12 +323,22 @@ class Jobs:
         live = self._live.get(row.job)
         if live is None:
             raise UsageError(f"job {job} has ended already: {row.state}")
-        if live.body is not None:
-            self._coordinator.post(JobCancelled(row.job, "cancelled by its owner"))
-        else:
-            await self._ask_others(live, cancel=True)
-        while row.job in self._live and live.body is not None:
-            await live.wait_change(live.changes)
+        with trio.move_on_after(CANCEL_TIMEOUT_S):
+            while row.job in self._live:
+                if live.body is not None:
+                    self._coordinator.post(JobCancelled(row.job, "cancelled by its owner"))
+                    while row.job in self._live and live.body is not None:
+                        await live.wait_change(live.changes)
+                    continue
+                state = await self._ask_others(live, cancel=True)
+                if state is not None and state.get("state") in JOB_ENDED:
+                    return
+                await trio.sleep(CANCEL_AGAIN_S)
+            return
+        raise UsageError(
+            f"nobody coordinates job {row.job} now, so nobody can cancel it; "
+            "try again when `peerinfer jobs show` says that it runs"
+        )
 
     async def cancel_for(self, job: JobId) -> None:
         live = self._live.get(job)
@@ -371,18 +389,27 @@ class Jobs:
         return self._json(row) if knows else None
 
     async def _ask_others(self, live: LiveJob, *, cancel: bool = False) -> Json | None:
-        """What the job's coordinator says of it; None if nobody who knows can be reached."""
-        for peer in candidates_of(live.manifest):
-            if peer == self._own:
-                continue
-            try:
-                state = await self._replicas.state(PeerId(peer), live.job, cancel=cancel)
-            except PeerinferError as error:
-                self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
-                continue
-            if state is not None:
-                return state
-        return None
+        """What the job's coordinator says of it; None if nobody who knows can be reached.
+
+        All are asked at once: one that hangs must not hide one that knows.
+        """
+        found: list[Json] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask(peer: PeerId) -> None:
+                try:
+                    state = await self._replicas.state(peer, live.job, cancel=cancel)
+                except PeerinferError as error:
+                    self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
+                    return
+                if state is not None:
+                    found.append(state)
+                    nursery.cancel_scope.cancel()
+
+            for peer in candidates_of(live.manifest):
+                if peer != self._own:
+                    nursery.start_soon(ask, PeerId(peer))
+        return found[0] if found else None
 
     async def watch(self, job: str) -> AsyncIterator[Json]:
         row = await self._row(job)
@@ -439,16 +466,36 @@ class Jobs:
         picture = self._coordinator.machine.picture(live.job) or live.picture
         known: Json = totals(picture, split) if picture is not None else {}
         if machine is not None:
-            known |= led(machine.chain, live.manifest)
-            known["blocked"] = known.get("blocked") or live.waiting
+            chain = self._chain(live, machine)
+            known |= led(chain, live.manifest)
+            if live.body is None:
+                known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
         known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
         return known
 
+    def _chain(self, live: LiveJob, machine: Candidacy) -> Chain:
+        """The journal as far as it is known here: the candidate's own, or what its node's elector was sent since."""
+        sent = self._elections.elector.chain(live.job)
+        if sent is None or (machine.chain.last_term.order, len(machine.chain)) >= (sent.last_term.order, len(sent)):
+            return machine.chain
+        return sent
+
     def _json(self, row: JobRow) -> Json:
         live = self._live.get(row.job)
         if live is None:
             return job_json(row, row.state, json.loads(row.summary))
-        state = "running" if live.body is not None or not live.accepted.is_set() else "paused"
+        # Until a job is accepted, and while this node alone elects, nobody else is waited for.
+        is_own = not live.accepted.is_set() or live.manifest.committee == (self._own,)
+        state = "running" if live.body is not None or is_own else "paused"
         return job_json(row, state, self._known(live))
+
+
+def _missing(live: LiveJob, machine: Candidacy) -> str:
+    """Why nobody coordinates, as far as this node can tell."""
+    picture = machine.snapshot()
+    waiting = picture.waiting or live.waiting
+    if not picture.missing or not picture.waiting:
+        return waiting
+    return f"{waiting}; not heard of lately: {', '.join(picture.missing)}"

@@ -43,6 +43,9 @@ JOURNAL_PROTOCOL = "/peerinfer/journal/1"
 STREAMS_PER_PEER_MAX = 8
 COPY_AGAIN_S = 0.5
 ANSWER_TIMEOUT_S = 30.0
+STATE_TIMEOUT_S = 3.0
+"""A person waits for how a job stands: whoever does not say so in this time does not know."""
+
 REPLICA_TIMEOUT_S = 600.0
 JOBS_REMEMBERED_MAX = 64
 STANDBY = "standby"
@@ -257,7 +260,7 @@ class Replicas:
 
     async def state(self, peer: PeerId, job: JobId, *, cancel: bool = False) -> dict[str, Any] | None:
         """What another candidate says of the job, or None. Raises `NetworkError`, `ProtocolError`."""
-        with trio.move_on_after(ANSWER_TIMEOUT_S):
+        with trio.move_on_after(STATE_TIMEOUT_S):
             async with self._conversation(peer) as stream:
                 await stream.send(JobCancelWanted(job) if cancel else JobStateWanted(job))
                 answer, _ = await stream.receive_as(JobState, ReplicaRefused)
@@ -268,7 +271,7 @@ class Replicas:
                 except ValueError:
                     raise DecodeError(f"{peer} sent a state that is not JSON") from None
                 return state if isinstance(state, dict) else None
-        raise StreamClosed(f"{peer} did not answer within {ANSWER_TIMEOUT_S:g} s")
+        raise StreamClosed(f"{peer} did not answer within {STATE_TIMEOUT_S:g} s")
 
     async def fetch(self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> int:
         """Takes the results of these tasks from another candidate; returns how many came that were not here."""
