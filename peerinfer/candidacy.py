@@ -173,7 +173,10 @@ class Candidacy:
         self._term = NO_TERM
         self._claimed: dict[PeerId, int] = {}
         """The highest round that each elector says it has promised."""
-        self._seen_round = 0
+        self._seen = NO_TERM
+        """The newest term that this node's own elector granted."""
+        self._doubted: dict[PeerId, None] = {}
+        """Electors that did not hand out the journal that they promised."""
         self._sealed: dict[PeerId, None] = {}
         self._heard_s: dict[PeerId, float] = {}
         self._now_s = 0.0
@@ -273,7 +276,10 @@ class Candidacy:
     # --- campaign ----------------------------------------------------------------------------------------------------
 
     def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
-        self._seen_round = max(self._seen_round, seen.term.round)
+        if seen.term == self._seen != NO_TERM:
+            # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
+            self._failures = 0
+        self._seen = max(self._seen, seen.term, key=lambda term: term.order)
         if self._phase is not Phase.WATCHING or self._resigned:
             return
         if seen.holder == self._own:
@@ -281,7 +287,6 @@ class Candidacy:
             if self._next_s == NEVER:
                 self._next_s = now_s + self._stagger_s()
             return
-        self._failures = 0
         self._holder = seen.holder
         self._next_s = seen.until_s + self._stagger_s()
         self._why = f"{seen.holder} did not renew its lease" if seen.holder else "the lease was given back"
@@ -295,7 +300,14 @@ class Candidacy:
         self._phase = Phase.PREPARING
         self._term = Term(round_, self._own)
         self._recovery = Recovery(
-            self._own, self._job, self._manifest, self._term, self._chain, self._quorum, self._final
+            self._own,
+            self._job,
+            self._manifest,
+            self._term,
+            self._chain,
+            self._quorum,
+            committed=self._final,
+            doubted=self._doubted,
         )
         self._asked = self._new_round(now_s)
         self._overtaken.clear()
@@ -310,7 +322,7 @@ class Candidacy:
         """
         claims = sorted(self._claimed.values(), reverse=True)
         believed = claims[self._manifest.byzantine] if len(claims) > self._manifest.byzantine else 0
-        base = max(believed, self._seen_round, self._term.round, self._chain.last_term.round)
+        base = max(believed, self._seen.round, self._term.round, self._chain.last_term.round)
         return max(base, min(max(claims, default=0), base + ROUNDS_ON_TRUST)) + 1
 
     def _promised(self, elector: PeerId, promise: Promise, now_s: float) -> None:
@@ -362,6 +374,7 @@ class Candidacy:
     def _leave_out(self, elector: PeerId, reason: str, now_s: float) -> None:
         assert self._recovery is not None
         self._recovery.leave_out(elector, reason)
+        self._doubted[elector] = None
         self._advance(now_s)
 
     def _want_lease(self, now_s: float) -> None:
@@ -590,6 +603,7 @@ class Candidacy:
         elif self._phase is Phase.OPENING:
             self._phase = Phase.HOLDING
             self._failures = 0
+            self._doubted.clear()
             self._effects.append(Won(self._term))
         elif self._leaving is not None and self._final == len(self._chain):
             self._leave()
@@ -658,6 +672,11 @@ class Candidacy:
             assert self._recovery is not None
             assert self._recovery.source is not None
             self._leave_out(self._recovery.source, "no answer", now_s)
+        if self._phase is Phase.PREPARING and now_s >= self._give_up_s:
+            assert self._recovery is not None
+            self._recovery.counts_doubted = True
+            if self._recovery.has_quorum:
+                self._advance(now_s)
         if self._phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self._give_up_s:
             self._missing = self._silent(self._asked.sent_s)
             answered = len(self._electors) - len(self._missing)

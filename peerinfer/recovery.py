@@ -3,13 +3,16 @@
 Everything committed is in the journal of an honest elector of any quorum, and the longest of these journals, by (term
 of the last batch, length), holds all of it. So a candidate that holds a journal at least as long as what each of a
 quorum of electors promised has everything. An elector that does not hand out the journal that it promised, or hands
-out an unsound one, is left out of the count for the rest of the campaign, and somebody else's promise is needed.
+out an unsound one, is left out of the count for the rest of the campaign, and somebody else's promise is needed. In
+later campaigns it is doubted: its promise counts only where no quorum comes together without it, so that a journal that
+is promised and withheld does not hold up every election.
 
 A copy is judged by what has arrived, never by what was announced.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from peerinfer.errors import ProtocolError
@@ -32,9 +35,21 @@ class Recovery:
     """What a quorum promised under one term, and the copying of what is missing here."""
 
     def __init__(
-        self, own: PeerId, job: JobId, manifest: Manifest, term: Term, chain: Chain, quorum: int, committed: int
+        self,
+        own: PeerId,
+        job: JobId,
+        manifest: Manifest,
+        term: Term,
+        chain: Chain,
+        quorum: int,
+        *,
+        committed: int,
+        doubted: Container[PeerId],
     ) -> None:
-        """`committed`: batches that are known to be final; who offers others in their place is not believed."""
+        """`committed`: batches that are known to be final; who offers others in their place is not believed.
+
+        `doubted`: electors whose promise did not hold in an earlier campaign.
+        """
         self._own = own
         self._job = job
         self._manifest = manifest
@@ -42,6 +57,9 @@ class Recovery:
         self._chain = chain
         self._quorum = quorum
         self._committed = committed
+        self._doubted = doubted
+        self.counts_doubted = False
+        """Whether there is no hope of a quorum without those who are doubted."""
         self._promised: dict[PeerId, Promise] = {}
         self._copying: _Copying | None = None
         self.left_out: dict[PeerId, str] = {}
@@ -109,7 +127,9 @@ class Recovery:
         self._copying = None
 
     def _counted(self) -> dict[PeerId, Promise]:
-        return {elector: promise for elector, promise in self._promised.items() if elector not in self.left_out}
+        there = {elector: promise for elector, promise in self._promised.items() if elector not in self.left_out}
+        believed = {elector: promise for elector, promise in there.items() if elector not in self._doubted}
+        return there if self.counts_doubted and len(believed) < self._quorum else believed
 
 
 def _length(promise: Promise) -> Length:
