@@ -16,7 +16,6 @@ from typing import Any
 
 from peerinfer.addresses import is_dialable, is_ip, is_port
 from peerinfer.errors import UsageError
-from peerinfer.invites import parse_invite
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, BODY_BYTES_MAX, GIB, MIB, WRITE_TIMEOUT_S
 from peerinfer.units import WeeklyWindow, format_rate, format_size, parse_rate, parse_size, parse_weekly
 
@@ -217,6 +216,8 @@ def _check_api(value: str | None) -> None:
 
 def _check_swarm(value: str) -> None:
     if value:
+        from peerinfer.invites import parse_invite  # Knows the messages: too much for every start of the command line.
+
         parse_invite(value)
 
 
@@ -245,9 +246,7 @@ class NodeConfig:
     mdns: bool = _setting(True, "mdns", _switch, _fits, is_switch=True, show=lambda value: str(value).lower())
     """Find and be found by peers on the local network. Everybody on that network can see that this node runs."""
 
-    relay: bool = _setting(
-        False, "relay", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
-    )
+    relay: bool = _setting(False, "relay", _switch, _fits, is_switch=True, show=lambda value: str(value).lower())
     """Carry traffic for peers that cannot be reached directly. Costs bandwidth both ways."""
 
     device: tuple[str, ...] = _setting(("auto",), "device", str, _check_device, is_list=True)

@@ -115,11 +115,21 @@ class LimitExceeded(PeerinferError):
     http_status = 429
 
     def __init__(self, name: str, *, current: float, attempted: float, limit: float, unit: str) -> None:
-        super().__init__(f"{name}: {attempted:g} {unit} on top of {current:g} would pass the limit of {limit:g} {unit}")
+        on_top = f" on top of {_amount(current, unit)}" if current else ""
+        super().__init__(f"{name}: {_amount(attempted, unit)}{on_top} would pass the limit of {_amount(limit, unit)}")
         self.name = name
         self.current = current
         self.attempted = attempted
         self.limit = limit
+
+
+def _amount(value: float, unit: str) -> str:
+    """`574 MiB`, `1,000 jobs`."""
+    if unit == "bytes":
+        for size, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+            if value >= size:
+                return f"{value / size:.4g} {name}"
+    return f"{value:,.4g} {unit}" if value % 1 else f"{value:,.0f} {unit}"
 
 
 class ExecutionError(PeerinferError):

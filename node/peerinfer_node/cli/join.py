@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from peerinfer.invites import parse_invite
 from peerinfer_node.cli.arguments import Subcommands, add_command
 from peerinfer_node.cli.place import add_place, home_of, resolved
-from peerinfer_node.swarm_file import settle
 
 FLAGS = {
     "name": ("NAME", "what people see beside the peer id"),
@@ -62,10 +60,13 @@ def add(commands: Subcommands) -> None:
 
 def _join(arguments: argparse.Namespace) -> int:
     if arguments.invite is not None:
+        from peerinfer.invites import parse_invite
+
         parse_invite(arguments.invite)
     home = home_of(arguments)
     flags = {key: getattr(arguments, key) for key in (*FLAGS, *SWITCHES, "mdns")}
     config = resolved(arguments, home, {**flags, "swarm": arguments.invite}).config
     from peerinfer_node.cli.joining import join
+    from peerinfer_node.swarm_file import settle
 
     return join(home, settle(home, config, wall_s=time.time(), keeps=True))

@@ -29,7 +29,7 @@ usage: peerinfer COMMAND [options]
 
 Lend computers to AI inference and use them, peer to peer.
 
-  join      run a node that lends this machine's devices; join INVITE enters a private swarm
+  join      lend this machine's devices; join INVITE enters a private swarm
   run       run an ONNX model over inputs, on the swarm or here
   jobs      list jobs; show, attach, cancel or fetch one
   status    what this node does now

@@ -10,7 +10,7 @@ from peerinfer.errors import UsageError
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.place import add_place
 
-_EXAMPLE = "peerinfer run model.onnx images/ -o out.npz --verify quorum:2"
+_EXAMPLE = "peerinfer run model.onnx images/ -o out.npz"
 
 
 def add(commands: take.Subcommands) -> None:
@@ -48,7 +48,7 @@ def add(commands: take.Subcommands) -> None:
     how.add_argument("--dry-run", action="store_true", help="say what would happen, and send nothing")
     how.add_argument("--json", action="store_true", help="print one JSON object about the job at the end")
     belief = parser.add_argument_group("what to believe")
-    belief.add_argument("--verify", type=take.verify, default="spot", metavar="HOW", help="none, spot, quorum:K [spot]")
+    belief.add_argument("--verify", type=take.verify, default="spot", metavar="HOW", help="none or spot [spot]")
     belief.add_argument(
         "--compare", type=take.one_of(*COMPARATORS), default="allclose", metavar="HOW", help=", ".join(COMPARATORS)
     )

@@ -144,7 +144,7 @@ def test_without_options_a_request_has_its_own_defaults() -> None:
 def test_every_option_reaches_the_request() -> None:
     line = (
         "run /m.onnx /a.npz /b.npz -o out.npz --batch 7 --verify quorum:3 --compare cosine --rtol 1e-3 --atol 0 "
-        "--priority urgent --timeout 2m --task-timeout 5s --deadline 1h --retries 0 --resume --standalone "
+        "--priority urgent --timeout 2m --task-timeout 5s --deadline 1h --retries 0 --resume --standalone --no-replicate "
         "--min-vram 4GiB --device-kind gpu --image-size 480x640 --image-layout nhwc --image-mean 0.1,0.2,0.3 --image-std 2"
     )
     request = request_from(parsed(line))
@@ -162,6 +162,7 @@ def test_every_option_reaches_the_request() -> None:
         deadline_s=3600.0,
         retries=0,
         resume=True,
+        replicate=False,
         local_only=True,
         min_vram_bytes=4 << 30,
         device_kind="gpu",
