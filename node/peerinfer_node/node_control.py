@@ -54,6 +54,10 @@ class NodeControl:
             "frames_waiting": picture.waiting,
             "tasks_done": node.worker.tasks_done,
             "items_done": node.worker.items_done,
+            "energy_j": round(node.worker.energy_j, 3),
+            "joules_per_task": round(node.worker.energy_j / node.worker.tasks_done, 6)
+            if node.worker.tasks_done
+            else None,
             "sandbox": node.executor.sandbox,
             "version": peerinfer.__version__,
             "pid": os.getpid(),

@@ -81,6 +81,8 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
         assert "HD Graphics 630" in names  # found, with the reason why it is not used
         assert await job_on(node, tmp_path) == {"done"}
 
+        assert (await node.control.status())["energy_j"] > 0
+
         heat.write_text("95000\n")
         assert await until(lambda: shows(node, state="resting")) < 5
         card = card_of(await node.control.devices())

@@ -49,4 +49,4 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _is_measured(device: Json) -> bool:
-    return bool((device.get("benchmark") or {}).get("gemm_gflops"))
+    return device.get("state") == "refused" or bool((device.get("benchmark") or {}).get("gemm_gflops"))

@@ -51,6 +51,7 @@ def examine(home: Home) -> list[Finding]:
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", check_python),
         ("onnxruntime", check_onnxruntime),
+        ("graphics", check_graphics),
         ("processors", check_processors),
         ("memory", check_memory),
         ("disk", lambda: check_disk(home.cache)),
@@ -93,6 +94,30 @@ def check_onnxruntime() -> Finding:
     version, *providers = child.stdout.split()
     gpus = [name for name in providers if name not in ("CPUExecutionProvider", "AzureExecutionProvider")]
     return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}")
+
+
+def check_graphics() -> Finding:
+    """Every card, with what keeps it from use and what helps."""
+    from peerinfer_node.devices.probe import find_gpus
+
+    cards = find_gpus()
+    if not cards:
+        return Finding("graphics", "ok", "no graphics card; the processor computes")
+    found, advice = [], []
+    for card in cards:
+        if card.is_usable:
+            size = format_size(card.device.memory_bytes)
+            found.append(f"{card.device.name}, {size}, good for {card.good_for}")
+            continue
+        obstacle = card.obstacles[0]
+        found.append(f"{card.device.name} cannot be used: {obstacle.reason}")
+        if obstacle.advice and obstacle.advice not in advice:
+            advice.append(obstacle.advice)
+    if any(card.is_usable for card in cards):
+        state = "ok"
+    else:
+        state, advice = "warn", advice or ["nothing can be done here; the processor computes"]
+    return Finding("graphics", state, "; ".join(found), "; ".join(advice))
 
 
 def check_processors() -> Finding:

@@ -4,8 +4,8 @@ Nothing here knows ONNX Runtime: a model is a function from named arrays to arra
 
 Joined tasks (`merge`) run in micro-batches. Past a megabyte of input a larger batch gains nothing on a processor
 (convolutions never gain; small dense models gain up to 1.8 times by 16 rows), and short runs can be stopped. Where the
-joined run fails, or does not give one row per item, every task runs alone, so that one bad task fails alone. Stacked
-items run one by one.
+joined run fails, or does not give one row per item, every task runs alone, so that one bad task fails alone; where it
+runs out of memory, fewer rows are joined. Stacked items run one by one.
 """
 
 from __future__ import annotations
@@ -120,15 +120,23 @@ class _Joined:
     def rows(self, start: int, stop: int) -> Outputs | None:
         """The outputs of these rows, or None if they are not one row each. Raises `RunFailed`."""
         runs: list[list[Array]] = []
-        for first in range(start, max(stop, start + 1), self._step):
+        first = start
+        while first < stop or not runs:
             last = min(first + self._step, stop)
-            outputs = self._run_rows(first, last)
+            try:
+                outputs = self._run_rows(first, last)
+            except RunFailed as failure:
+                if failure.kind != "memory" or last - first < 2:
+                    raise
+                self._step = (last - first) // 2  # for what is left of this batch as well
+                continue
             for number, output in enumerate(outputs):
                 if output.ndim == 0 or output.shape[0] != last - first:
                     return None
                 if runs and output.shape[1:] != runs[0][number].shape[1:]:
                     return None
             runs.append(outputs)
+            first = max(last, first + 1)
         return tuple(zip(*runs, strict=True))
 
     def task(self, start: int, stop: int) -> Outputs:

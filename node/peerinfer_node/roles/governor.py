@@ -51,6 +51,7 @@ class GovernorRole:
         self._machine = Governor(limits, [executor.device.kind for executor in executors])
         self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
         self._is_holding = False
+        worker.power_of = lambda executor: self.of(executor)[0].power_w
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -130,6 +130,10 @@ class WorkerRole:
         self.tasks_done = 0
         self.items_done = 0
         self.compute_s = 0.0
+        self.power_of: Callable[[Executor], float | None] = lambda executor: None
+        """Watts that a device takes now, where it tells."""
+        self.energy_j = 0.0
+        """Taken by devices that tell their power, while they computed; what they take at rest is counted in."""
 
     # --- outside ---------------------------------------------------------------------------------------------------
 
@@ -404,6 +408,7 @@ class WorkerRole:
         self.tasks_done += done
         self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
         self.compute_s += compute_s
+        self.energy_j += compute_s * (self.power_of(executor) or 0.0)
         body_bytes = sum(len(part) for part in body)
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:

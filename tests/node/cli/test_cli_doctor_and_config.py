@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 from fake_control import FakeControl
+from hardware_tree import lay_out
 
 from peerinfer_node.cli import checkup, main
+from peerinfer_node.devices import probe
+from peerinfer_node.devices.choice import judge
+from peerinfer_node.devices.sysfs import read_cards
+from peerinfer_node.devices.vulkan import Adapter, Answer
 from peerinfer_node.home import Home
 
 
@@ -22,6 +27,7 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
         *(
             "python",
             "onnxruntime",
+            "graphics",
             "processors",
             "memory",
             "disk",
@@ -30,6 +36,7 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
             "seccomp",
             "identity",
             "daemon",
+            "reachability",
         ),
     ]
     assert {finding["state"] for finding in findings} <= {"ok", "warn", "fail"}
@@ -40,8 +47,22 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
 def test_doctor_tells_people_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)
+
+
+def test_doctor_says_of_every_card_what_it_is_good_for_or_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = read_cards(lay_out("rx580", tmp_path))
+    radv = Adapter("RADV POLARIS10", "discrete", 0x1002, 0x67DF, "1.3.255", 8 << 30, False)
+    for answer, state in ((Answer((radv,)), "ok"), (Answer(problem="no driver", advice="install one"), "warn")):
+        found = judge(cards, answer, has_provider=True)
+        monkeypatch.setattr(probe, "find_gpus", lambda found=found: found)
+        finding = checkup.check_graphics()
+        assert finding.state == state
+        assert ("Radeon RX 580, 8 GiB, good for fp32" in finding.found) == (state == "ok")
+        assert finding.advice
 
 
 def test_an_identity_that_others_may_read_fails_with_the_remedy(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +102,7 @@ def test_a_check_that_breaks_does_not_stop_the_others(home: Home, monkeypatch: p
 
     monkeypatch.setattr(checkup, "check_memory", faints)
     findings = checkup.examine(home)
-    assert len(findings) == 10
+    assert len(findings) == 12
     assert "no /proc here" in next(finding.found for finding in findings if finding.check == "memory")
 
 

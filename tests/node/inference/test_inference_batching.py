@@ -214,3 +214,25 @@ def test_however_tasks_are_cut_they_get_what_one_run_would_give(items: list[int]
         assert np.array_equal(rows_of(answer).ravel(), np.array(survivors) ** 2)
     else:
         assert not answer.groups
+
+
+def test_out_of_memory_halves_the_rows_that_run_together_and_goes_on() -> None:
+    def small_card(x: Array) -> list[Array]:
+        if len(x) > 3:
+            raise RunFailed("memory", "the card is full")
+        return [x * 2]
+
+    model = Recorder(small_card)
+    x = np.arange(40, dtype=np.float32).reshape(10, 4)
+    answer = run([4, 6], model, x=x)
+    assert not answer.failures
+    assert np.array_equal(rows_of(answer), x * 2)
+    assert [shape[0] for shape in model.shapes] == [10, 5, 2, 2, 2, 2, 2]
+
+
+def test_a_row_that_does_not_fit_alone_fails() -> None:
+    def tiny_card(x: Array) -> list[Array]:
+        raise RunFailed("memory", "the card is full")
+
+    answer = run([1, 1], Recorder(tiny_card), x=np.zeros((2, 4), np.float32))
+    assert [(failure.position, failure.kind) for failure in answer.failures] == [(0, "memory"), (1, "memory")]
