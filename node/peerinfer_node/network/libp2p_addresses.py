@@ -75,3 +75,17 @@ def parse_dialable(text: str) -> tuple[Address, PeerId]:
     if address.port == 0:
         raise DialFailed(f"cannot dial {text}: port 0 is no port")
     return address, address.peer
+
+
+def subnet_of(host: str) -> str:
+    """The network that a public address belongs to (/24 of IPv4, /48 of IPv6); "" for an address of a private one.
+
+    Whoever can have one address of it can have many; on a private network that is nobody's attack.
+    """
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    if not ip.is_global:
+        return ""
+    return str(ipaddress.ip_network(f"{host}/{24 if ip.version == 4 else 48}", strict=False))

@@ -40,7 +40,7 @@ from peerinfer.messages import Relayed
 from peerinfer_node.keys import Ed25519Keys
 from peerinfer_node.listening import concrete_hosts
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen
+from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen, subnet_of
 from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_mdns import run_mdns
 from peerinfer_node.network.libp2p_relay import (
@@ -74,6 +74,9 @@ HANDSHAKES_MAX = 256
 HANDSHAKES_PER_HOST_MAX = 64
 """Connections that have not proved who they are. One host must not take all the places, yet a whole laboratory may
 start behind one address."""
+
+CONNECTIONS_PER_SUBNET_MAX = 64
+"""Accepted from one public /24 or /48, whoever they say they are: identities cost nothing, networks do."""
 
 HANDSHAKE_TIMEOUT_S = 5.0
 """Three round trips and two signatures; a connection that takes longer is dropped."""
@@ -170,6 +173,7 @@ class Libp2pNetwork:
         self._swarm: Any = None
         self._addresses: tuple[str, ...] = ()
         self._handshakes: Counter[str] = Counter()
+        self._accepted: Counter[str] = Counter()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
         self._connected: dict[PeerId, None] = {}
         self._events: deque[NetworkEvent] = deque(maxlen=EVENTS_MAX)
@@ -303,6 +307,18 @@ class Libp2pNetwork:
             return
         if self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
             return
+        subnet = subnet_of(host)
+        if subnet and self._accepted[subnet] >= CONNECTIONS_PER_SUBNET_MAX:
+            return
+        self._accepted[subnet] += 1
+        try:
+            await self._hold(swarm, connection, host)
+        finally:
+            self._accepted[subnet] -= 1
+            if not self._accepted[subnet]:
+                del self._accepted[subnet]
+
+    async def _hold(self, swarm: Any, connection: Socket, host: str) -> None:
         self._handshakes[host] += 1
         try:
             await swarm.upgrade_inbound_raw_conn(RawConnection(connection, False), Multiaddr("/ip4/0.0.0.0/tcp/0"))
