@@ -1,8 +1,9 @@
 """The volunteer: which frames of which coordinators its devices run, and when they run none.
 
 Coordinators may each have a *window* of frames here. Frames wait in one queue per coordinator and are started in turn,
-as many at once as there are devices; while one computes, the next has already arrived. A paused volunteer closes all
-windows, stops what runs and hands it back unrun; one that finishes closes the windows and runs what it has.
+as many at once as there are devices; while one computes, the next has already arrived and the answer to the one before
+is still on its way. A paused volunteer closes all windows, stops what runs and hands it back unrun; one that finishes
+closes the windows and runs what it has.
 
 Assignments of an older term than the newest seen of a job are refused: their coordinator has been replaced.
 """
@@ -38,6 +39,13 @@ class FrameOffered:
     key: FrameKey
     job: JobId
     term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class FrameComputed:
+    """Its device is free again. Its answer is yet to be handed over, which a slow coordinator may make a long wait."""
+
+    key: FrameKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ Event = (
     CoordinatorJoined
     | CoordinatorLeft
     | FrameOffered
+    | FrameComputed
     | FrameFinished
     | FrameCancelled
     | PauseAsked
@@ -167,6 +176,7 @@ class Volunteering:
         self._allowed = devices
         self._coordinators: OrderedDict[PeerId, _Coordinator] = OrderedDict()
         self._running: dict[FrameKey, None] = {}
+        self._answering: dict[FrameKey, None] = {}
         self._terms: OrderedDict[JobId, Term] = OrderedDict()
         self._paused: PauseAsked | None = None
         self._finishing = False
@@ -201,8 +211,13 @@ class Volunteering:
                 self._leave(peer)
             case FrameOffered(key, job, term):
                 self._offer(key, job, term)
+            case FrameComputed(key):
+                if key in self._running:
+                    del self._running[key]
+                    self._answering[key] = None
             case FrameFinished(key):
                 self._running.pop(key, None)
+                self._answering.pop(key, None)
             case FrameCancelled(key):
                 self._cancel(key)
             case PauseAsked():
@@ -217,11 +232,14 @@ class Volunteering:
                 self._finishing = True
                 self._finished = False  # whoever asks again waits for an answer of its own
                 self._announce()
+            case DevicesAllowed(count):
+                self._allow(count)
             case Tick():
                 if self._paused is not None and now_s >= self._paused.until_s:
-                    self._resume()
+                    self._paused = None  # and if it was asked to finish meanwhile, it still does
+                    self._announce()
         self._start()
-        if self._finishing and not self._finished and not self._running and not self._waiting():
+        if self._finishing and not self._finished and not self._held():
             self._finished = True
             self._effects.append(Finished())
         effects, self._effects = self._effects, []
@@ -256,7 +274,7 @@ class Volunteering:
             self._effects.append(RefuseFrame(key, reason, final=True))
         elif self.state != "running":
             self._effects.append(RefuseFrame(key, self.reason, final=False))
-        elif sum(1 for running in self._running if running[0] == key[0]) + len(coordinator.waiting) >= self._window():
+        elif self._held_for(key[0]) >= self._window():
             self._effects.append(RefuseFrame(key, "more frames than the window allows", final=False))
         else:
             self._terms[job] = term
@@ -284,6 +302,15 @@ class Volunteering:
             self._effects += [StopFrame(key), RefuseFrame(key, pause.reason, final=False)]
         self._announce()
 
+    def _allow(self, count: int) -> None:
+        if count == self._allowed:
+            return
+        self._allowed = min(count, self._devices)
+        for peer, coordinator in self._coordinators.items():
+            while coordinator.waiting and self._held_for(peer) > self._window():
+                self._effects.append(RefuseFrame(coordinator.waiting.pop(), "its device has to rest", final=False))
+        self._announce()
+
     def _resume(self) -> None:
         if self._paused is None and not self._finishing:
             return
@@ -308,6 +335,14 @@ class Volunteering:
     def _waiting(self) -> int:
         return sum(len(coordinator.waiting) for coordinator in self._coordinators.values())
 
+    def _held(self) -> int:
+        return self._waiting() + len(self._running) + len(self._answering)
+
+    def _held_for(self, peer: PeerId) -> int:
+        coordinator = self._coordinators.get(peer)
+        waiting = len(coordinator.waiting) if coordinator is not None else 0
+        return waiting + sum(1 for frames in (self._running, self._answering) for key in frames if key[0] == peer)
+
     def snapshot(self) -> VolunteerPicture:
         return VolunteerPicture(
             self.state, self.reason, self.deadline_s, len(self._coordinators), self._waiting(), len(self._running)
@@ -316,8 +351,9 @@ class Volunteering:
     def check(self) -> None:
         assert len(self._coordinators) <= COORDINATORS_MAX, f"{len(self._coordinators)} coordinators"
         assert len(self._running) <= self._devices, f"{len(self._running)} frames run on {self._devices} devices"
-        for peer, coordinator in self._coordinators.items():
-            held = len(coordinator.waiting) + sum(1 for key in self._running if key[0] == peer)
+        assert not self._running.keys() & self._answering.keys(), "a frame runs and is answered"
+        for peer in self._coordinators:
+            held = self._held_for(peer)
             limit = self._devices * FRAMES_IN_FLIGHT_PER_DEVICE
             assert held <= limit, f"{peer} has {held} frames here, the window is {limit}"
         if self._paused:

@@ -17,6 +17,9 @@ F = TypeVar("F")
 EVENTS_WAITING_MAX = 100_000
 """Every source of events is itself bounded (windows, streams, requests); beyond this something is broken."""
 
+EVENTS_OF_PEERS_MAX = 1000
+"""While more events wait, nothing more is read from peers: they can talk faster than a disk takes results."""
+
 
 class Clock(Protocol):
     """Whichever clock the machine's times are of."""
@@ -33,12 +36,18 @@ class Driver(Generic[E, F]):
         self._perform = perform
         self._events: deque[E | Tick] = deque()
         self._posted = trio.Event()
+        self._has_room = trio.Event()
 
     def post(self, event: E) -> None:
         if len(self._events) >= EVENTS_WAITING_MAX:
             raise RuntimeError(f"{len(self._events)} events wait for {type(self._machine).__name__}")
         self._events.append(event)
         self._posted.set()
+
+    async def wait_room(self) -> None:
+        """Returns when few enough events wait that a peer may cause more. Not to be called while performing."""
+        while len(self._events) >= EVENTS_OF_PEERS_MAX:
+            await self._has_room.wait()
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -51,5 +60,9 @@ class Driver(Generic[E, F]):
                 if not self._events:
                     self._events.append(Tick())
             while self._events:
-                for effect in self._machine.handle(self._events.popleft(), self._clock.now_s()):
+                event = self._events.popleft()
+                if len(self._events) < EVENTS_OF_PEERS_MAX:
+                    self._has_room.set()
+                    self._has_room = trio.Event()
+                for effect in self._machine.handle(event, self._clock.now_s()):
                     await self._perform(effect)

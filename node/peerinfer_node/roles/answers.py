@@ -69,6 +69,8 @@ def check_results(peer: PeerId, frame: Frame, results: Results, body: bytes, out
     if sum(spec.size_bytes for group in results.groups for spec in group.tensors) != len(body):
         raise ProtocolError(f"{wrong} claim other sizes than they have")
     for group in results.groups:
+        if not group.positions:
+            raise ProtocolError(f"{wrong} hold outputs of no task")
         items = sum(frame.items[position] for position in group.positions)
         if sorted(spec.name for spec in group.tensors) != sorted(outputs):
             raise ProtocolError(f"{wrong} hold other outputs than were asked for")

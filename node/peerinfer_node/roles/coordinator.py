@@ -35,8 +35,8 @@ from peerinfer.assignment import (
     WorkerOffer,
 )
 from peerinfer.coordination import Coordination
-from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError, ProtocolError
-from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.errors import LimitExceeded, NetworkError, PeerinferError, ProtocolError
+from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
 from peerinfer.tensors import Port, TensorSpec
@@ -45,13 +45,18 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, Rows, check_results
-from peerinfer_node.roles.work_stream import Conversation, greet, say_goodbye
+from peerinfer_node.roles.work_stream import BATCH_BYTES_MAX, Conversation, greet, hang_up, read_blob, say_goodbye
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
 """A work stream that no job has used for this long is closed."""
 
 AUDITS_TOGETHER_MAX = 64
+
+WINDOWS_AT_ONCE_MAX = 100
+WINDOWS_PER_S_MAX = 5.0
+"""A window changes when an owner pauses or resumes. Six bytes that make the machine look at all jobs and workers again
+are worth sending a million times to somebody who wants to hold us up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +114,16 @@ class JobBody(Protocol):
 class _Link:
     stream: MessageStream
     conversation: Conversation
-    outbox: trio.MemorySendChannel[SendFrame]
+    outbox: trio.MemorySendChannel[SendFrame | JobDone]
+    """One after the other: no frame of a job may follow its end."""
+    scope: trio.CancelScope
     briefed: set[JobId] = field(default_factory=set)
+    ordered: set[int] = field(default_factory=set)
+    """Frames in the outbox that have not been cancelled since."""
     sent: dict[int, Frame] = field(default_factory=dict)
+    joined_s: float = field(default_factory=trio.current_time)
+    windows: int = 0
+    end: str = "this node stops"
 
 
 class CoordinatorRole:
@@ -184,39 +196,51 @@ class CoordinatorRole:
     async def work_with(self, raw: Stream, offer: WorkerOffer) -> str:
         """Uses the volunteer behind this stream until it leaves. Returns why it ended, in one line."""
         stream = MessageStream(raw)
-        peer = stream.peer
         try:
             await greet(stream, swarm=self._swarm)
+            if stream.peer not in self._links:
+                return await self._converse(stream, offer)
+            reason = "there is a work stream to this worker already"
+            await say_goodbye(stream, reason)
+            return reason
         except PeerinferError as error:
-            await stream.close()
             return str(error)
-        outbox, frames = trio.open_memory_channel[SendFrame](float("inf"))  # bounded by the worker's window
-        link = _Link(stream, Conversation(stream, lambda message, body: self._receive(link, message, body)), outbox)
-        self._links[peer] = link
-        self._driver.post(WorkerJoined(peer, offer))
-        reason = "this node stops"
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_frames, link, frames)
-                nursery.start_soon(self._close_when_idle, link, nursery.cancel_scope)
-                reason = await link.conversation.run()
-                nursery.cancel_scope.cancel()
         finally:
             self.bytes_in += stream.bytes_in
             self.bytes_out += stream.bytes_out
-            del self._links[peer]
-            self._driver.post(WorkerLost(peer, reason))
-            with trio.CancelScope(shield=True):
-                await stream.close()
-        return reason
+            await hang_up(stream)
 
-    async def _close_when_idle(self, link: _Link, scope: trio.CancelScope) -> None:
+    async def _converse(self, stream: MessageStream, offer: WorkerOffer) -> str:
+        peer = stream.peer
+        outbox, unsent = trio.open_memory_channel[SendFrame | JobDone](float("inf"))  # bounded by window and jobs
+        conversation = Conversation(stream, lambda message, body: self._receive(link, message, body))
+        link = _Link(stream, conversation, outbox, trio.CancelScope())
+        self._links[peer] = link
+        self._driver.post(WorkerJoined(peer, offer))
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_outbox, link, unsent)
+                    nursery.start_soon(self._close_when_idle, link)
+                    link.end = await conversation.run()
+                    nursery.cancel_scope.cancel()
+        finally:
+            del self._links[peer]
+            self._driver.post(WorkerLost(peer, link.end))
+        return link.end
+
+    async def _close_when_idle(self, link: _Link) -> None:
         idle_checks = 0
         while idle_checks < 2:
             await trio.sleep(IDLE_LINK_S / 2)
             idle_checks = 0 if self._bodies or link.sent else idle_checks + 1
-        await say_goodbye(link.stream, "no work for now")
-        scope.cancel()
+        await self._part(link, "no work for now")
+
+    async def _part(self, link: _Link, reason: str) -> None:
+        """Says goodbye and goes, whether or not the worker does."""
+        await say_goodbye(link.stream, reason)
+        link.end = reason
+        link.scope.cancel()
 
     # --- what workers say --------------------------------------------------------------------------------------------
 
@@ -224,6 +248,9 @@ class CoordinatorRole:
         peer = link.stream.peer
         match message:
             case Window(frames, reason):
+                link.windows += 1
+                if link.windows > WINDOWS_AT_ONCE_MAX + WINDOWS_PER_S_MAX * (trio.current_time() - link.joined_s):
+                    raise ProtocolError(f"{peer} changes its window all the time")
                 self._driver.post(WindowSet(peer, frames, reason))
             case Results():
                 self._take(link, message, body)
@@ -233,6 +260,7 @@ class CoordinatorRole:
                     self._driver.post(FrameRefused(peer, number, reason, final))
             case _:
                 raise ProtocolError(f"{peer} sent {type(message).__name__} to a coordinator")
+        await self._driver.wait_room()
 
     def _take(self, link: _Link, results: Results, body: bytes) -> None:
         frame = link.sent.pop(results.frame, None)
@@ -242,19 +270,24 @@ class CoordinatorRole:
             return  # It was cancelled here while its answer was on the way.
         if results.outputs is None:
             self._check(link, frame, results, body, job_body)
-        else:
-            assert self._nursery is not None
-            self._nursery.start_soon(self._take_blob, link, frame, results, job_body)
+            return
+        claimed = sum(spec.size_bytes for group in results.groups for spec in group.tensors)
+        if body or claimed != results.outputs_bytes or claimed > BATCH_BYTES_MAX:
+            raise ProtocolError(f"the results of frame {frame.frame} claim other sizes than they have")
+        assert self._nursery is not None
+        self._nursery.start_soon(self._take_blob, link, frame, results, job_body)
 
     async def _take_blob(self, link: _Link, frame: Frame, results: Results, job_body: JobBody) -> None:
         """Large outputs come beside the stream, which stays free for signs of life."""
         peer, cid = link.stream.peer, Cid(results.outputs or "")
         try:
+            digest_of_cid(cid)
             await self._fetch_blob(cid, [peer])
-            self._check(link, frame, results, await self._blobs.read(cid), job_body)
+            outputs = await read_blob(self._blobs, cid, bytes_max=results.outputs_bytes, what="the outputs")
+            self._check(link, frame, results, outputs, job_body)
         except (PeerinferError, KeyError, ValueError) as error:
             self._log.warning("outputs not received", peer=peer, reason=str(error))
-            await say_goodbye(link.stream, f"the outputs of frame {frame.frame} cannot be had")
+            await self._part(link, f"the outputs of frame {frame.frame} cannot be had")
 
     def _check(self, link: _Link, frame: Frame, results: Results, body: bytes, job_body: JobBody) -> None:
         peer = link.stream.peer
@@ -274,50 +307,60 @@ class CoordinatorRole:
         match effect:
             case SendFrame(peer, number, job, _, _):
                 if peer in self._links:
+                    self._links[peer].ordered.add(number)
                     self._links[peer].outbox.send_nowait(effect)
             case CancelFrame(peer, number, reason):
                 self._cancel_frame(peer, number, reason)
             case KeepResults(peer, number, job, tasks):
-                await self._keep(peer, number, job, tasks)
+                answer = self._answers.pop((peer, number))
+                await self._for_job(job, lambda body: self._keep(body, answer, tasks))
             case DropResults(peer, number):
                 del self._answers[peer, number]
             case Audit(_, task, peer):
                 self._audits.append((effect, self._claim(peer, task)))
                 self._audit_drawn.set()
             case Settle(job, peer, tasks, is_last):
-                if job in self._bodies:
-                    await self._bodies[job].settle(peer, tasks, is_last=is_last)
+                await self._for_job(job, lambda body: body.settle(peer, tasks, is_last=is_last))
             case VoidResults(job, peer, tasks, reason):
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
-                if job in self._bodies:
-                    await self._bodies[job].void(tasks)
+                self._audits = [(audit, rows) for audit, rows in self._audits if (audit.job, audit.peer) != (job, peer)]
+                await self._for_job(job, lambda body: body.void(tasks))
             case JobChanged(job):
                 if job in self._bodies:
                     self._bodies[job].changed()
             case TaskFailedForGood(job, task, reason):
                 self._log.warning("task failed", job=job, task=task, reason=reason)
-                if job in self._bodies:
-                    await self._bodies[job].failed(task, reason)
+                await self._for_job(job, lambda body: body.failed(task, reason))
             case JobEnded():
                 await self._end(effect)
             case DropWorker(peer, reason):
                 if peer in self._links:
-                    self._nursery.start_soon(say_goodbye, self._links[peer].stream, reason)
+                    self._nursery.start_soon(self._part, self._links[peer], reason)
 
-    async def _keep(self, peer: PeerId, number: int, job: JobId, tasks: Sequence[int]) -> None:
-        answer, body = self._answers.pop((peer, number)), self._bodies.get(job)
+    async def _for_job(self, job: JobId, action: Callable[[JobBody], Awaitable[None]]) -> None:
+        """Does what may fail on this side, for which no worker is to blame: then the job cannot go on here."""
+        body = self._bodies.get(job)
         if body is None:
             return
         try:
-            await body.keep(answer, tasks)
-            self._kept = answer
+            await action(body)
         except PeerinferError as error:
-            self._log.error("results could not be kept", job=job, reason=str(error))
-            self._driver.post(JobBroken(job, str(error), type(error).__name__))
+            self._break(job, error)
+
+    def _break(self, job: JobId, error: PeerinferError) -> None:
+        self._log.error("the job cannot go on", job=job, reason=str(error))
+        self._driver.post(JobBroken(job, str(error), type(error).__name__))
+
+    async def _keep(self, body: JobBody, answer: Answer, tasks: Sequence[int]) -> None:
+        await body.keep(answer, tasks)
+        self._kept = answer
 
     def _cancel_frame(self, peer: PeerId, number: int, reason: str) -> None:
         link = self._links.get(peer)
-        if link is not None and link.sent.pop(number, None) is not None:
+        if link is None:
+            return
+        link.ordered.discard(number)
+        if link.sent.pop(number, None) is not None:
             assert self._nursery is not None
             self._settle(link)
             self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX]))
@@ -340,7 +383,7 @@ class CoordinatorRole:
             except PeerinferError as error:
                 verdicts = {audit.task: Verdict(None, str(error)) for audit, _ in drawn}
             for audit, _ in drawn:
-                verdict = verdicts[audit.task]
+                verdict = verdicts.get(audit.task, Verdict(None, "its result is not kept any more"))
                 self._driver.post(AuditDone(job, audit.task, audit.peer, verdict.agrees, verdict.detail))
 
     def _claim(self, peer: PeerId, task: int) -> Rows | None:
@@ -352,12 +395,13 @@ class CoordinatorRole:
 
     async def _end(self, end: JobEnded) -> None:
         job = end.job
-        body = self._bodies.pop(job)
-        assert self._nursery is not None
+        body = self._bodies.pop(job, None)
+        if body is None:
+            return  # It was dropped in the meantime.
         for link in self._links.values():
             if job in link.briefed:
                 link.briefed.discard(job)
-                self._nursery.start_soon(self._tell, link, JobDone(job))
+                link.outbox.send_nowait(JobDone(job))
         await body.ended(end)
 
     async def _tell(self, link: _Link, message: Any) -> None:
@@ -368,26 +412,33 @@ class CoordinatorRole:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    async def _send_frames(self, link: _Link, frames: trio.MemoryReceiveChannel[SendFrame]) -> None:
-        async for order in frames:
+    async def _send_outbox(self, link: _Link, unsent: trio.MemoryReceiveChannel[SendFrame | JobDone]) -> None:
+        async for order in unsent:
             try:
-                await self._send_frame(link, order)
+                if isinstance(order, JobDone):
+                    await link.stream.send(order)
+                else:
+                    await self._send_frame(link, order)
+            except NetworkError as error:
+                link.end = str(error)
+                link.scope.cancel()
             except PeerinferError as error:
-                link.sent.pop(order.frame, None)
-                self._settle(link)
-                self._driver.post(FrameRefused(link.stream.peer, order.frame, str(error), final=False))
+                if isinstance(order, SendFrame):
+                    self._break(order.job, error)
 
     async def _send_frame(self, link: _Link, order: SendFrame) -> None:
         body = self._bodies.get(order.job)
-        if body is None:
+        if body is None or order.frame not in link.ordered:
             return
         brief = body.brief
         if order.job not in link.briefed:
-            await link.stream.send(brief)
             link.briefed.add(order.job)
+            await link.stream.send(brief)
         inputs = await body.inputs(order.tasks)
         if not body.may_act():
-            raise JobFailed("this node does not hold the lease of the job any more")
+            reason = "this node does not hold the lease of the job any more"
+            self._driver.post(FrameRefused(link.stream.peer, order.frame, reason, final=False))
+            return
         size = sum(spec.size_bytes for spec in inputs.tensors)
         cid: Cid | None = None
         parts: Sequence[Buffer] = inputs.body
@@ -406,6 +457,9 @@ class CoordinatorRole:
             inputs=cid,
             inputs_bytes=size if cid else 0,
         )
+        if order.frame not in link.ordered:
+            return  # It was cancelled, or its job ended, while its inputs were put together.
+        link.ordered.discard(order.frame)
         link.sent[order.frame] = frame
         self._settle(link)
         await link.stream.send(frame, parts)

@@ -132,8 +132,8 @@ class StoredJob:
         verdicts = {}
         for task in claims:
             reference = references[task]
-            if isinstance(reference, str):
-                verdicts[task] = Verdict(None, reference)
+            if isinstance(reference, str) or task not in known:  # the latter was voided while it was looked up
+                verdicts[task] = Verdict(None, reference if isinstance(reference, str) else "its result was voided")
                 continue
             files = self.files
             problem = disagreement(known[task], reference, compare=files.compare, rtol=files.rtol, atol=files.atol)

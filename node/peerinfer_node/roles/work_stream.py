@@ -1,4 +1,4 @@
-"""What both ends of a work stream do alike: greet, keep alive, notice silence, translate endings into one line."""
+"""What both ends of a work stream do alike: greet, keep alive, notice silence, read large bodies, hang up."""
 
 from __future__ import annotations
 
@@ -9,20 +9,34 @@ from typing import Any
 import trio
 
 import peerinfer
+from peerinfer.blobs import parse_index
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError, StreamClosed
+from peerinfer.ids import Cid
 from peerinfer.limits import (
+    GIB,
     HELLO_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_S,
+    MIB,
     REASON_CHARS_MAX,
     SILENCE_IDLE_MAX_S,
     SILENCE_MAX_S,
 )
 from peerinfer.messages import PROTOCOL_VERSION, Goodbye, Hello, KeepAlive
 from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import BlobStore
 
 WORK_PROTOCOL = "/peerinfer/work/1"
 AGENT = f"peerinfer/{peerinfer.__version__}"
+
+BATCH_BYTES_MAX = 1 * GIB
+"""Inputs of one frame that come as a blob, and outputs that go as one."""
+
+LINGER_S = 1.0
+"""How long the other side gets to read what was said to it last."""
+
+LINGER_BYTES_MAX = 1 * MIB
+"""What it may still say meanwhile."""
 
 
 async def greet(stream: MessageStream, *, swarm: str) -> Hello:
@@ -58,6 +72,29 @@ async def say_goodbye(stream: MessageStream, reason: str) -> None:
         await stream.close()
 
 
+async def hang_up(stream: MessageStream) -> None:
+    """Closes, and resets once the other side has closed too or had time to read why. Never raises; bounded."""
+    with trio.CancelScope(shield=True):
+        await stream.close()
+        with trio.move_on_after(LINGER_S), suppress(PeerinferError):
+            await stream.drain(LINGER_BYTES_MAX)
+        await stream.reset()
+
+
+async def read_blob(blobs: BlobStore, cid: Cid, *, bytes_max: int, what: str) -> bytes:
+    """A blob that has just been fetched, whose size only its sender knew. Raises KeyError if it is not held any more.
+
+    Raises `ProtocolError` before anything is read if it is larger than `bytes_max`.
+    """
+    index = await blobs.manifest(cid)
+    if index is None:
+        raise KeyError(cid)
+    size = parse_index(index).size
+    if size > bytes_max:
+        raise ProtocolError(f"{what} have {size} bytes, {bytes_max} were announced")
+    return await blobs.read(cid)
+
+
 class Conversation:
     """Receives messages until the stream ends, keeps the other side informed and notices when it falls silent."""
 
@@ -65,10 +102,13 @@ class Conversation:
         self._stream = stream
         self._handle = handle
         self._heard_s = trio.current_time()
+        self._heard_bytes = 0
+        self._is_handling = False
         self.busy = False
         """True while frames are in flight: then the other side must be heard every few seconds."""
         self._rest = trio.CancelScope()
         """Until the next sign of life."""
+        self._has_ended = False
 
     def set_busy(self, busy: bool) -> None:
         if busy and not self.busy:
@@ -79,18 +119,21 @@ class Conversation:
 
     async def run(self) -> str:
         """Returns why the conversation ended, in one line; never raises for what the other side did."""
-        reason = "closed the stream"
+        reason, objects = "closed the stream", False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_alive)
                 try:
                     reason = await self._receive()
-                finally:
-                    nursery.cancel_scope.cancel()
+                except (NetworkError, ProtocolError) as error:
+                    reason, objects = str(error), isinstance(error, ProtocolError)
+                # A sign of life that is being written may end: cut short, it would take the goodbye with it.
+                self._has_ended = True
+                self._rest.cancel()
+                nursery.cancel_scope.deadline = trio.current_time() + LINGER_S
         except* NetworkError as errors:
             reason = str(errors.exceptions[0])
-        except* ProtocolError as errors:
-            reason = str(errors.exceptions[0])
+        if objects:
             await say_goodbye(self._stream, reason)
         return reason
 
@@ -104,12 +147,22 @@ class Conversation:
             if isinstance(message, Goodbye):
                 return f"said goodbye: {message.reason}"
             if not isinstance(message, KeepAlive):
+                self._is_handling = True
                 await self._handle(message, body)
+                self._is_handling = False
+                self._heard_s = trio.current_time()
+            await trio.lowlevel.checkpoint()  # one read may bring ten thousand messages; others want their turn
 
     async def _keep_alive(self) -> None:
-        while True:
+        while not self._has_ended:
             with trio.move_on_after(KEEPALIVE_S if self.busy else KEEPALIVE_IDLE_S) as self._rest:
                 await trio.sleep_forever()
+            if self._has_ended:
+                return
+            if self._is_handling or self._stream.bytes_in != self._heard_bytes:
+                # We are late ourselves, or a large message is on its way: neither is silence.
+                self._heard_s = trio.current_time()
+                self._heard_bytes = self._stream.bytes_in
             silent_s = trio.current_time() - self._heard_s
             limit_s = SILENCE_MAX_S if self.busy else SILENCE_IDLE_MAX_S
             if silent_s > limit_s:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -23,7 +23,7 @@ from peerinfer.errors import (
     WorkerDied,
 )
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
-from peerinfer.limits import BODY_BYTES_MAX, GIB, INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.limits import BODY_BYTES_MAX, COORDINATORS_MAX, GIB, INLINE_BYTES_MAX, REASON_CHARS_MAX
 from peerinfer.messages import (
     Cancel,
     Frame,
@@ -46,6 +46,7 @@ from peerinfer.volunteering import (
     FinishAsked,
     Finished,
     FrameCancelled,
+    FrameComputed,
     FrameFinished,
     FrameKey,
     FrameOffered,
@@ -64,12 +65,12 @@ from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
-from peerinfer_node.roles.work_stream import Conversation, greet, say_goodbye
+from peerinfer_node.roles.work_stream import BATCH_BYTES_MAX, Conversation, greet, hang_up, read_blob, say_goodbye
 
 BRIEFS_PER_STREAM_MAX = 64
 MODEL_BYTES_MAX = 4 * GIB
-BATCH_BYTES_MAX = 1 * GIB
-"""Inputs of one frame that come as a blob, and outputs that go as one."""
+OUTBOX_MAX = 256
+"""Windows and refusals that wait for a coordinator to read them; a coordinator that lets more pile up is left."""
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 
@@ -80,8 +81,12 @@ class _Link:
 
     stream: MessageStream
     conversation: Conversation
-    briefs: OrderedDict[str, JobBrief]
+    outbox: trio.MemorySendChannel[Window | Refused]
+    """One after the other: of two windows the later one must be the last to arrive."""
+    scope: trio.CancelScope
+    briefs: OrderedDict[str, JobBrief] = field(default_factory=OrderedDict)
     frames: int = 0
+    end: str = "the node stops"
 
 
 @dataclass(slots=True)
@@ -182,10 +187,9 @@ class WorkerRole:
         self._driver.post(DevicesAllowed(sum(executor not in self._resting for executor in self._executors)))
 
     def _hand_back(self, held: _Held, reason: str) -> None:
-        assert self._nursery is not None
         if not held.scope.cancel_called:
             refused = Refused(held.frame.frame, f"the device rests: {reason}"[:REASON_CHARS_MAX], False)
-            self._nursery.start_soon(self._tell, held.link, refused)
+            self._tell(held.link, refused)
             held.scope.cancel()
 
     def finish(self) -> None:
@@ -198,27 +202,57 @@ class WorkerRole:
         stream = MessageStream(raw)
         try:
             await greet(stream, swarm=self._swarm)
+            objection = self._objection(stream.peer)
+            if objection:
+                await say_goodbye(stream, objection)
+            else:
+                await self._converse(stream)
         except PeerinferError as error:
             self._log.info("work stream refused", peer=stream.peer, reason=str(error))
-            await stream.close()
-            return
-        if stream.peer in self._links:
-            await say_goodbye(stream, "one work stream for each coordinator")
-            return
-        link = _Link(
-            stream, Conversation(stream, lambda message, body: self._receive(link, message, body)), OrderedDict()
-        )
-        self._links[stream.peer] = link
-        self._driver.post(CoordinatorJoined(stream.peer))
-        reason = "the node stops"
-        try:
-            reason = await link.conversation.run()
         finally:
-            del self._links[stream.peer]
-            self._driver.post(CoordinatorLeft(stream.peer))
-            self._log.info("coordinator left", peer=stream.peer, reason=reason)
-            with trio.CancelScope(shield=True):
-                await stream.close()
+            await hang_up(stream)
+
+    def _objection(self, peer: PeerId) -> str:
+        if peer in self._links:
+            return "one work stream for each coordinator"
+        own = self._keys.peer_id
+        others = len(self._links) - (own in self._links)
+        if peer != own and others >= COORDINATORS_MAX - 1:  # one place is for this node's own jobs
+            return f"serves {others} coordinators already; try later"
+        return ""
+
+    async def _converse(self, stream: MessageStream) -> None:
+        peer = stream.peer
+        outbox, unsent = trio.open_memory_channel[Window | Refused](OUTBOX_MAX)
+        conversation = Conversation(stream, lambda message, body: self._receive(link, message, body))
+        link = _Link(stream, conversation, outbox, trio.CancelScope())
+        self._links[peer] = link
+        self._driver.post(CoordinatorJoined(peer))
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_outbox, link, unsent)
+                    link.end = await conversation.run()
+                    nursery.cancel_scope.cancel()
+        finally:
+            del self._links[peer]
+            self._driver.post(CoordinatorLeft(peer))
+            self._log.info("coordinator left", peer=peer, reason=link.end)
+
+    async def _send_outbox(self, link: _Link, unsent: trio.MemoryReceiveChannel[Window | Refused]) -> None:
+        try:
+            async for message in unsent:
+                await link.stream.send(message)
+        except PeerinferError as error:
+            link.end = str(error)
+            link.scope.cancel()
+
+    def _tell(self, link: _Link, message: Window | Refused) -> None:
+        try:
+            link.outbox.send_nowait(message)
+        except trio.WouldBlock:
+            link.end = f"did not read {OUTBOX_MAX} messages"
+            link.scope.cancel()
 
     # --- what coordinators say ---------------------------------------------------------------------------------------
 
@@ -234,6 +268,7 @@ class WorkerRole:
                 link.briefs.pop(job, None)
             case _:
                 raise ProtocolError(f"{link.stream.peer} sent {type(message).__name__} to a worker")
+        await self._driver.wait_room()
 
     def _brief(self, link: _Link, brief: JobBrief) -> None:
         try:
@@ -254,9 +289,13 @@ class WorkerRole:
         key = (link.stream.peer, frame.frame)
         if brief is None:
             raise ProtocolError(f"{link.stream.peer} sent a frame of a job that it did not introduce")
-        if key in self._held:
-            raise ProtocolError(f"{link.stream.peer} used frame number {frame.frame} twice")
         check_frame(frame, brief, len(body))
+        held = self._held.get(key)
+        if held is not None:
+            if held.link is link:
+                raise ProtocolError(f"{link.stream.peer} used frame number {frame.frame} twice")
+            self._tell(link, Refused(frame.frame, "a frame of this number from before is still being stopped", False))
+            return
         self._held[key] = _Held(link, brief, frame, body, trio.CancelScope())
         link.frames += 1
         link.conversation.set_busy(True)
@@ -269,7 +308,7 @@ class WorkerRole:
         match effect:
             case SetWindow(peer, frames, reason):
                 if peer in self._links:
-                    self._nursery.start_soon(self._tell, self._links[peer], Window(frames, reason[:REASON_CHARS_MAX]))
+                    self._tell(self._links[peer], Window(frames, reason[:REASON_CHARS_MAX]))
             case StartFrame(key):
                 self._nursery.start_soon(self._run_frame, key)
             case StopFrame(key):
@@ -278,7 +317,7 @@ class WorkerRole:
             case RefuseFrame(key, reason, final):
                 held = self._held.get(key)
                 if held is not None:
-                    self._nursery.start_soon(self._tell, held.link, Refused(key[1], reason[:REASON_CHARS_MAX], final))
+                    self._tell(held.link, Refused(key[1], reason[:REASON_CHARS_MAX], final))
                     if not held.scope.cancel_called:
                         self._drop(key)
             case DropFrame(key):
@@ -287,12 +326,6 @@ class WorkerRole:
                 self.on_state(state, reason)
             case Finished():
                 self.finished.set()
-
-    async def _tell(self, link: _Link, message: Any, body: Sequence[bytes | memoryview] = ()) -> None:
-        try:
-            await link.stream.send(message, body)
-        except PeerinferError as error:
-            self._log.debug("answer not delivered", peer=link.stream.peer, reason=str(error))
 
     def _drop(self, key: FrameKey) -> None:
         held = self._held.pop(key, None)
@@ -307,21 +340,43 @@ class WorkerRole:
         if held is None:
             self._driver.post(FrameFinished(key))
             return
-        executor = held.executor = next((found for found in self._fastest_first(self._idle)), None)
-        if executor is not None:
-            self._idle.remove(executor)
-        try:
-            if executor is None:  # it went to rest while the frame was on its way
-                self._hand_back(held, next(iter(self._resting.values()), ""))
-                return
-            with held.scope:
-                message, body = await self._answer(held, executor)
-                await self._tell(held.link, message, body)
-        finally:
-            if executor is not None:
-                self._idle.append(executor)
+        executor = held.executor = next(iter(self._fastest_first(self._idle)), None)
+        if executor is None:  # it went to rest while the frame was on its way
+            self._hand_back(held, next(iter(self._resting.values()), ""))
             self._drop(key)
             self._driver.post(FrameFinished(key))
+            return
+        self._idle.remove(executor)
+        answer: tuple[Any, Sequence[bytes | memoryview]] | None = None
+        try:
+            with held.scope:
+                answer = await self._answer(held, executor)
+        finally:
+            held.executor = None
+            self._idle.append(executor)
+            self._driver.post(FrameComputed(key))
+        try:
+            if answer is not None:
+                await self._send_answer(held, executor, *answer)
+        finally:
+            self._drop(key)
+            self._driver.post(FrameFinished(key))
+
+    async def _send_answer(
+        self, held: _Held, executor: Executor, message: Any, body: Sequence[bytes | memoryview]
+    ) -> None:
+        """Not under the frame's own scope: a cancelled frame must not leave half a message behind."""
+        stream = held.link.stream
+        try:
+            try:
+                await stream.send(message, body)
+            except ValueError as error:
+                # So many shapes or reasons have no room in one header. Counted as memory, each task travels alone next.
+                self._log.info("answer too large", peer=stream.peer, reason=str(error))
+                failed = _all_failed(len(held.frame.tasks), OutOfMemory("the answer to so many tasks has no room"))
+                await stream.send(*await self._results(held, failed, executor))
+        except PeerinferError as error:
+            self._log.debug("answer not delivered", peer=stream.peer, reason=str(error))
 
     def _fastest_first(self, executors: Sequence[Executor]) -> list[Executor]:
         """Those that may be used now."""
@@ -348,8 +403,8 @@ class WorkerRole:
             if frame.inputs is not None:
                 cid = Cid(frame.inputs)
                 await self._fetch_blob(cid, [held.link.stream.peer])
-                body = await self._blobs.read(cid)
-                if len(body) != sum(spec.size_bytes for spec in frame.tensors):
+                body = await read_blob(self._blobs, cid, bytes_max=frame.inputs_bytes, what="the inputs")
+                if len(body) != frame.inputs_bytes:
                     return Refused(frame.frame, "the inputs' blob has another size than the frame says", True), ()
             batch = Batch(frame.items, frame.tensors, [body], brief.merge, brief.outputs)
             result = await self._run(held, executor, batch)
@@ -383,7 +438,8 @@ class WorkerRole:
             raise ModelRefused(f"it has {held.brief.model_bytes} bytes, the limit is {MODEL_BYTES_MAX}")
         if not await self._blobs.has(model):
             await self._fetch_blob(model, [held.link.stream.peer])
-        await executor.load(model, await self._blobs.read(model))
+        data = await read_blob(self._blobs, model, bytes_max=held.brief.model_bytes, what="the model's bytes")
+        await executor.load(model, data)
 
     async def _results(
         self, held: _Held, result: BatchResult, executor: Executor
