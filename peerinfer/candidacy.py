@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 
 from peerinfer.candidacy_events import (
     HAND_OVER_S,
     Ask,
     Campaign,
+    CandidacyPicture,
     Committed,
     Effect,
     Event,
@@ -34,19 +33,21 @@ from peerinfer.candidacy_events import (
     LeaseSeen,
     Lost,
     Over,
+    Phase,
     Reply,
     Request,
     Unheard,
     Won,
     Write,
 )
-from peerinfer.elector import LEASE_S_MAX, candidates_of, quorum_of
+from peerinfer.elector import candidates_of, quorum_of
 from peerinfer.envelope import unseal
-from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.errors import DecodeError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import ENDED, NO_TERM, Chain
 from peerinfer.journal_writer import JournalWriter
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
+from peerinfer.lease_round import Outlook, Round, Terms
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
@@ -54,7 +55,6 @@ from peerinfer.messages import (
     Grant,
     Granted,
     JournalPart,
-    JournalWanted,
     LeaseRefused,
     LeaseReleased,
     LeaseWanted,
@@ -71,7 +71,6 @@ from peerinfer.replication import Replication
 __all__ = [
     "HAND_OVER_S",
     "LAN",
-    "ROUNDS_ON_TRUST",
     "WAN",
     "Ask",
     "Campaign",
@@ -99,46 +98,6 @@ CAMPAIGN_WAIT_MAX_S = 10.0
 
 RENEWALS_IN_FLIGHT_MAX = 8
 """Older ones cannot extend the lease any more."""
-
-ROUNDS_ON_TRUST = 1024
-"""How far a single elector's claim raises the next term: far enough for every honest one, and so little that all liars
-together, campaign after campaign, never bring honest electors `TERM_ROUND_STEP_MAX` apart."""
-
-
-class Phase(Enum):
-    WATCHING = "watching"
-    PREPARING = "preparing"
-    RECOVERING = "recovering"
-    LEASING = "leasing"
-    OPENING = "opening"
-    HOLDING = "holding"
-    OVER = "over"
-
-
-@dataclass(frozen=True, slots=True)
-class CandidacyPicture:
-    phase: str
-    term: int
-    valid_until_s: float
-    committed: int
-    waiting: str
-    """What is missing, in words, or ""."""
-    holder: str
-    """Peer id of who holds the lease, as far as is known here, or ""."""
-    missing: tuple[str, ...]
-    """Electors that have not answered lately: the holder's renewals, or the last campaign that failed for it."""
-
-
-@dataclass(slots=True)
-class _Round:
-    """One set of requests under one nonce."""
-
-    nonce: int
-    sent_s: float
-    grants: dict[PeerId, bytes] = field(default_factory=dict)
-    refused: dict[PeerId, LeaseRefused] = field(default_factory=dict)
-    offered: dict[PeerId, None] = field(default_factory=dict)
-    """Electors that did not know the job, and were offered the seat."""
 
 
 class Candidacy:
@@ -171,20 +130,16 @@ class Candidacy:
         self._electors = tuple(PeerId(elector) for elector in manifest.committee)
         self._phase = Phase.WATCHING
         self._term = NO_TERM
-        self._claimed: dict[PeerId, int] = {}
-        """The highest round that each elector says it has promised."""
-        self._seen = NO_TERM
-        """The newest term that this node's own elector granted."""
+        self._terms = Terms(manifest.byzantine)
         self._doubted: dict[PeerId, None] = {}
         """Electors that did not hand out the journal that they promised."""
         self._sealed: dict[PeerId, None] = {}
         self._heard_s: dict[PeerId, float] = {}
         self._now_s = 0.0
-        self._asked = _Round(0, 0.0)
+        self._asked = Round(0, 0.0)
         """The last request to all electors: of the campaign, or the newest renewal."""
-        self._renewals: dict[int, _Round] = {}
+        self._renewals: dict[int, Round] = {}
         self._recovery: Recovery | None = None
-        self._journal_nonce = 0
         self._replication: Replication | None = None
         self._valid_until_s = 0.0
         self._renew_s = NEVER
@@ -245,7 +200,10 @@ class Candidacy:
         match self._phase:
             case Phase.WATCHING:
                 return self._next_s
-            case Phase.PREPARING | Phase.RECOVERING | Phase.LEASING:
+            case Phase.PREPARING | Phase.RECOVERING:
+                assert self._recovery is not None
+                return self._recovery.deadline_s
+            case Phase.LEASING:
                 return self._give_up_s
             case Phase.OPENING | Phase.HOLDING:
                 return min(self._renew_s, self._valid_until_s, self._flush_s, self._leave_s)
@@ -276,10 +234,10 @@ class Candidacy:
     # --- campaign ----------------------------------------------------------------------------------------------------
 
     def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
-        if seen.term == self._seen != NO_TERM:
+        if seen.term == self._terms.seen != NO_TERM:
             # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
             self._failures = 0
-        self._seen = max(self._seen, seen.term, key=lambda term: term.order)
+        self._terms.seen = max(self._terms.seen, seen.term, key=lambda term: term.order)
         if self._phase is not Phase.WATCHING or self._resigned:
             return
         if seen.holder == self._own:
@@ -292,7 +250,7 @@ class Candidacy:
         self._why = f"{seen.holder} did not renew its lease" if seen.holder else "the lease was given back"
 
     def _campaign(self, now_s: float) -> None:
-        round_ = self._next_round()
+        round_ = self._terms.next_round(self._term, self._chain.last_term)
         if round_ > TERM_ROUND_MAX:
             self._next_s = NEVER
             self._waiting = "all terms of this job are used up; submit it again"
@@ -308,74 +266,24 @@ class Candidacy:
             self._quorum,
             committed=self._final,
             doubted=self._doubted,
+            now_s=now_s,
+            answer_s=self._profile.answer_s,
+            new_nonce=self._new_nonce,
         )
         self._asked = self._new_round(now_s)
         self._overtaken.clear()
-        self._give_up_s = now_s + self._profile.answer_s
         self._next_s = NEVER
         self._ask_all(self._request())
 
-    def _next_round(self) -> int:
-        """Above all that electors say they have promised, as far as they can be believed.
-
-        The highest but `byzantine` claims is an honest elector's, or below one; beyond it a small step is taken on trust.
-        """
-        claims = sorted(self._claimed.values(), reverse=True)
-        believed = claims[self._manifest.byzantine] if len(claims) > self._manifest.byzantine else 0
-        base = max(believed, self._seen.round, self._term.round, self._chain.last_term.round)
-        return max(base, min(max(claims, default=0), base + ROUNDS_ON_TRUST)) + 1
-
-    def _promised(self, elector: PeerId, promise: Promise, now_s: float) -> None:
-        if self._phase not in (Phase.PREPARING, Phase.RECOVERING) or promise.nonce != self._asked.nonce:
-            return
-        if promise.term != self._term or promise.epoch != self._epoch:
-            return
+    def _read_on(self, asks: list[Ask], now_s: float) -> None:
+        """After anything that may have brought the reading of a quorum further."""
         assert self._recovery is not None
-        self._recovery.promised(elector, promise)
-        if self._phase is Phase.PREPARING:
-            self._advance(now_s)
-
-    def _advance(self, now_s: float) -> None:
-        """Copies what is missing here of a quorum's journals, then asks for the lease."""
-        assert self._recovery is not None
-        if self._recovery.is_complete:
+        self._effects += asks
+        self._phase = Phase.RECOVERING if self._recovery.is_copying else Phase.PREPARING
+        if self._recovery.is_complete and not self._recovery.is_copying:
             self._want_lease(now_s)
-        elif self._recovery.has_quorum:
-            self._phase = Phase.RECOVERING
-            self._want_journal(self._recovery.begin(), now_s)
         else:
-            self._phase = Phase.PREPARING
-            self._give_up_s = self._asked.sent_s + self._profile.answer_s
             self._judge(now_s)
-
-    def _want_journal(self, first: int, now_s: float) -> None:
-        assert self._recovery is not None
-        assert self._recovery.source is not None
-        self._journal_nonce = self._new_nonce()
-        self._give_up_s = now_s + self._profile.answer_s
-        self._effects.append(Ask(self._recovery.source, JournalWanted(self._job, self._journal_nonce, first)))
-
-    def _recovered(self, elector: PeerId, part: JournalPart, now_s: float) -> None:
-        if self._phase is not Phase.RECOVERING or part.nonce != self._journal_nonce:
-            return
-        assert self._recovery is not None
-        if elector != self._recovery.source:
-            return
-        try:
-            first = self._recovery.take(part)
-        except (DecodeError, ProtocolError) as error:
-            self._leave_out(elector, f"its journal is not sound: {error}", now_s)
-            return
-        if first is None:
-            self._advance(now_s)
-        else:
-            self._want_journal(first, now_s)
-
-    def _leave_out(self, elector: PeerId, reason: str, now_s: float) -> None:
-        assert self._recovery is not None
-        self._recovery.leave_out(elector, reason)
-        self._doubted[elector] = None
-        self._advance(now_s)
 
     def _want_lease(self, now_s: float) -> None:
         self._phase = Phase.LEASING
@@ -418,7 +326,7 @@ class Candidacy:
         if self._phase is Phase.LEASING:
             self._open(asked, now_s)
 
-    def _open(self, asked: _Round, now_s: float) -> None:
+    def _open(self, asked: Round, now_s: float) -> None:
         """Holds the lease; coordinates once its opening batch has a quorum."""
         if now_s >= self._valid_until_s:
             self._fail(now_s, "the grants came too late")
@@ -431,6 +339,7 @@ class Candidacy:
         self._replication = Replication(
             self._job, self._epoch, self._term, self._chain, self._electors, self._quorum, self._new_nonce
         )
+        self._stalled = (0, 0)
         for elector in asked.grants:
             self._replication.granted(elector)
         self._writer.open(self._term, self._why, tuple(asked.grants.values()))
@@ -470,8 +379,8 @@ class Candidacy:
     def _stagger_s(self) -> float:
         return self._profile.slot_s * (self._rank + self._rng.random())
 
-    def _new_round(self, now_s: float) -> _Round:
-        return _Round(self._new_nonce(), now_s)
+    def _new_round(self, now_s: float) -> Round:
+        return Round(self._new_nonce(), now_s)
 
     def _new_nonce(self) -> int:
         return self._rng.getrandbits(62) + 1
@@ -481,10 +390,10 @@ class Candidacy:
     def _heard(self, elector: PeerId, reply: Reply, now_s: float) -> None:
         self._heard_s[elector] = now_s
         match reply:
-            case Promise():
-                self._promised(elector, reply, now_s)
-            case JournalPart():
-                self._recovered(elector, reply, now_s)
+            case Promise() if self._recovery is not None and reply.nonce == self._asked.nonce:
+                self._read_on(self._recovery.promised(elector, reply, now_s), now_s)
+            case JournalPart() if self._recovery is not None:
+                self._read_on(self._recovery.journal(elector, reply, now_s), now_s)
             case Granted():
                 self._granted(elector, reply, now_s)
             case Appended():
@@ -497,17 +406,19 @@ class Candidacy:
                     self._effects.append(Ask(elector, self._request()))
 
     def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
-        self._claimed[elector] = max(self._claimed.get(elector, 0), refusal.promised.round)
+        self._terms.claim(elector, refusal.promised)
         if refusal.kind == "stale" and refusal.promised.order > self._term.order:
             self._overtaken[elector] = None
         if self._replication is not None and self._replication.refused(elector, refusal):
             self._send_batches()
             return
-        if self._recovery is not None and refusal.nonce == self._journal_nonce and elector == self._recovery.source:
-            self._leave_out(elector, f"it does not give its journal: {refusal.reason}", now_s)
-            return
+        if self._recovery is not None:
+            asks = self._recovery.refused(elector, refusal, now_s)
+            if asks is not None:
+                self._read_on(asks, now_s)
+                return
         asked = self._asked
-        if refusal.nonce != asked.nonce and not (refusal.nonce == 0 and elector in asked.offered):
+        if not asked.is_answered_by(elector, refusal):
             return
         if refusal.kind == "unknown" and elector not in asked.offered and self._phase is not Phase.WATCHING:
             asked.offered[elector] = None
@@ -527,35 +438,19 @@ class Candidacy:
         """Ends a campaign that cannot reach a quorum any more, and says when the next one may."""
         if self._phase not in (Phase.PREPARING, Phase.RECOVERING, Phase.LEASING):
             return
-        refused = self._asked.refused
         left_out = self._recovery.left_out if self._recovery is not None else {}
-        lost = len(dict.fromkeys((*refused, *left_out)))
-        short = self._quorum - (len(self._electors) - lost)
-        if short <= 0:
-            return
-        waits_s = sorted(self._until_it_may_s(refusal) for refusal in refused.values())
-        wait_s = waits_s[short - 1] if len(waits_s) >= short else NEVER
-        held = [refusal for refusal in refused.values() if refusal.kind == "held"]
-        if wait_s == NEVER:
-            reasons = [*left_out.values(), *(refusal.reason for refusal in refused.values())]
-            self._fail(now_s, f"{lost} of {len(self._electors)} electors refuse: {reasons[0]}")
-        elif wait_s > 0.0:
-            self._holder = held[0].promised.candidate
-            self._fail(now_s, f"{self._holder} holds the lease", wait_s=wait_s)
-        elif self._failures == 0:
-            # Most likely nobody was faster: a candidate that has just come does not know how far the terms have.
-            self._failures = 1
-            self._campaign(now_s)
-        else:
-            self._fail(now_s, "another candidate has a higher term", first_wait_s=self._profile.slot_s)
-
-    def _until_it_may_s(self, refusal: LeaseRefused) -> float:
-        """When the elector may answer otherwise: at once with a higher term, when a lease has lapsed, or not soon."""
-        if refusal.kind == "stale":
-            return 0.0
-        if refusal.kind == "held":
-            return min(max(refusal.remaining_s, 0.001), LEASE_S_MAX)
-        return NEVER
+        match self._asked.outlook(len(self._electors), self._quorum, left_out):
+            case None:
+                pass
+            case Outlook(reason, 0.0) if self._failures:
+                self._fail(now_s, reason, first_wait_s=self._profile.slot_s)
+            case Outlook(_, 0.0):
+                # Most likely nobody was faster: a candidate that has just come does not know how far the terms have.
+                self._failures = 1
+                self._campaign(now_s)
+            case Outlook(reason, wait_s, holder):
+                self._holder = holder or self._holder
+                self._fail(now_s, reason, wait_s=wait_s if wait_s != NEVER else None)
 
     # --- journal -----------------------------------------------------------------------------------------------------
 
@@ -668,16 +563,10 @@ class Candidacy:
     def _on_time(self, now_s: float) -> None:
         if self._phase is Phase.WATCHING and now_s >= self._next_s:
             self._campaign(now_s)
-        if self._phase is Phase.RECOVERING and now_s >= self._give_up_s:
-            assert self._recovery is not None
-            assert self._recovery.source is not None
-            self._leave_out(self._recovery.source, "no answer", now_s)
-        if self._phase is Phase.PREPARING and now_s >= self._give_up_s:
-            assert self._recovery is not None
-            self._recovery.counts_doubted = True
-            if self._recovery.has_quorum:
-                self._advance(now_s)
-        if self._phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self._give_up_s:
+        if self._recovery is not None and now_s >= self._recovery.deadline_s:
+            self._read_on(self._recovery.tick(now_s), now_s)
+        gives_up_s = self._recovery.deadline_s if self._recovery is not None else self._give_up_s
+        if self._phase in (Phase.PREPARING, Phase.LEASING) and now_s >= gives_up_s:
             self._missing = self._silent(self._asked.sent_s)
             answered = len(self._electors) - len(self._missing)
             self._fail(now_s, f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed")

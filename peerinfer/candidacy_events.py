@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM, Entry
@@ -121,3 +122,27 @@ class Over:
 
 
 Effect = Ask | Won | Committed | Lost | Over
+
+
+class Phase(Enum):
+    WATCHING = "watching"
+    PREPARING = "preparing"
+    RECOVERING = "recovering"
+    LEASING = "leasing"
+    OPENING = "opening"
+    HOLDING = "holding"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidacyPicture:
+    phase: str
+    term: int
+    valid_until_s: float
+    committed: int
+    waiting: str
+    """What is missing, in words, or ""."""
+    holder: str
+    """Peer id of who holds the lease, as far as is known here, or ""."""
+    missing: tuple[str, ...]
+    """Electors that have not answered lately: the holder's renewals, or the last campaign that failed for it."""

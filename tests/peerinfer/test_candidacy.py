@@ -13,7 +13,6 @@ from lease_setting import PEERS, Setting, keys, term
 from peerinfer.candidacy import (
     HAND_OVER_S,
     LAN,
-    ROUNDS_ON_TRUST,
     WAN,
     Ask,
     Campaign,
@@ -33,6 +32,7 @@ from peerinfer.candidacy import (
 from peerinfer.elector import Answer, Asked, Elector
 from peerinfer.envelope import seal
 from peerinfer.journal import Chain, Entry
+from peerinfer.lease_round import ROUNDS_ON_TRUST
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
