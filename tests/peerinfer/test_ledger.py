@@ -13,8 +13,8 @@ ADA, BEN, CAL = PeerId("ada"), PeerId("ben"), PeerId("cal")
 PEERS = (ADA, BEN, CAL)
 
 
-def ledger_of(tasks, *, retries=3, final=()):
-    return Ledger(tasks, retries=retries, final=final)
+def ledger_of(tasks, *, retries=3, final=(), failed=()):
+    return Ledger(tasks, retries=retries, final=final, failed=failed)
 
 
 def states(ledger):
@@ -33,6 +33,12 @@ def test_what_is_done_already_is_not_given_out():
     ledger = ledger_of(4, final=[1, 3])
     assert ledger.take(9, ADA, [ADA]) == [0, 2]
     assert ledger.count(TaskState.FINAL) == 2
+
+
+def test_what_failed_for_good_before_stays_failed_with_its_reason():
+    ledger = ledger_of(3, failed=[(1, "model: no")])
+    assert ledger.failed() == {1: "model: no"}
+    assert ledger.take(9, ADA, [ADA]) == [0, 2]
 
 
 def test_a_result_counts_once():

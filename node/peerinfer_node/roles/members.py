@@ -158,10 +158,11 @@ class MembersRole:
                     return
                 case Adverts(adverts):
                     self._hear_all(adverts, stream.peer, allowed)
-                    # Signatures are checked where everything else waits.
-                    await trio.lowlevel.checkpoint()
                 case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer():
                     self._driver.post(Heard(stream.peer, message))
+            # One read may bring ten thousand small messages, and signatures are checked where everything else waits.
+            await trio.lowlevel.checkpoint()
+            await self._driver.wait_room()
 
     def _hear_all(self, adverts: Sequence[bytes], peer: PeerId, allowed: Budget) -> None:
         """Raises `DecodeError` for a forged or malformed one: its sender passed it on unchecked."""
