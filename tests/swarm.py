@@ -36,7 +36,7 @@ ANY_PORT = "/ip4/127.0.0.1/tcp/0"
 
 READY_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 20.0
 POLL_S = 0.01
 
 # A test run that is killed takes its processes with it: the kernel sees to it (PR_SET_PDEATHSIG), across exec.
