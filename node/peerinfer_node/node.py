@@ -392,7 +392,7 @@ async def open_node(
     from peerinfer_node.clock import SystemClock
     from peerinfer_node.devices.lent import lend
     from peerinfer_node.devices.probe import find_gpus
-    from peerinfer_node.keys import FileKeys
+    from peerinfer_node.identity import load_identity
     from peerinfer_node.network.offline import OfflineNetwork
     from peerinfer_node.seat_store import SqliteSeatStore
     from peerinfer_node.store import SqliteStore
@@ -402,8 +402,7 @@ async def open_node(
     invite = parse_invite(config.swarm) if config.swarm else None
     home.prepare()
     with home.lock():
-        is_new = not home.identity_key.exists()
-        keys = FileKeys.load_or_create(home.identity_key)
+        keys = load_identity(home)
         network: Network
         if networked:
             from peerinfer_node.network.libp2p_network import Libp2pNetwork
@@ -427,7 +426,7 @@ async def open_node(
                 log.warning(store.warning)
             blobs = await FileBlobStore.open(home.blobs, config.max_cache_bytes)
             seed = int.from_bytes(os.urandom(8), "big")
-            seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=is_new))
+            seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=False))
             if seats.warning:
                 log.warning(seats.warning)
             devices = lend(config, gpus, store, clock, log)

@@ -21,10 +21,10 @@ def add(commands: Subcommands) -> None:
 
 
 def _id(arguments: argparse.Namespace) -> int:
-    from peerinfer_node.keys import FileKeys
+    from peerinfer_node.identity import load_identity
 
     home = home_of(arguments)
-    peer_id = FileKeys.load_or_create(home.identity_key).peer_id
+    peer_id = load_identity(home).peer_id
     if arguments.json:
         show_json({"peer_id": peer_id, "identity": str(home.identity_key)})
     else:

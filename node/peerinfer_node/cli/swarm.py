@@ -68,14 +68,14 @@ def _create(arguments: argparse.Namespace) -> int:
 def _invite(arguments: argparse.Namespace) -> int:
     from peerinfer.addresses import peer_of
     from peerinfer.invites import Invite, format_invite
-    from peerinfer_node.keys import FileKeys
+    from peerinfer_node.identity import load_identity
     from peerinfer_node.swarm_file import read_swarm
 
     home = home_of(arguments)
     own = read_swarm(home)
     if own is None:
         raise UsageError("this home is in no private swarm; make one with: peerinfer swarm create NAME")
-    peer_id = FileKeys.load_or_create(home.identity_key).peer_id
+    peer_id = load_identity(home).peer_id
     given = [address if "/p2p/" in address else f"{address}/p2p/{peer_id}" for address in arguments.address or ()]
     live = _live_addresses(arguments)
     addresses = [*given, *(live if live is not None else _own_addresses(arguments, peer_id)), *own.bootstrap]
