@@ -7,7 +7,7 @@ import trio
 from libp2p_hosts import ANY_PORT, ECHO, echoed, node, raw_tcp, wait_until
 
 from peerinfer.errors import DialFailed, StateUnusable, UsageError
-from peerinfer_node.network.libp2p_network import CLOSE_TIMEOUT_S
+from peerinfer_node.network.libp2p_stream import CLOSE_TIMEOUT_S
 from peerinfer_node.ports import PeerConnected, PeerDisconnected
 
 

@@ -8,7 +8,6 @@ from zeroconf import Zeroconf
 from peerinfer.errors import DialFailed
 from peerinfer.invites import PrivateSwarm
 from peerinfer_node.keys import MemoryKeys
-from peerinfer_node.network import libp2p_network
 from peerinfer_node.network.libp2p_network import Libp2pNetwork
 from peerinfer_node.ports import AddressFound
 
@@ -121,7 +120,3 @@ async def _run(network, task_status=trio.TASK_STATUS_IGNORED):
     async with network.run():
         task_status.started()
         await trio.sleep_forever()
-
-
-def test_the_reason_for_a_refusal_fits_one_line():
-    assert all("\n" not in text for text in (libp2p_network.OTHER_SWARM, libp2p_network.WRONG_KEY))

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peerinfer.dialling import RECONNECT_EVERY_S, REDIALS_MAX
 from peerinfer.ids import peer_id_of
 from peerinfer.limits import CLOCK_SKEW_MAX_S
 from peerinfer.machine import Tick
+from peerinfer.member_table import STALE_AFTER_S
 from peerinfer.membership import (
     FORGET_AFTER_S,
-    RECONNECT_EVERY_S,
-    REDIALS_MAX,
-    STALE_AFTER_S,
     VERDICT_WAIT_S,
     AddressSeen,
     AdvertSeen,
@@ -416,7 +415,7 @@ def test_gossip_floods_cost_a_bounded_answer(node):
         node.post(Heard(ADA, News(news)))
     wanted = sum(len(message.keys) for message in node.take(AdvertsWanted))
     assert wanted <= 512
-    assert len(node.machine._wanted) <= 512
+    assert len(node.machine._exchange.wanted) <= 512
 
 
 PEERS = st.sampled_from([OWN, ADA, BOB, CID, DAN, EVE])

@@ -18,17 +18,15 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.tools.anyio_service import TrioManager
 from multiaddr import Multiaddr
 
@@ -41,7 +39,6 @@ from peerinfer_node.keys import Ed25519Keys
 from peerinfer_node.listening import concrete_hosts
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen, subnet_of
-from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_mdns import run_mdns
 from peerinfer_node.network.libp2p_relay import (
     RELAY_PROTOCOL,
@@ -52,11 +49,17 @@ from peerinfer_node.network.libp2p_relay import (
     ask_relay,
 )
 from peerinfer_node.network.libp2p_session import Socket, shielded
+from peerinfer_node.network.libp2p_stream import (
+    CLOSE_TIMEOUT_S,
+    OTHER_SWARM,
+    Libp2pStream,
+    close_connection,
+    reason_of,
+    reset_stream,
+)
 from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX, new_swarm
-from peerinfer_node.network.libp2p_yamux_stream import Stream
 from peerinfer_node.ports import (
     AddressFound,
-    Buffer,
     NetworkEvent,
     PeerConnected,
     PeerDisconnected,
@@ -92,46 +95,10 @@ NEGOTIATE_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 4.0
 """For a peer that is tried at an address of its own, on its request."""
 
-END_TIMEOUT_S = 2.0
-"""For a stream to be closed or reset."""
-
-CLOSE_TIMEOUT_S = 3.0
-"""For all connections to say goodbye when the node stops."""
-
 EVENTS_MAX = 1024
-
-OTHER_SWARM = "it belongs to another swarm, private or open, or is no peerinfer node; check the invite"
 
 _LISTEN_BACKLOG = 128
 _log = logging.getLogger("peerinfer.network")
-
-
-class Libp2pStream:
-    """The port's `Stream` over one of yamux."""
-
-    def __init__(self, net_stream: Any, peer: PeerId) -> None:
-        self._net_stream = net_stream
-        self._stream: Stream = net_stream.muxed_stream
-        self._peer = peer
-
-    @property
-    def peer(self) -> PeerId:
-        return self._peer
-
-    async def read(self, bytes_max: int) -> bytes:
-        return await self._stream.read(bytes_max)
-
-    async def write(self, data: Buffer) -> None:
-        await self._stream.write(data)
-
-    async def close(self) -> None:
-        # The library's own stream object holds the place in the resource manager, so it is closed with ours.
-        with shielded(END_TIMEOUT_S):
-            await self._net_stream.close()
-
-    async def reset(self) -> None:
-        with shielded(END_TIMEOUT_S):
-            await self._net_stream.reset()
 
 
 class Libp2pNetwork:
@@ -139,8 +106,7 @@ class Libp2pNetwork:
 
     `listen` takes multiaddrs (`/ip4/0.0.0.0/tcp/4001`, port 0 for any free one); empty, the node only dials.
     Raises `UsageError` for one that is malformed. With `swarm` only its members can connect, either way. `port_wished`
-    is taken instead of any free one if it is free. With `relay` it carries connections for others. `run` may be entered
-    once.
+    is taken instead of any free one if it is free. With `relay` it carries others' connections. Entered once.
     """
 
     def __init__(
@@ -265,17 +231,15 @@ class Libp2pNetwork:
 
     async def _open_listeners(self, wanted: Address) -> Sequence[trio.SocketListener]:
         if wanted.port == 0 and self._port_wished is not None:
-            try:
+            with suppress(OSError):  # it is taken
                 return await trio.open_tcp_listeners(self._port_wished, host=wanted.host, backlog=_LISTEN_BACKLOG)
-            except OSError:
-                _log.info("port %d is taken; another one is used", self._port_wished)
         return await trio.open_tcp_listeners(wanted.port, host=wanted.host, backlog=_LISTEN_BACKLOG)
 
     async def _close_swarm(self, swarm: Any) -> None:
         # The library closes one connection after the other, each of which sleeps for 100 ms.
         async with trio.open_nursery() as nursery:
             for connection in swarm.get_connections():
-                nursery.start_soon(_close_connection, connection)
+                nursery.start_soon(close_connection, connection)
         await swarm.close()
 
     async def _discover(self) -> None:
@@ -305,10 +269,9 @@ class Libp2pNetwork:
         swarm = self._swarm
         if swarm is None or self._handshakes.total() >= HANDSHAKES_MAX:
             return
-        if self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
-            return
         subnet = subnet_of(host)
-        if subnet and self._accepted[subnet] >= CONNECTIONS_PER_SUBNET_MAX:
+        is_full = subnet and self._accepted[subnet] >= CONNECTIONS_PER_SUBNET_MAX
+        if is_full or self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
             return
         self._accepted[subnet] += 1
         try:
@@ -344,13 +307,13 @@ class Libp2pNetwork:
             await stream.close()
         except PeerinferError as error:
             _log.debug("%s of %s ended: %s", protocol, peer, error)
-            await _reset(net_stream)
+            await reset_stream(net_stream)
         except Exception as error:
             if protocol in self._handlers:
                 _log.error("%s of %s failed: %s: %s", protocol, peer, type(error).__name__, error)
-            await _reset(net_stream)
+            await reset_stream(net_stream)
         except BaseException:
-            await _reset(net_stream)
+            await reset_stream(net_stream)
             raise
 
     async def _take_relayed(self, stream: PortStream) -> None:
@@ -454,7 +417,7 @@ class Libp2pNetwork:
         except BaseException as error:
             await connection.close()
             if isinstance(error, Exception):
-                raise DialFailed(f"cannot dial {what}: {_reason(error, OTHER_SWARM)}") from error
+                raise DialFailed(f"cannot dial {what}: {reason_of(error, OTHER_SWARM)}") from error
             raise
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
@@ -470,16 +433,16 @@ class Libp2pNetwork:
                 opened = True
                 return Libp2pStream(net_stream, peer)
         except Exception as error:
-            raise StreamClosed(f"{peer} did not open {protocol}: {_reason(error, 'it does not speak it')}") from error
+            raise StreamClosed(f"{peer} did not open {protocol}: {reason_of(error, 'it does not speak it')}") from error
         finally:
             if not opened and net_stream is not None:
-                await _reset(net_stream)
+                await reset_stream(net_stream)
         raise StreamClosed(f"{peer} did not open {protocol} within {OPEN_STREAM_TIMEOUT_S:g} s")
 
     async def disconnect(self, peer: PeerId) -> None:
         async with trio.open_nursery() as nursery:
             for connection in self._connections_to(peer):
-                nursery.start_soon(_close_connection, connection)
+                nursery.start_soon(close_connection, connection)
 
     def connected(self) -> list[PeerId]:
         return list(self._connected)
@@ -521,11 +484,11 @@ class Libp2pNetwork:
         if self._is_direct(peer):
             for other in self._connections_to(peer):
                 if other.muxed_conn.is_relayed:
-                    await _close_connection(other)  # Nothing goes through a relay that need not.
+                    await close_connection(other)  # Nothing goes through a relay that need not.
         # The newest connection of a peer stays; of the others, one without streams goes first.
         *older, _ = self._connections_to(peer) or [None]
         if len(older) >= CONNECTIONS_PER_PEER_MAX:
-            await _close_connection(min(older, key=lambda other: len(other.get_streams())))
+            await close_connection(min(older, key=lambda other: len(other.get_streams())))
 
     async def _note_disconnected(self, connection: Any) -> None:
         peer = PeerId(str(connection.muxed_conn.peer_id))
@@ -535,27 +498,3 @@ class Libp2pNetwork:
 
     def _note_found(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         self._note(AddressFound(peer, addresses))
-
-
-def _reason(error: BaseException, refusal: str) -> str:
-    """The first line of what happened, for a person. `refusal` is what a failed negotiation means."""
-    cause: BaseException = error
-    while True:
-        if isinstance(cause, PeerIDMismatchesPubkey):
-            return "another identity answers there"
-        if isinstance(cause, MultiselectClientError):
-            # No answer is a peer that is full or gone; a "no" is one that speaks something else.
-            return "it hung up" if "read failed" in str(cause) else refusal
-        if str(cause) == WRONG_KEY or cause.__cause__ is None:
-            return str(cause).partition("\n")[0] or type(cause).__name__
-        cause = cause.__cause__
-
-
-async def _close_connection(connection: Any) -> None:
-    with shielded(CLOSE_TIMEOUT_S):
-        await connection.close()
-
-
-async def _reset(net_stream: Any) -> None:
-    with shielded(END_TIMEOUT_S):
-        await net_stream.reset()

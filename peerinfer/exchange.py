@@ -1,0 +1,174 @@
+"""What neighbours tell each other about third ones: adverts on demand, news by gossip, and a digest now and then.
+
+Everything here has a budget, so that a node of a large swarm sends no more than one of a small swarm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peerinfer.ids import PeerId
+from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX
+from peerinfer.machine import NEVER
+from peerinfer.member_table import Entry, Table
+from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News
+from peerinfer.news import (
+    ADVERTS_BYTES_BURST,
+    ADVERTS_BYTES_PER_S,
+    KNOWN_BYTES,
+    MESSAGE_BYTES,
+    NEWS_BYTES_BURST,
+    NEWS_BYTES_PER_S,
+    NEWS_BYTES_URGENT,
+    Budget,
+    NewsQueue,
+    key_of,
+    known,
+    peer_with,
+)
+
+GOSSIP_EVERY_S = 0.25
+GOSSIP_FANOUT = 2
+SYNC_EVERY_S = 30.0
+"""A sample of the table goes to a random neighbour, who mends what gossip has missed."""
+SYNC_PEERS = 64
+INTRODUCED = 8
+"""Neighbours whose adverts a new one gets at once."""
+WANTED_AGAIN_S = 2.0
+WANTED_ASKED_MAX = 4
+"""Neighbours that are asked for one advert, each after the other."""
+ADVERTS_BYTES = 256 * 1024
+"""Adverts in one message, together."""
+
+_ORDER = {"alive": 0, "suspect": 1, "dead": 2, "left": 3}
+
+
+@dataclass(slots=True)
+class Wanted:
+    """An advert that was asked for."""
+
+    again_s: float
+    asked: int = 1
+    doubt: tuple[tuple[int, int], PeerId] | None = None
+    """Who doubts that the peer lives, as of which version."""
+
+
+class Exchange:
+    """The part of membership that passes on."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.own_advert: Advert | None = None
+        self.own_signed = b""
+        self.news = NewsQueue()
+        self._telling = Budget(NEWS_BYTES_PER_S, NEWS_BYTES_BURST)
+        self._serving = Budget(ADVERTS_BYTES_PER_S, ADVERTS_BYTES_BURST)
+        self._fetching = Budget(ADVERTS_BYTES_PER_S, ADVERTS_BYTES_BURST)
+        self.wanted: dict[PeerId, Wanted] = {}
+        self._gossip_s = self.sync_s = NEVER
+
+    @property
+    def deadline_s(self) -> float:
+        return min(self.sync_s, self._gossip_s if self.news and self._table.neighbours else NEVER)
+
+    def greet(self, peer: PeerId) -> None:
+        """Tells a new neighbour what it needs to find its way."""
+        # A few strangers' adverts go along in any case: a newcomer must not depend on the one that it came in by.
+        neighbours = [entry.member.signed for entry in self._table.entries.values() if entry.is_connected]
+        others = [signed for signed in neighbours if signed]
+        adverts = self._table.rng.sample(others, min(INTRODUCED, len(others)))
+        if self.own_signed:
+            adverts.append(self.own_signed)
+        if adverts:
+            self._table.send(peer, Adverts(tuple(adverts)))
+        self._table.send(peer, Digest(self._table.sample(DIGEST_PEERS_MAX, peer)))
+
+    def send_adverts(self, peer: PeerId, keys: tuple[bytes, ...], now_s: float) -> None:
+        found: list[bytes] = []
+        size_bytes = 0
+        for key in keys:
+            wanted = peer_with(key)
+            entry = self._table.entries.get(wanted)
+            signed = self.own_signed if wanted == self._table.own else entry.member.signed if entry else b""
+            if not signed or size_bytes + len(signed) > ADVERTS_BYTES:
+                continue
+            if not self._serving.take(len(signed), now_s):
+                break
+            found.append(signed)
+            size_bytes += len(signed)
+        if found:
+            self._table.send(peer, Adverts(tuple(found)))
+
+    def want(self, peer: PeerId, now_s: float) -> bool:
+        """Whether to ask for this peer's advert now."""
+        if peer in self.wanted or len(self.wanted) >= self._table.members_max:
+            return False
+        if not self._fetching.take(ADVERT_BYTES_MAX / 10, now_s):  # an advert takes 400 to 1,000 bytes
+            return False
+        self.wanted[peer] = Wanted(now_s + WANTED_AGAIN_S)
+        self._table.wake(now_s + WANTED_AGAIN_S)
+        return True
+
+    def ask_again(self, now_s: float) -> None:
+        """Asks somebody else for the adverts that did not come."""
+        again: list[bytes] = []
+        for peer, wanted in list(self.wanted.items()):
+            if now_s < wanted.again_s:
+                self._table.wake(wanted.again_s)
+            elif wanted.asked >= WANTED_ASKED_MAX or not self._table.neighbours:
+                del self.wanted[peer]
+            elif len(again) < DIGEST_PEERS_MAX:
+                wanted.asked += 1
+                wanted.again_s = now_s + WANTED_AGAIN_S
+                self._table.wake(wanted.again_s)
+                again.append(key_of(peer))
+        if again:
+            self._table.send(self._table.rng.choice(list(self._table.neighbours)), AdvertsWanted(tuple(again)))
+
+    def mend(self, peer: PeerId, told: tuple[Known, ...], now_s: float) -> None:
+        """Answers a digest with what is missing in it, or stands in it wrongly."""
+        states = {each.key: each for each in told}
+        # On connection each side sends a digest, and needs no answer to know what the other has.
+        is_whole = len(told) < SYNC_PEERS and now_s > self._table.entries[peer].connected_s + WANTED_AGAIN_S
+        better = []
+        for each in self._table.sample(len(self._table.entries), peer):
+            other = states.get(each.key)
+            if other is None:
+                is_better = is_whole and each.state in ("alive", "suspect")
+            else:
+                mine, theirs = (each.incarnation, each.sequence), (other.incarnation, other.sequence)
+                is_better = mine > theirs or (mine == theirs and _ORDER[each.state] > _ORDER[other.state])
+            if is_better:
+                better.append(each)
+        for start in range(0, min(len(better), DIGEST_PEERS_MAX), NEWS_PER_MESSAGE_MAX):
+            part = tuple(better[start : start + NEWS_PER_MESSAGE_MAX])
+            if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(part), now_s, keep=NEWS_BYTES_URGENT):
+                self._table.send(peer, News(part))
+
+    def tell(self, entry: Entry) -> None:
+        if entry.member.advert is not None:
+            if not self.news:
+                self._gossip_s = -NEVER
+            origin = entry.suspicion.origin if entry.suspicion else None
+            self.news.add(known(entry.member.peer, *entry.member.version, entry.member.state, origin))
+
+    def gossip(self, now_s: float) -> None:
+        if now_s < self._gossip_s or not self.news or not self._table.neighbours:
+            return
+        self._gossip_s = now_s + GOSSIP_EVERY_S
+        neighbours = list(self._table.neighbours)
+        for peer in self._table.rng.sample(neighbours, min(GOSSIP_FANOUT, len(neighbours))):
+            size_bytes = MESSAGE_BYTES + KNOWN_BYTES * min(len(self.news), NEWS_PER_MESSAGE_MAX)
+            keep = 0 if self.news.has_urgent else NEWS_BYTES_URGENT
+            if not len(self.news) or not self._telling.take(size_bytes, now_s, keep=keep):
+                return
+            self._table.send(peer, News(self.news.take(len(self._table.entries))))
+
+    def sync(self, now_s: float) -> None:
+        if now_s < self.sync_s:
+            return
+        self.sync_s = now_s + SYNC_EVERY_S * (0.9 + 0.2 * self._table.rng.random())
+        peer = self._table.rng.choice(list(self._table.neighbours))
+        sample = self._table.sample(SYNC_PEERS, peer)
+        if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(sample), now_s, keep=NEWS_BYTES_URGENT):
+            self._table.send(peer, Digest(sample))

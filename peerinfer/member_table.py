@@ -1,0 +1,90 @@
+"""The table of peers: bounded, with a stated rule for who goes, and what the parts of membership share.
+
+When it is full, a newcomer takes the place of one that left or died (the longest ago), else of a random one that is not
+connected: so the table of a node in a larger swarm is a sample that keeps changing, and nobody can push a neighbour out.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from peerinfer.ids import PeerId
+from peerinfer.machine import NEVER
+from peerinfer.membership_events import Effect, Member, MemberMessage, PeerChanged, Send
+from peerinfer.messages import Known
+from peerinfer.news import known
+from peerinfer.suspicion import Suspicion
+
+STALE_AFTER_S = 1800.0
+"""A peer that is not connected and sent no new advert for so long (six times the refresh) is forgotten: its death was
+missed."""
+
+
+@dataclass(slots=True)
+class Entry:
+    member: Member
+    is_connected: bool = False
+    was_reached: bool = False
+    """One of its addresses has worked."""
+    dialling: bool = False
+    dials_failed: int = 0
+    redial_s: float = NEVER
+    suspicion: Suspicion | None = None
+    is_doubted: bool = False
+    """Others doubt that this neighbour lives: its next advert refutes them, and is news."""
+    fresh_s: float = 0.0
+    """When its newest advert came."""
+    ended_s: float = 0.0
+    ask_s: float = 0.0
+    connected_s: float = 0.0
+
+
+class Table:
+    """Peers by their id, the neighbours among them, and the effects that this event has had so far."""
+
+    def __init__(self, own: PeerId, rng: random.Random, members_max: int) -> None:
+        self.own = own
+        self.rng = rng
+        self.members_max = members_max
+        self.entries: dict[PeerId, Entry] = {}
+        self.neighbours: dict[PeerId, None] = {}
+        self.effects: list[Effect] = []
+        self.sweep_s = NEVER
+        """When some entry's time may have come."""
+
+    def entry(self, peer: PeerId, now_s: float) -> Entry | None:
+        """None if the table is full of neighbours."""
+        entry = self.entries.get(peer)
+        if entry is None:
+            if len(self.entries) >= self.members_max and not self.evict():
+                return None
+            entry = self.entries[peer] = Entry(Member(peer, heard_s=now_s), fresh_s=now_s)
+            self.wake(now_s + STALE_AFTER_S)
+        return entry
+
+    def evict(self) -> bool:
+        free = [entry for entry in self.entries.values() if not entry.is_connected]
+        ended = [entry for entry in free if entry.member.state in ("dead", "left")]
+        if not free:
+            return False
+        victim = min(ended, key=lambda entry: entry.ended_s) if ended else self.rng.choice(free)
+        del self.entries[victim.member.peer]
+        self.effects.append(PeerChanged(victim.member.peer))
+        return True
+
+    def wake(self, at_s: float) -> None:
+        self.sweep_s = min(self.sweep_s, at_s)
+
+    def send(self, peer: PeerId, message: MemberMessage) -> None:
+        self.effects.append(Send(peer, message))
+
+    def sample(self, count: int, but: PeerId) -> tuple[Known, ...]:
+        """At random, of all peers that have an advert."""
+        members = [entry.member for entry in self.entries.values() if entry.member.advert and entry.member.peer != but]
+        chosen = members if len(members) <= count else self.rng.sample(members, count)
+        return tuple(known_of(member) for member in chosen)
+
+
+def known_of(member: Member) -> Known:
+    return known(member.peer, *member.version, member.state)
