@@ -34,3 +34,6 @@ class LeaseProfile:
 
 LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s=0.15)
 WAN = LeaseProfile(lease_s=12.0, renew_s=3.0, answer_s=2.0, margin_s=0.5, slot_s=0.7)
+
+SOLO = LeaseProfile(lease_s=30.0, renew_s=7.0, answer_s=10.0, margin_s=0.5, slot_s=0.05)
+"""For a committee of the coordinator alone: nobody could take over, so a slow disk must not cost it the lease."""

@@ -42,6 +42,9 @@ WINDOW_FRAMES_MAX = 64
 INLINE_BYTES_MAX = 4 * MIB
 """A task whose inputs are larger than this travels as a blob."""
 
+FRAME_BLOB_BYTES_MAX = 256 * MIB
+"""Inputs or outputs of one frame that travel as a blob: each end holds them in memory once."""
+
 # --- work streams ------------------------------------------------------------------------------------------------
 COORDINATORS_MAX = 16
 """Work streams that a volunteer serves at once."""

@@ -6,7 +6,7 @@ Tags 80–99, protocol `/peerinfer/journal/1`. Every request is answered once, i
 
 from __future__ import annotations
 
-from peerinfer.codec import blob, message, packed_u32, record, text, uint, wire
+from peerinfer.codec import blob, message, optional, packed_u32, record, text, uint, wire
 from peerinfer.limits import FRAME_TASKS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Term
 
@@ -40,11 +40,12 @@ class ReplicaHeld:
 
 @message(82)
 class RecordCopy:
-    """From the holder: keep this record of the job's spool. The body is the record."""
+    """From the holder: keep this record of the job's spool. The body is the record, unless `record` names a blob that is."""
 
     job: str = wire(_id)
     term: Term = wire(record(Term))
     number: int = wire(uint(48))
+    record: str | None = wire(optional(_id), default=None)
 
 
 @message(83)

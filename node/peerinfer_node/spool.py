@@ -21,11 +21,11 @@ from pathlib import Path
 
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId, is_job_id
-from peerinfer.limits import BODY_BYTES_MAX, MIB
+from peerinfer.limits import FRAME_BLOB_BYTES_MAX, MIB
 from peerinfer_node.ports import Buffer
 
-RECORD_BYTES_MAX = BODY_BYTES_MAX + 1 * MIB
-"""One body as it came from a worker, and what is noted about it."""
+RECORD_BYTES_MAX = FRAME_BLOB_BYTES_MAX + 1 * MIB
+"""The outputs of one frame as they came from a worker, and what is noted about them."""
 
 OPEN_FILES_MAX = 64
 """Spools kept open. A job that comes back costs one open and a walk over its headers."""

@@ -37,7 +37,12 @@ from peerinfer.assignment import (
 from peerinfer.coordination import Coordination
 from peerinfer.errors import LimitExceeded, NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
-from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX, REASON_CHARS_MAX
+from peerinfer.limits import (
+    FRAME_BLOB_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    JOBS_MAX,
+    REASON_CHARS_MAX,
+)
 from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.driver import Driver
@@ -45,7 +50,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, Rows, check_results
-from peerinfer_node.roles.work_stream import BATCH_BYTES_MAX, Conversation, greet, hang_up, read_blob, say_goodbye
+from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
@@ -272,7 +277,7 @@ class CoordinatorRole:
             self._check(link, frame, results, body, job_body)
             return
         claimed = sum(spec.size_bytes for group in results.groups for spec in group.tensors)
-        if body or claimed != results.outputs_bytes or claimed > BATCH_BYTES_MAX:
+        if body or claimed != results.outputs_bytes or claimed > FRAME_BLOB_BYTES_MAX:
             raise ProtocolError(f"the results of frame {frame.frame} claim other sizes than they have")
         assert self._nursery is not None
         self._nursery.start_soon(self._take_blob, link, frame, results, job_body)

@@ -40,6 +40,7 @@ from peerinfer.elector import (
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.lease_profile import SOLO
 from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.messages import (
     Append,
@@ -174,7 +175,7 @@ class Elections:
             manifest,
             signed_manifest,
             Chain(),
-            profile=self._profile,
+            profile=SOLO if manifest.committee == (self._own,) else self._profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
             wall_s=self._clock.wall_s,
         )

@@ -17,6 +17,7 @@ import trio
 from peerinfer.elector import Elector, candidates_of, open_manifest, quorum_of
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
+from peerinfer.limits import BODY_BYTES_MAX
 from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
 from peerinfer.replica_messages import (
     STATE_CHARS_MAX,
@@ -131,7 +132,7 @@ class Replicas:
                     await self._take_replica(job, manifest, signed, stream.peer, request)
                     await stream.send(ReplicaHeld(job))
                 case RecordCopy():
-                    await self._take_record(job, manifest, request, body)
+                    await self._take_record(job, manifest, stream.peer, request, body)
                     await stream.send(RecordHeld(job, request.number))
                 case RecordsWanted():
                     await self._give_records(stream, job, request.tasks)
@@ -192,11 +193,28 @@ class Replicas:
         assert self.jobs is not None
         self.jobs.stand_by(job, signed)
 
-    async def _take_record(self, job: JobId, manifest: Manifest, copy: RecordCopy, body: bytes) -> None:
+    async def _take_record(self, job: JobId, manifest: Manifest, peer: PeerId, copy: RecordCopy, body: bytes) -> None:
         chain = self._elector.chain(job)
         if chain is None or copy.term.order < chain.last_term.order:
             raise ProtocolError(f"term {copy.term.round} is over")
-        await self.keep_record(job, manifest, body)
+        await self.keep_record(job, manifest, await self._record_in(peer, copy, body))
+
+    async def _record_in(self, peer: PeerId, copy: RecordCopy, body: bytes) -> bytes:
+        if copy.record is None:
+            return body
+        digest_of_cid(copy.record)
+        await self._fetch_blob(Cid(copy.record), [peer])
+        return await self._blobs.read(Cid(copy.record))
+
+    async def send_record(
+        self, stream: MessageStream, job: JobId, term: Term, number: int, record: Sequence[Buffer]
+    ) -> None:
+        """In the body of the message where it fits, otherwise as a blob that the other side fetches."""
+        if sum(memoryview(part).nbytes for part in record) <= BODY_BYTES_MAX:
+            await stream.send(RecordCopy(job, term, number), record)
+            return
+        cid = await self._blobs.put(b"".join(record))
+        await stream.send(RecordCopy(job, term, number, cid))
 
     async def keep_record(self, job: JobId, manifest: Manifest, record: bytes) -> int:
         """Stores a record that somebody else made; returns where. Tasks that are here already are left alone."""
@@ -230,7 +248,8 @@ class Replicas:
         wanted = set(tasks)
         offsets = sorted({row.offset for row in await self._store.results_of(job) if row.task in wanted})
         for offset in offsets:
-            await stream.send(RecordCopy(job, Term(0, ""), offset), [await self._store.read_results(job, offset)])
+            record = await self._store.read_results(job, offset)
+            await self.send_record(stream, job, Term(0, ""), offset, [record])
         await stream.send(RecordsEnd(job))
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -283,7 +302,7 @@ class Replicas:
                     answer, body = await stream.receive_as(RecordCopy, RecordsEnd, ReplicaRefused)
                     if not isinstance(answer, RecordCopy):
                         break
-                    count += await self.keep_record(job, manifest, body)
+                    count += await self.keep_record(job, manifest, await self._record_in(peer, answer, body))
         return count
 
 
@@ -327,7 +346,7 @@ class RecordCopier:
     async def _send(self, elector: PeerId, number: int, record: Sequence[Buffer]) -> None:
         with trio.move_on_after(ANSWER_TIMEOUT_S):
             async with self._replicas._conversation(elector) as stream:
-                await stream.send(RecordCopy(self._job, self._term, number), record)
+                await self._replicas.send_record(stream, self._job, self._term, number, record)
                 answer, _ = await stream.receive_as(RecordHeld, ReplicaRefused)
                 if isinstance(answer, ReplicaRefused):
                     raise ProtocolError(answer.reason)

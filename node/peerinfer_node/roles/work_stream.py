@@ -13,7 +13,6 @@ from peerinfer.blobs import parse_index
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import Cid
 from peerinfer.limits import (
-    GIB,
     HELLO_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_S,
@@ -28,9 +27,6 @@ from peerinfer_node.ports import BlobStore
 
 WORK_PROTOCOL = "/peerinfer/work/1"
 AGENT = f"peerinfer/{peerinfer.__version__}"
-
-BATCH_BYTES_MAX = 1 * GIB
-"""Inputs of one frame that come as a blob, and outputs that go as one."""
 
 LINGER_S = 1.0
 """How long the other side gets to read what was said to it last."""

@@ -13,17 +13,21 @@ import trio
 
 from peerinfer.envelope import seal
 from peerinfer.errors import (
-    AttemptTimeout,
     DeviceUnfit,
     ExecutionError,
     ModelRefused,
     OutOfMemory,
     PeerinferError,
     ProtocolError,
-    WorkerDied,
 )
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
-from peerinfer.limits import BODY_BYTES_MAX, COORDINATORS_MAX, GIB, INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.limits import (
+    COORDINATORS_MAX,
+    FRAME_BLOB_BYTES_MAX,
+    GIB,
+    INLINE_BYTES_MAX,
+    REASON_CHARS_MAX,
+)
 from peerinfer.messages import (
     Cancel,
     Frame,
@@ -65,7 +69,8 @@ from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
-from peerinfer_node.roles.work_stream import BATCH_BYTES_MAX, Conversation, greet, hang_up, read_blob, say_goodbye
+from peerinfer_node.roles.frames import all_failed, check_frame
+from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 
 BRIEFS_PER_STREAM_MAX = 64
 MODEL_BYTES_MAX = 4 * GIB
@@ -373,7 +378,7 @@ class WorkerRole:
             except ValueError as error:
                 # So many shapes or reasons have no room in one header. Counted as memory, each task travels alone next.
                 self._log.info("answer too large", peer=stream.peer, reason=str(error))
-                failed = _all_failed(len(held.frame.tasks), OutOfMemory("the answer to so many tasks has no room"))
+                failed = all_failed(len(held.frame.tasks), OutOfMemory("the answer to so many tasks has no room"))
                 await stream.send(*await self._results(held, failed, executor))
         except PeerinferError as error:
             self._log.debug("answer not delivered", peer=stream.peer, reason=str(error))
@@ -414,7 +419,7 @@ class WorkerRole:
         except DeviceUnfit:
             raise
         except ExecutionError as error:
-            return await self._results(held, _all_failed(len(frame.tasks), error), executor)
+            return await self._results(held, all_failed(len(frame.tasks), error), executor)
         except PeerinferError as error:
             return Refused(frame.frame, str(error)[:REASON_CHARS_MAX], False), ()
         except KeyError:
@@ -446,6 +451,10 @@ class WorkerRole:
     ) -> tuple[Results, Sequence[bytes | memoryview]]:
         frame = held.frame
         body = [group.body for group in result.groups]
+        body_bytes = sum(len(part) for part in body)
+        if body_bytes > FRAME_BLOB_BYTES_MAX:
+            reason = f"outputs of {body_bytes} bytes pass the limit of {FRAME_BLOB_BYTES_MAX} for one frame"
+            return await self._results(held, all_failed(len(frame.tasks), OutOfMemory(reason)), executor)
         digest = hashlib.sha256()
         for part in body:
             digest.update(part)
@@ -465,7 +474,6 @@ class WorkerRole:
         self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
         self.compute_s += compute_s
         self.energy_j += compute_s * (self.power_of(executor) or 0.0)
-        body_bytes = sum(len(part) for part in body)
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:
             outputs = await self._blobs.put(b"".join(body))
@@ -482,39 +490,3 @@ class WorkerRole:
             outputs_bytes=body_bytes,
         )
         return results, body
-
-
-def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
-    """Raises `ProtocolError` unless the frame's numbers agree with each other and with its body."""
-    tasks = len(frame.tasks)
-    if not tasks or len(set(frame.tasks)) != tasks:
-        raise ProtocolError(f"frame {frame.frame} holds no tasks, or one twice")
-    if len(frame.attempts) != tasks or len(frame.items) != tasks or 0 in frame.items:
-        raise ProtocolError(f"frame {frame.frame} has {tasks} tasks but not as many attempts and items")
-    if not frame.tensors or len({spec.name for spec in frame.tensors}) != len(frame.tensors):
-        raise ProtocolError(f"frame {frame.frame} holds no tensors, or two of one name")
-    rows = sum(frame.items)
-    for spec in frame.tensors:
-        if spec.shape and spec.shape[0] != rows:
-            raise ProtocolError(f"frame {frame.frame}: {spec.name} has {spec.shape[0]} items, its tasks have {rows}")
-    claimed = sum(spec.size_bytes for spec in frame.tensors)
-    if frame.inputs is None:
-        if claimed != body_bytes or claimed > BODY_BYTES_MAX:
-            raise ProtocolError(f"frame {frame.frame} claims {claimed} bytes of tensors and carries {body_bytes}")
-    else:
-        if body_bytes or claimed != frame.inputs_bytes or claimed > BATCH_BYTES_MAX:
-            raise ProtocolError(
-                f"frame {frame.frame} claims {claimed} bytes of tensors in a blob of {frame.inputs_bytes}"
-            )
-        try:
-            digest_of_cid(frame.inputs)
-        except ValueError as error:
-            raise ProtocolError(f"frame {frame.frame} names inputs that are no cid: {error}") from None
-    if frame.term.order < brief.term.order:
-        raise ProtocolError(f"frame {frame.frame} has an older term than its job's brief")
-
-
-def _all_failed(tasks: int, error: ExecutionError) -> BatchResult:
-    kinds: dict[type[ExecutionError], str] = {AttemptTimeout: "timeout", OutOfMemory: "memory", WorkerDied: "crash"}
-    kind = kinds.get(type(error), "internal")
-    return BatchResult((), tuple((position, kind, str(error)) for position in range(tasks)))

@@ -49,7 +49,8 @@ from peerinfer.tensors import TensorSpec
 from peerinfer_node.driver import EVENTS_OF_PEERS_MAX
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.ports import BatchResult
-from peerinfer_node.roles.worker import OUTBOX_MAX, check_frame
+from peerinfer_node.roles.frames import check_frame
+from peerinfer_node.roles.worker import OUTBOX_MAX
 
 TERM = Term(1, MemoryKeys(b"coordinator").peer_id)
 
