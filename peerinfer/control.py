@@ -70,7 +70,7 @@ class JobRequest:
 
     def __post_init__(self) -> None:
         _check(bool(self.model), "model", "name a model file")
-        _check(bool(self.inputs), "inputs", "name at least one input file")
+        _check(bool(self.inputs) and all(self.inputs), "inputs", "name at least one input file")
         _check(self.batch is None or 1 <= self.batch <= 1_000_000, "batch", "give 1 to 1000000 items, or auto")
         _check(VERIFY.fullmatch(self.verify) is not None, "verify", "choose none, spot or quorum:2 to quorum:9")
         _check(self.compare in COMPARATORS, "compare", f"choose {', '.join(COMPARATORS)}")
@@ -93,7 +93,9 @@ class JobRequest:
             "give HEIGHTxWIDTH, each 1 to 16384",
         )
         for name in ("image_mean", "image_std"):
-            _check(1 <= len(getattr(self, name)) <= 4, name.replace("_", "-"), "give one number, or one per channel")
+            values = getattr(self, name)
+            _check(1 <= len(values) <= 4, name, "give one number, or one per channel")
+            _check(all(math.isfinite(value) for value in values), name, "give finite numbers")
         _check(all(value != 0 for value in self.image_std), "image-std", "no channel may be 0")
 
     def to_json(self) -> str:
@@ -115,7 +117,7 @@ class JobRequest:
         known = {field.name for field in fields(cls)}
         unknown = sorted(str(name) for name in raw if name not in known)
         if unknown:
-            raise UsageError(f"unknown field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+            raise UsageError(f"unknown field {unknown[0][:60]!r}; the fields are {', '.join(sorted(known))}")
         values: dict[str, Any] = {}
         hints = get_type_hints(cls)
         for name, value in raw.items():
