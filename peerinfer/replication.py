@@ -62,6 +62,9 @@ class Replication:
         self._copies = {elector: _Copy(next=len(chain)) for elector in electors}
         self.committed = 0
         """Batches that a quorum holds under this term."""
+        self.stalled_renewals = 0
+        """For how many renewals not everything has been committed, and nothing more."""
+        self._committed_before = 0
 
     def granted(self, elector: PeerId) -> None:
         """The elector serves this term: it may be sent batches."""
@@ -77,6 +80,9 @@ class Replication:
 
     def renewing(self) -> None:
         """The lease is being renewed: messages that were in flight at the renewal before are lost."""
+        is_behind = self.committed < len(self._chain) and self.committed == self._committed_before
+        self.stalled_renewals = self.stalled_renewals + 1 if is_behind else 0
+        self._committed_before = self.committed
         for copy in self._copies.values():
             if any(nonce in copy.in_flight for nonce in copy.overdue):
                 copy.close()

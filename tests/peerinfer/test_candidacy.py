@@ -492,7 +492,7 @@ def test_a_holder_that_is_cut_off_stops_and_says_who_is_missing(three: Bench) ->
     three.run(LAN.lease_s * 2)
     lost = three.said[SUBMITTER][-1]
     assert isinstance(lost, Lost)
-    assert lost.reason == "no quorum renewed the lease: only 1 of 3 electors answered, 2 are needed"
+    assert lost.reason == "no quorum renewed the lease: 1 of 3 electors answered, 2 are needed"
     assert set(candidate.snapshot().missing) == {PEERS[0], PEERS[1]}
     assert candidate.snapshot().waiting == "1 of 3 electors answered, 2 are needed"
     three.run(60.0)

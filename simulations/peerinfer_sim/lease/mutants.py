@@ -10,13 +10,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from peerinfer import candidacy, elector, journal
-from peerinfer.candidacy import Candidacy, LeaseProfile
+from peerinfer import elector, journal
+from peerinfer.candidacy import LeaseProfile, Over, Phase
 from peerinfer.elector import Answer, Elector, PersistSeat
 from peerinfer.envelope import unseal
 from peerinfer.messages import Grant, Granted
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
+from peerinfer.tenure import Tenure
 from peerinfer_sim.lease.world import Node
 
 Patches = list[tuple[Any, str, Any]]
@@ -33,15 +34,15 @@ def _restart_forgets_its_wait() -> Patches:
 
 
 def _holder_counts_from_receipt() -> Patches:
-    granted = Candidacy._granted
+    granted = Tenure.granted
 
-    def mutant(self: Candidacy, peer: Any, message: Granted, now_s: float) -> None:
+    def mutant(self: Tenure, peer: Any, message: Granted, why: str, now_s: float) -> None:
         asked = self._renewals.get(message.nonce)
         if asked is not None:
             asked.sent_s = now_s
-        granted(self, peer, message, now_s)
+        granted(self, peer, message, why, now_s)
 
-    return [(Candidacy, "_granted", mutant)]
+    return [(Tenure, "granted", mutant)]
 
 
 def _no_drift_margin() -> Patches:
@@ -97,21 +98,18 @@ def _a_grant_is_not_written() -> Patches:
 
 
 def _any_grant_counts_for_the_newest_request() -> Patches:
-    def mutant(self: Candidacy, peer: Any, message: Granted, now_s: float) -> None:
-        asked = self._asked
+    def mutant(self: Tenure, peer: Any, message: Granted, why: str, now_s: float) -> None:
         _, grant = unseal(Grant, message.grant)
-        if asked.nonce not in self._renewals or peer in asked.grants or grant.term != self._term:
+        if self.phase is Phase.OVER or peer in self.asked.grants or grant.term != self._term:
             return
-        asked.grants[peer] = message.grant
-        if self._replication is not None:
-            self._replication.granted(peer)
+        self.asked.grants[peer] = message.grant
+        self._replication.granted(peer)
+        if len(self.asked.grants) >= self._quorum:
+            self._extend(self.asked, why, now_s)
+        if self.phase is not Phase.LEASING:
             self._send_batches()
-        if len(asked.grants) >= self._quorum:
-            self._valid_until_s = max(self._valid_until_s, asked.sent_s + self._profile.held_s)
-            if self._phase is candidacy.Phase.LEASING:
-                self._open(asked, now_s)
 
-    return [(Candidacy, "_granted", mutant)]
+    return [(Tenure, "granted", mutant)]
 
 
 def _suspend_is_not_counted() -> Patches:
@@ -135,14 +133,14 @@ def _older_terms_are_counted() -> Patches:
 
 
 def _an_uncommitted_end_is_believed() -> Patches:
-    advance = Candidacy._advance
+    begin = Tenure.begin
 
-    def advanced(self: Candidacy, now_s: float) -> None:
-        advance(self, now_s)
-        if self._phase is candidacy.Phase.LEASING and self._chain.ended:
-            self._effects.append(candidacy.Over())
+    def mutant(self: Tenure, now_s: float) -> None:
+        begin(self, now_s)
+        if self._chain.ended:
+            self.effects.append(Over())
 
-    return [(Candidacy, "_advance", advanced)]
+    return [(Tenure, "begin", mutant)]
 
 
 MUTANTS: dict[str, Callable[[], Patches]] = {

@@ -1,0 +1,278 @@
+"""One term: the lease from the first request on, the journal that is written under it, and how both end.
+
+The lease counts from the moment at which a request was sent, and only for the grants that name this very request. It is
+looked at before anything else is done. A term is opened with a batch that carries the grants; once that batch has a
+quorum, this node coordinates. A term that ended is never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from peerinfer.candidacy_events import (
+    HAND_OVER_S,
+    Ask,
+    Committed,
+    Effect,
+    Lost,
+    Over,
+    Phase,
+    Request,
+    Won,
+    Write,
+)
+from peerinfer.envelope import unseal
+from peerinfer.errors import DecodeError
+from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import ENDED, Chain
+from peerinfer.journal_writer import JournalWriter
+from peerinfer.lease_profile import LeaseProfile
+from peerinfer.lease_round import Round
+from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S
+from peerinfer.machine import NEVER
+from peerinfer.messages import Appended, Grant, Granted, LeaseRefused, LeaseReleased, LeaseWanted, Term
+from peerinfer.replication import Replication
+
+RENEWALS_IN_FLIGHT_MAX = 8
+"""Older ones cannot extend the lease any more."""
+
+STALLED_RENEWALS_MAX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a term came to its end: `lapsed`, `left` on purpose, or `stuck`."""
+
+    how: str
+    reason: str
+
+
+class Tenure:
+    """A term that a quorum has promised. `phase` is leasing, opening, holding or over."""
+
+    def __init__(
+        self,
+        job: JobId,
+        epoch: int,
+        term: Term,
+        chain: Chain,
+        writer: JournalWriter,
+        electors: Sequence[PeerId],
+        quorum: int,
+        profile: LeaseProfile,
+        new_nonce: Callable[[], int],
+    ) -> None:
+        self._job = job
+        self._epoch = epoch
+        self._term = term
+        self._chain = chain
+        self._writer = writer
+        self._electors = electors
+        self._quorum = quorum
+        self._profile = profile
+        self._new_nonce = new_nonce
+        self._replication = Replication(job, epoch, term, chain, electors, quorum, new_nonce)
+        self._renewals: dict[int, Round] = {}
+        self._give_up_s = self._renew_s = self._flush_s = self._leave_s = NEVER
+        self._leaving: str | None = None
+        self._overtaken: dict[PeerId, None] = {}
+        """Electors that have promised a higher term since this one was won."""
+        self._told_over: dict[PeerId, None] = {}
+        self.phase = Phase.LEASING
+        self.valid_until_s = 0.0
+        self.ended: Ended | None = None
+        self.effects: list[Effect] = []
+        """To be taken and performed after each call."""
+
+    @property
+    def asked(self) -> Round:
+        """The newest request to all electors."""
+        return next(reversed(self._renewals.values()))
+
+    @property
+    def deadline_s(self) -> float:
+        match self.phase:
+            case Phase.LEASING:
+                return self._give_up_s
+            case Phase.OVER:
+                return min(self._renew_s, self.valid_until_s)
+            case _:
+                return min(self._renew_s, self.valid_until_s, self._flush_s, self._leave_s)
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving is not None
+
+    @property
+    def committed(self) -> int:
+        return self._replication.committed
+
+    # --- the lease ---------------------------------------------------------------------------------------------------
+
+    def begin(self, now_s: float) -> None:
+        self._give_up_s = now_s + self._profile.answer_s
+        self._renew(now_s)
+
+    def request(self) -> LeaseWanted:
+        return LeaseWanted(self._job, self._epoch, self._term, self.asked.nonce, self._profile.lease_s)
+
+    def _renew(self, now_s: float) -> None:
+        asked = Round(self._new_nonce(), now_s)
+        self._renewals[asked.nonce] = asked
+        while len(self._renewals) > RENEWALS_IN_FLIGHT_MAX:
+            del self._renewals[next(iter(self._renewals))]
+        self._ask_all(self.request())
+
+    def granted(self, elector: PeerId, granted: Granted, why: str, now_s: float) -> None:
+        """`why`: the reason for which this term follows another, for the journal."""
+        asked = self._renewals.get(granted.nonce)
+        if asked is None or elector in asked.grants or self.phase is Phase.OVER:
+            return
+        try:
+            _, grant = unseal(Grant, granted.grant, signer=elector)
+        except DecodeError:
+            return
+        wanted = (self._job, self._epoch, self._term, granted.nonce, self._profile.lease_s)
+        if (grant.job, grant.epoch, grant.term, grant.nonce, grant.lease_s) != wanted:
+            return
+        asked.grants[elector] = granted.grant
+        self._replication.granted(elector)
+        if len(asked.grants) >= self._quorum:
+            self._extend(asked, why, now_s)
+        if self.phase is not Phase.LEASING:
+            self._send_batches()
+
+    def _extend(self, asked: Round, why: str, now_s: float) -> None:
+        self.valid_until_s = max(self.valid_until_s, asked.sent_s + self._profile.held_s)
+        if self.phase is not Phase.LEASING:
+            return
+        if now_s >= self.valid_until_s:
+            self._end("lapsed", "the grants came too late")
+            return
+        self.phase = Phase.OPENING
+        self._renew_s = now_s + self._profile.renew_s
+        self._writer.open(self._term, why, tuple(asked.grants.values()))
+
+    def refused(self, elector: PeerId, refusal: LeaseRefused) -> bool:
+        """True if this answers a message with batches."""
+        if refusal.kind == "stale" and refusal.promised.order > self._term.order:
+            self._overtaken[elector] = None
+        is_ours = self._replication.refused(elector, refusal)
+        self._send_batches()
+        return is_ours
+
+    def unheard(self, elector: PeerId) -> None:
+        self._replication.unheard(elector)
+
+    def _ask_all(self, request: Request) -> None:
+        self.effects += [Ask(elector, request) for elector in self._electors]
+
+    # --- the journal -------------------------------------------------------------------------------------------------
+
+    def write(self, write: Write, now_s: float) -> None:
+        assert write.event == "" or write.event in ENDED, f"{write.event!r} does not end a job"
+        if self.phase is not Phase.HOLDING or self._leaving is not None or self._chain.ended:
+            return
+        self._writer.add(write.entries)
+        if write.event or write.is_last or self._writer.waiting >= JOURNAL_BATCH_TASKS_MAX:
+            self._flush(write.event, write.detail)
+        elif self._writer.waiting:
+            self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)
+
+    def _flush(self, event: str = "", detail: str = "") -> None:
+        self._flush_s = NEVER
+        self._writer.write(self._term, event, detail)
+        self._send_batches()
+
+    def _send_batches(self) -> None:
+        self.effects += [Ask(elector, append) for elector, append in self._replication.appends()]
+
+    def appended(self, elector: PeerId, answer: Appended) -> None:
+        before = self.committed
+        if self._replication.appended(elector, answer):
+            self._committed_more(before)
+        if self.phase is Phase.OVER:
+            self._tell_over(elector)
+        self._send_batches()
+
+    def _committed_more(self, before: int) -> None:
+        self.effects.append(Committed(before, self.committed))
+        if self.phase is Phase.OVER:
+            return
+        if 0 < self._chain.end <= self.committed:
+            self.effects.append(Over())
+            self.phase = Phase.OVER
+            for elector in self._electors:
+                self._tell_over(elector)
+        elif self.phase is Phase.OPENING:
+            self.phase = Phase.HOLDING
+            self.effects.append(Won(self._term))
+        elif self._leaving is not None and self.committed == len(self._chain):
+            self._end("left", self._leaving)
+
+    def _tell_over(self, elector: PeerId) -> None:
+        """An elector that has the journal up to its end may forget the lease; the others get it until the lease ends."""
+        if self._replication.matched(elector) == len(self._chain) and elector not in self._told_over:
+            self._told_over[elector] = None
+            self.effects.append(Ask(elector, LeaseReleased(self._job, self._epoch, self._term, is_over=True)))
+
+    # --- time, and the end -------------------------------------------------------------------------------------------
+
+    def look_at_lease(self, now_s: float, why: str) -> None:
+        """To be called before anything else. `why`: what is known of the reason, if the lease has run out."""
+        if self.phase in (Phase.OPENING, Phase.HOLDING) and now_s >= self.valid_until_s:
+            self._end("lapsed", f"no quorum renewed the lease: {why}")
+        elif self.phase is Phase.OVER and now_s >= self.valid_until_s and self.ended is None:
+            self.ended = Ended("over", "")
+
+    def hand_over(self, reason: str, now_s: float) -> None:
+        if self.phase is not Phase.HOLDING:
+            self._end("left", reason)
+        elif self._leaving is None:
+            self._flush()
+            self._leaving, self._leave_s = reason, now_s + HAND_OVER_S
+            if self.committed == len(self._chain):
+                self._end("left", reason)
+
+    def tick(self, now_s: float) -> None:
+        """What a holder does in time. After the job's end it only sees to those who do not know of it."""
+        if self.phase is Phase.LEASING or self.ended is not None:
+            return
+        if now_s >= self._leave_s:
+            self._end("left", self._leaving or "")
+            return
+        if now_s >= self._renew_s:
+            self._renew_s = now_s + self._profile.renew_s
+            self._replication.renewing()
+            if self.phase is Phase.OVER:
+                for elector in self._electors:
+                    self._replication.granted(elector)
+                self._send_batches()
+            elif self._replication.stalled_renewals > STALLED_RENEWALS_MAX and self._overtaken:
+                # A candidate that was cut off with some electors has their promise. They serve it no more than us, and
+                # if others are down the lease would be renewed for ever without anything ever being committed.
+                self._end("stuck", "electors had promised a higher term")
+                return
+            else:
+                self._renew(now_s)
+        if now_s >= self._flush_s:
+            self._flush()
+
+    def _end(self, how: str, reason: str) -> None:
+        if self.phase is Phase.HOLDING:
+            self.effects.append(Lost(reason))
+        if how != "stuck":
+            # Some electors would wait for a holder that there is not. Whoever is stuck keeps their grants until the next
+            # term: they refuse everybody else.
+            self._ask_all(LeaseReleased(self._job, self._epoch, self._term))
+        self._writer.forget()
+        self.valid_until_s = 0.0
+        self.ended = Ended(how, reason)
+
+    def give_up(self, reason: str) -> None:
+        """Ends it whatever it does, because it cannot go on."""
+        self._end("lapsed", reason)
+
+    def check(self) -> None:
+        self._replication.check()
