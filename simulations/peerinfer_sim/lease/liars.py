@@ -11,8 +11,7 @@ from peerinfer.elector import Answer, Asked, Effect, Elector, Event
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
-from peerinfer.limits import TERM_ROUND_MAX
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     LEASE_REFUSALS,
     Append,
     Appended,
@@ -26,6 +25,9 @@ from peerinfer.messages import (
     Prepare,
     Promise,
     SeatOffered,
+)
+from peerinfer.limits import TERM_ROUND_MAX
+from peerinfer.messages import (
     Signed,
     Term,
 )

@@ -14,11 +14,14 @@ from peerinfer import elector, journal
 from peerinfer.candidacy import LeaseProfile, Over, Phase
 from peerinfer.elector import Answer, Elector, PersistSeat
 from peerinfer.envelope import unseal
-from peerinfer.messages import Grant, Granted
+from peerinfer.lease_messages import (
+    Grant,
+    Granted,
+)
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
 from peerinfer.tenure import Tenure
-from peerinfer_sim.lease.world import Node
+from peerinfer_sim.lease.node import Node
 
 Patches = list[tuple[Any, str, Any]]
 

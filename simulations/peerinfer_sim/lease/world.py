@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,17 +38,27 @@ from peerinfer.elector import (
     PersistBatches,
     PersistSeat,
     Restored,
-    SeatRow,
     open_manifest,
 )
 from peerinfer.envelope import seal
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.lease_messages import (
+    Granted,
+    LeaseRefused,
+    LeaseReleased,
+    SeatOffered,
+)
 from peerinfer.machine import Tick
-from peerinfer.messages import Granted, LeaseRefused, LeaseReleased, Manifest, SeatOffered
+from peerinfer.messages import (
+    Manifest,
+)
 from peerinfer_sim.event_log import brief
+from peerinfer_sim.lease import links
 from peerinfer_sim.lease.checks import Checks
 from peerinfer_sim.lease.liars import Liar
+from peerinfer_sim.lease.links import Links
+from peerinfer_sim.lease.node import Node
 from peerinfer_sim.lease.scenario import Fault, Scenario
 from peerinfer_sim.watch import Violation
 
@@ -72,53 +81,6 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
-class Node:
-    """A peer with its clocks, its disk, its elector and its candidate."""
-
-    def __init__(self, number: int, peer: PeerId, sign: Callable[[bytes], bytes], rate: float, is_slow: bool) -> None:
-        self.number = number
-        self.peer = peer
-        self.sign = sign
-        self._rate = rate
-        self._is_slow = is_slow
-        self.is_up = True
-        self.life = 0
-        """Counts restarts: what was meant for an earlier life does not arrive."""
-        self.stopped_until_s = 0.0
-        self._suspended_s = 0.0
-        self.stopped: list[Callable[[], None]] = []
-        """What happened meanwhile."""
-        self.row: SeatRow | None = None
-        self.batches: list[bytes] = []
-        self.disk_is_full = False
-        self.elector: Elector | None = None
-        self.candidate: Candidacy | None = None
-        self.asked: deque[Asked] = deque()
-        self.performing: list[Any] = []
-        """The elector's effects that are not performed yet; the first is on its way to the disk."""
-        self.tick_s = math.inf
-        self.open_requests: dict[int, tuple[float, PeerId]] = {}
-        self.sweep_is_due = False
-        self.writes_until = 0
-
-    def suspend(self, for_s: float) -> None:
-        self._suspended_s += for_s
-
-    def elector_s(self, now_s: float) -> float:
-        return 100.0 * self.life + self._rate * (now_s - self._suspended_s)
-
-    def holder_s(self, now_s: float) -> float:
-        if self._is_slow:
-            return 1000.0 + 0.6 * self._rate * (now_s - self._suspended_s)
-        return 1000.0 + self._rate * now_s
-
-    def true_s(self, holder_s: float) -> float:
-        """When the holder's clock will show this, if the node is not suspended before."""
-        if self._is_slow:
-            return (holder_s - 1000.0) / (0.6 * self._rate) + self._suspended_s
-        return (holder_s - 1000.0) / self._rate
-
-
 class World:
     """Plays one scenario. `run` may be called once."""
 
@@ -129,19 +91,13 @@ class World:
         self.scenario = scenario
         self._trace = trace
         self._wire: Callable[[Any], Any] = _through_bytes if wire else _as_it_is
-        self._net = random.Random(f"{scenario.seed}:net")
+        self._links = Links(scenario.latency_s, random.Random(f"{scenario.seed}:net"))
         self._work = random.Random(f"{scenario.seed}:work")
         self.now_s = 0.0
-        self.events = 0
-        self.failover_s = 0.0
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = 0
         self._ends_s = math.inf
         self._healed = False
-        self._cuts: list[tuple[float, tuple[int, ...], bool]] = []
-        self._isolated: list[tuple[float, int, int]] = []
-        self._slow: list[tuple[float, int, float]] = []
-        self._loss = self._doubling = self._delay_s = 0.0
         self.checks = Checks(scenario.clocks_are_sound)
         self.nodes = [
             Node(number, *identity(number), scenario.rates[number], scenario.slow_holders[number])
@@ -185,7 +141,6 @@ class World:
         ends_s = scenario.chaos_s + ENDS_WITHIN_S
         while self._due and self._due[0][0] < min(self._ends_s, ends_s):
             self.now_s, _, action, arguments = heapq.heappop(self._due)
-            self.events += 1
             action(*arguments)
         if not self.checks.end:
             late = f"the job has not ended within {ENDS_WITHIN_S:g} s after the last fault"
@@ -232,23 +187,10 @@ class World:
                 if node.is_up:
                     self._crash(node, fault.amount > 0)
                     self._at(until_s, self._restart, node, node.life)
-            case "cut" | "cut one way":
-                self._cuts.append((until_s, fault.groups, fault.kind == "cut"))
-            case "isolate":
-                self._isolated.append((until_s, node.number, int(fault.amount)))
-            case "slow":
-                self._slow.append((until_s, node.number, fault.amount))
+            case kind if kind in links.KINDS:
+                self._links.add(fault, until_s, node.number)
             case "campaign":
                 self._in(node, node.life, self._candidate, Campaign())
-            case "loss":
-                self._loss = fault.amount
-                self._at(until_s, self._calm, "_loss")
-            case "doubling":
-                self._doubling = fault.amount
-                self._at(until_s, self._calm, "_doubling")
-            case "delay":
-                self._delay_s = fault.amount
-                self._at(until_s, self._calm, "_delay_s")
             case "paused" | "suspended":
                 if node.is_up and self.now_s >= node.stopped_until_s:
                     node.stopped_until_s = fault.at_s + fault.for_s
@@ -263,9 +205,6 @@ class World:
                     self._in(node, node.life, self._candidate, HandOver("asked to"))
                     # It is told to campaign again later: a node that leaves for good is a crash.
                     self._at(self.now_s + 2.0, self._in, node, node.life, self._candidate, Campaign())
-
-    def _calm(self, name: str) -> None:
-        setattr(self, name, 0.0)
 
     def _free_disk(self, node: Node) -> None:
         node.disk_is_full = False
@@ -285,10 +224,7 @@ class World:
         return self.nodes[self.scenario.submitter]
 
     def _heal(self) -> None:
-        self._cuts.clear()
-        self._isolated.clear()
-        self._slow.clear()
-        self._loss = self._doubling = self._delay_s = 0.0
+        self._links.heal()
         self._healed = True
         for node in self.nodes:
             node.disk_is_full = False
@@ -536,32 +472,11 @@ class World:
         if sender is receiver:
             self._at(self.now_s, self._arrive, receiver, life, action, *arguments)
             return
-        if self._is_cut(sender.number, receiver.number) or (self._loss and self._net.random() < self._loss):
-            return
-        for _ in range(2 if self._doubling and self._net.random() < self._doubling else 1):
-            delay_s = self.scenario.latency_s * (0.5 + self._net.random())
-            if self._delay_s:
-                delay_s += self._delay_s * self._net.random() ** 2
-            for until_s, node, amount_s in self._slow:
-                if self.now_s < until_s and node == receiver.number:
-                    delay_s += amount_s
+        for delay_s in self._links.delays_s(sender.number, receiver.number, self.now_s):
             self._at(self.now_s + delay_s, self._arrive, receiver, life, action, *arguments)
 
     def _arrive(self, node: Node, life: int | None, action: Callable[..., None], *arguments: Any) -> None:
         self._in(node, node.life if life is None else life, action, *arguments)
-
-    def _is_cut(self, sender: int, receiver: int) -> bool:
-        for until_s, node, ways in self._isolated:
-            if self.now_s < until_s and ((node == sender and ways != 2) or (node == receiver and ways != 1)):
-                return True
-        for until_s, sides, both_ways in self._cuts:
-            if (
-                self.now_s < until_s
-                and {sides[sender], sides[receiver]} == {0, 1}
-                and (both_ways or sides[sender] == 0)
-            ):
-                return True
-        return False
 
     def _pictures(self) -> list[str]:
         lines = []

@@ -1,0 +1,59 @@
+"""A simulated peer: its clocks, its disk, and what of it is running."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from peerinfer.candidacy import Candidacy
+from peerinfer.elector import Asked, Elector, SeatRow
+from peerinfer.ids import PeerId
+
+
+class Node:
+    """A peer with its clocks, its disk, its elector and its candidate."""
+
+    def __init__(self, number: int, peer: PeerId, sign: Callable[[bytes], bytes], rate: float, is_slow: bool) -> None:
+        self.number = number
+        self.peer = peer
+        self.sign = sign
+        self._rate = rate
+        self._is_slow = is_slow
+        self.is_up = True
+        self.life = 0
+        """Counts restarts: what was meant for an earlier life does not arrive."""
+        self.stopped_until_s = 0.0
+        self._suspended_s = 0.0
+        self.stopped: list[Callable[[], None]] = []
+        """What happened meanwhile."""
+        self.row: SeatRow | None = None
+        self.batches: list[bytes] = []
+        self.disk_is_full = False
+        self.elector: Elector | None = None
+        self.candidate: Candidacy | None = None
+        self.asked: deque[Asked] = deque()
+        self.performing: list[Any] = []
+        """The elector's effects that are not performed yet; the first is on its way to the disk."""
+        self.tick_s = math.inf
+        self.open_requests: dict[int, tuple[float, PeerId]] = {}
+        self.sweep_is_due = False
+        self.writes_until = 0
+
+    def suspend(self, for_s: float) -> None:
+        self._suspended_s += for_s
+
+    def elector_s(self, now_s: float) -> float:
+        return 100.0 * self.life + self._rate * (now_s - self._suspended_s)
+
+    def holder_s(self, now_s: float) -> float:
+        if self._is_slow:
+            return 1000.0 + 0.6 * self._rate * (now_s - self._suspended_s)
+        return 1000.0 + self._rate * now_s
+
+    def true_s(self, holder_s: float) -> float:
+        """When the holder's clock will show this, if the node is not suspended before."""
+        if self._is_slow:
+            return (holder_s - 1000.0) / (0.6 * self._rate) + self._suspended_s
+        return (holder_s - 1000.0) / self._rate
