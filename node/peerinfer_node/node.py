@@ -50,7 +50,10 @@ BOOTSTRAP_AGAIN_S = 5.0
 
 BOOTSTRAP_AGAIN_MAX_S = 60.0
 
+PEERS_SAVED_FIRST_S = 2.0
 PEERS_SAVED_EVERY_S = 30.0
+"""A node that is killed soon after its start finds its way back too; later, what changes is worth less."""
+
 REMEMBERED_DIALLED_MAX = 128
 """Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
 
@@ -225,6 +228,7 @@ class Node:
                         scope.shield = True
                         await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()
+                        await self._save_peers()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
                 with trio.move_on_after(5.0) as scope:
@@ -354,14 +358,20 @@ class Node:
             again_s = min(again_s * 1.5, BOOTSTRAP_AGAIN_MAX_S) if self.ports.network.connected() else BOOTSTRAP_AGAIN_S
 
     async def _remember_peers(self) -> None:
-        while self.settings.remembers_peers:
-            await trio.sleep(PEERS_SAVED_EVERY_S)
-            wall_s = self.ports.clock.wall_s()
-            rows = [
-                PeerRow(member.peer, member.addresses, member.signed, wall_s)
-                for member in self.members.machine.members()
-                if member.state == "alive" and member.addresses
-            ]
+        every_s = PEERS_SAVED_FIRST_S
+        while True:
+            await trio.sleep(every_s)
+            await self._save_peers()
+            every_s = min(2 * every_s, PEERS_SAVED_EVERY_S)
+
+    async def _save_peers(self) -> None:
+        wall_s = self.ports.clock.wall_s()
+        rows = [
+            PeerRow(member.peer, member.addresses, member.signed, wall_s)
+            for member in self.members.machine.members()
+            if member.state == "alive" and member.addresses
+        ]
+        if rows and self.settings.remembers_peers:
             await self.ports.store.remember_peers(rows)
 
 
