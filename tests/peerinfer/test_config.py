@@ -13,6 +13,7 @@ from peerinfer.units import DailyWindow, WeeklyWindow
 PEER = peer_id_of(bytes(range(32)))
 
 AVAILABLE = {
+    "relay",
     "name",
     "listen",
     "bootstrap",
