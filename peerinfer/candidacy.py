@@ -44,21 +44,23 @@ from peerinfer.elector import candidates_of, quorum_of
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
 from peerinfer.journal_writer import JournalWriter
-from peerinfer.lease_profile import LAN, WAN, LeaseProfile
-from peerinfer.lease_round import Outlook, Round, Terms
-from peerinfer.limits import TERM_ROUND_MAX
-from peerinfer.machine import NEVER, Tick
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     Appended,
     Granted,
     JournalPart,
     LeaseRefused,
     LeaseWanted,
-    Manifest,
     Prepare,
     Promise,
     SeatOffered,
     SeatTaken,
+)
+from peerinfer.lease_profile import LAN, WAN, LeaseProfile
+from peerinfer.lease_round import Outlook, Round, Terms
+from peerinfer.limits import TERM_ROUND_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.messages import (
+    Manifest,
     Term,
 )
 from peerinfer.recovery import Recovery

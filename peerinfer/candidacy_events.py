@@ -7,7 +7,7 @@ from enum import Enum
 
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM, Entry
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     Append,
     Appended,
     Granted,
@@ -20,6 +20,8 @@ from peerinfer.messages import (
     Promise,
     SeatOffered,
     SeatTaken,
+)
+from peerinfer.messages import (
     Term,
 )
 

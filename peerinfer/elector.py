@@ -36,9 +36,7 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId, job_id_of
 from peerinfer.journal import NO_TERM, Chain, Divergence
-from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
-from peerinfer.machine import NEVER, Tick
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     Append,
     Appended,
     Grant,
@@ -48,11 +46,15 @@ from peerinfer.messages import (
     LeaseRefused,
     LeaseReleased,
     LeaseWanted,
-    Manifest,
     Prepare,
     Promise,
     SeatOffered,
     SeatTaken,
+)
+from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.messages import (
+    Manifest,
     Signed,
     Term,
 )

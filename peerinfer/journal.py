@@ -24,8 +24,17 @@ from peerinfer.committee import quorum
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId
+from peerinfer.lease_messages import (
+    FAILED_TASK,
+    Grant,
+    JournalBatch,
+)
 from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
-from peerinfer.messages import FAILED_TASK, Grant, JournalBatch, Manifest, Signed, Term
+from peerinfer.messages import (
+    Manifest,
+    Signed,
+    Term,
+)
 
 GENESIS = bytes(32)
 """The hash before the first batch."""

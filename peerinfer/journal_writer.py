@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import DIGEST_BYTES, Chain, Entry
+from peerinfer.lease_messages import (
+    FAILED_TASK,
+    JournalBatch,
+)
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
-from peerinfer.messages import FAILED_TASK, JournalBatch, Manifest, Term
+from peerinfer.messages import (
+    Manifest,
+    Term,
+)
 
 
 class JournalWriter:

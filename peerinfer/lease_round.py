@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 from peerinfer.elector import LEASE_S_MAX
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM
+from peerinfer.lease_messages import (
+    LeaseRefused,
+)
 from peerinfer.machine import NEVER
-from peerinfer.messages import LeaseRefused, Term
+from peerinfer.messages import (
+    Term,
+)
 
 ROUNDS_ON_TRUST = 1024
 """How far a single elector's claim raises the next term: far enough for every honest one, and so little that all liars

@@ -19,7 +19,16 @@ from peerinfer.candidacy_events import Ask
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
-from peerinfer.messages import JournalPart, JournalWanted, LeaseRefused, Manifest, Promise, Term
+from peerinfer.lease_messages import (
+    JournalPart,
+    JournalWanted,
+    LeaseRefused,
+    Promise,
+)
+from peerinfer.messages import (
+    Manifest,
+    Term,
+)
 
 Length = tuple[tuple[int, str], int]
 

@@ -40,7 +40,7 @@ class ReplicaHeld:
 
 @message(82)
 class RecordCopy:
-    """From the holder: keep this record of the job's spool. The body is the record, unless `record` names a blob that is."""
+    """From the holder: keep this record of the job's spool. It is the body, or the blob that `record` names."""
 
     job: str = wire(_id)
     term: Term = wire(record(Term))

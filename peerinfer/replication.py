@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
-from peerinfer.messages import Append, Appended, LeaseRefused, Term
+from peerinfer.lease_messages import (
+    Append,
+    Appended,
+    LeaseRefused,
+)
+from peerinfer.messages import (
+    Term,
+)
 
 APPENDS_IN_FLIGHT_MAX = 4
 

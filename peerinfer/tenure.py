@@ -27,11 +27,21 @@ from peerinfer.errors import DecodeError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import ENDED, Chain
 from peerinfer.journal_writer import JournalWriter
+from peerinfer.lease_messages import (
+    Appended,
+    Grant,
+    Granted,
+    LeaseRefused,
+    LeaseReleased,
+    LeaseWanted,
+)
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Round
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S
 from peerinfer.machine import NEVER
-from peerinfer.messages import Appended, Grant, Granted, LeaseRefused, LeaseReleased, LeaseWanted, Term
+from peerinfer.messages import (
+    Term,
+)
 from peerinfer.replication import Replication
 
 RENEWALS_IN_FLIGHT_MAX = 8

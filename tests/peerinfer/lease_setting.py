@@ -10,7 +10,15 @@ from typing import Any
 from peerinfer.elector import open_manifest
 from peerinfer.envelope import seal
 from peerinfer.journal import GENESIS, Chain
-from peerinfer.messages import FAILED_TASK, Grant, JournalBatch, Manifest, Term
+from peerinfer.lease_messages import (
+    FAILED_TASK,
+    Grant,
+    JournalBatch,
+)
+from peerinfer.messages import (
+    Manifest,
+    Term,
+)
 from peerinfer_node.keys import MemoryKeys
 
 LEASE_S = 3.0

@@ -30,9 +30,7 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
-from peerinfer.limits import SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
-from peerinfer.machine import NEVER, Tick
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     Append,
     Appended,
     Grant,
@@ -46,6 +44,10 @@ from peerinfer.messages import (
     Promise,
     SeatOffered,
     SeatTaken,
+)
+from peerinfer.limits import SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
+from peerinfer.machine import NEVER, Tick
+from peerinfer.messages import (
     Term,
 )
 

@@ -17,8 +17,13 @@ from peerinfer.codec import decode_as, encode
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register, check_certificate
+from peerinfer.lease_messages import (
+    JournalBatch,
+)
 from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
-from peerinfer.messages import JournalBatch, Signed
+from peerinfer.messages import (
+    Signed,
+)
 
 JOB = Setting()
 ONE, TWO, THREE, FOUR = term(1, 0), term(2, 1), term(3, 2), term(4, 0)

@@ -40,19 +40,21 @@ from peerinfer.elector import (
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain, Entry
-from peerinfer.lease_profile import SOLO
-from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
-from peerinfer.messages import (
+from peerinfer.lease_messages import (
     Append,
-    Goodbye,
     Granted,
     JournalWanted,
-    KeepAlive,
     LeaseRefused,
     LeaseReleased,
     LeaseWanted,
     Prepare,
     SeatOffered,
+)
+from peerinfer.lease_profile import SOLO
+from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
+from peerinfer.messages import (
+    Goodbye,
+    KeepAlive,
     Term,
 )
 from peerinfer_node.driver import Driver

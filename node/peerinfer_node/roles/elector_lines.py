@@ -12,7 +12,14 @@ import trio
 from peerinfer.candidacy import Reply, Request
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.messages import Appended, Granted, JournalPart, LeaseRefused, Promise, SeatTaken
+from peerinfer.lease_messages import (
+    Appended,
+    Granted,
+    JournalPart,
+    LeaseRefused,
+    Promise,
+    SeatTaken,
+)
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Network

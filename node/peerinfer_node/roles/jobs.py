@@ -25,7 +25,14 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
 from peerinfer.journal import Chain, entries_of
-from peerinfer.messages import JournalBatch, Manifest, Signed, Term
+from peerinfer.lease_messages import (
+    JournalBatch,
+)
+from peerinfer.messages import (
+    Manifest,
+    Signed,
+    Term,
+)
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, ResultRow, Store
@@ -40,6 +47,9 @@ from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.stored_job import read_results
 
 WATCH_INTERVAL_S = 0.1
+ENDS_WITH_NODE = "attached"
+"""State, in the store, of a job whose node lives as long as the command that submitted it."""
+
 REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
 
@@ -71,6 +81,7 @@ class Jobs:
         rng: random.Random,
         on_accept: Callable[[], None],
         in_thread: InThread,
+        outlasts_jobs: bool,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -83,6 +94,7 @@ class Jobs:
         self._replicas = replicas
         self._propose = propose
         self._rng = rng
+        self._outlasts_jobs = outlasts_jobs
         self._preparation = Preparation(blobs=blobs, executor=executor, in_thread=in_thread, log=log)
         self._replication = Replication(
             blobs=blobs, replicas=replicas, elections=elections, in_thread=in_thread, log=log, sign=keys.sign
@@ -128,7 +140,8 @@ class Jobs:
         signed = seal(manifest, self._own, self._keys.sign)
         await self._blobs.pin(prepared.model, job)
         await self._blobs.unpin(PREPARING)
-        await self._store.add_job(JobRow(job, signed, request.to_json(), "running", manifest.created_at_s, None, "{}"))
+        state = "running" if self._outlasts_jobs or request.detach else ENDS_WITH_NODE
+        await self._store.add_job(JobRow(job, signed, request.to_json(), state, manifest.created_at_s, None, "{}"))
         if request.resume:
             await self._adopt(job, prepared)
         live = self._add(job, manifest, signed, request)
@@ -215,6 +228,9 @@ class Jobs:
             if row.state == STANDBY:
                 self.stand_by(row.job, row.manifest)
                 continue
+            if row.state == ENDS_WITH_NODE:
+                await self._give_up(row.job, "the command that ran it ended; run it again with --resume", "JobFailed")
+                continue
             try:
                 request = JobRequest.from_json(row.request)
                 _, manifest = unseal(Manifest, row.manifest)
@@ -227,8 +243,11 @@ class Jobs:
                     self._nursery.start_soon(self._rejoin, live)
             except PeerinferError as error:
                 self._log.warning("job cannot go on", job=row.job, reason=str(error))
-                summary = json.dumps({"reason": str(error), "kind": type(error).__name__})
-                await self._store.set_job_state(row.job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
+                await self._give_up(row.job, str(error), type(error).__name__)
+
+    async def _give_up(self, job: JobId, reason: str, kind: str) -> None:
+        summary = json.dumps({"reason": reason, "kind": kind})
+        await self._store.set_job_state(job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
 
     async def _rejoin(self, live: LiveJob) -> None:
         """Asks how a job went on without this node before it stands for it again."""
@@ -485,7 +504,8 @@ class Jobs:
     def _json(self, row: JobRow) -> Json:
         live = self._live.get(row.job)
         if live is None:
-            return job_json(row, row.state, json.loads(row.summary))
+            state = "failed" if row.state == ENDS_WITH_NODE else row.state
+            return job_json(row, state, json.loads(row.summary))
         # Until a job is accepted, and while this node alone elects, nobody else is waited for.
         is_own = not live.accepted.is_set() or live.manifest.committee == (self._own,)
         state = "running" if live.body is not None or is_own else "paused"

@@ -1,0 +1,177 @@
+"""Messages between candidates and electors: tags 60–69 the lease, 70–79 the journal, on `/peerinfer/lease/1`."""
+
+from __future__ import annotations
+
+from peerinfer.codec import blob, flag, listed, message, number, one_of, packed_u32, record, text, uint, wire
+from peerinfer.limits import (
+    COMMITTEE_MAX,
+    JOURNAL_BATCH_TASKS_MAX,
+    JOURNAL_BATCHES_PER_MESSAGE_MAX,
+    REASON_CHARS_MAX,
+)
+from peerinfer.messages import Term
+
+_id = text(64)
+_reason = text(REASON_CHARS_MAX)
+_digest = blob(32, exactly=32)
+
+
+@message(60)
+class SeatOffered:
+    """From the submitter, or from who coordinates: be an elector of this job. Answered by `SeatTaken` or `LeaseRefused`."""
+
+    manifest: bytes = wire(blob(1 << 19))
+    """A `Signed` `Manifest`."""
+
+
+@message(61)
+class SeatTaken:
+    job: str = wire(_id)
+
+
+@message(62)
+class Prepare:
+    """From a candidate: promise to refuse lower terms, and say how far your journal goes."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+
+
+@message(63)
+class Promise:
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+    last: Term = wire(record(Term))
+    """The term of the journal's last batch."""
+    sequence: int = wire(uint(32))
+    """How many batches the journal holds."""
+
+
+@message(64)
+class LeaseWanted:
+    """From a candidate with a quorum of promises, and from the holder to renew."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+    lease_s: float = wire(number)
+
+
+@message(65)
+class Grant:
+    """An elector's word, signed: until `lease_s` after it received the request it grants nobody else."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+    lease_s: float = wire(number)
+
+
+@message(66)
+class Granted:
+    nonce: int = wire(uint(63))
+    grant: bytes = wire(blob(4096))
+    """A `Signed` `Grant`."""
+
+
+LEASE_REFUSALS = ("stale", "held", "sealed", "unknown", "denied", "gap", "full")
+
+
+@message(67)
+class LeaseRefused:
+    """Why an elector did not do what it was asked, with what the asker needs to do better."""
+
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    kind: str = wire(one_of(*LEASE_REFUSALS))
+    reason: str = wire(_reason)
+    promised: Term = wire(record(Term))
+    """The highest term seen (stale), or the holder's (held)."""
+    remaining_s: float = wire(number, default=0.0)
+    """How long the other holder's lease still runs (held)."""
+    sequence: int = wire(uint(32), default=0)
+    """The first batch that is missing or differs here (gap)."""
+
+
+@message(68)
+class LeaseReleased:
+    """From the holder: the lease may go to somebody else at once. This term is never used again."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    is_over: bool = wire(flag, default=False)
+    """The job has ended, a quorum has it in writing, and so has this elector: there is nothing left to elect for."""
+
+
+@message(70)
+class JournalBatch:
+    """Entries of a job's journal, signed by the holder of `term`. `previous` chains it to the batch before."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    sequence: int = wire(uint(32))
+    previous: bytes = wire(_digest)
+    tasks: tuple[int, ...] = wire(packed_u32(JOURNAL_BATCH_TASKS_MAX))
+    digests: bytes = wire(blob(16 * JOURNAL_BATCH_TASKS_MAX))
+    """16 bytes for each task: of its outputs, or of the reason for which it failed."""
+    workers: tuple[int, ...] = wire(packed_u32(JOURNAL_BATCH_TASKS_MAX))
+    """For each task the worker, as a position in `peers`; `FAILED_TASK` where the task failed for good."""
+    peers: tuple[str, ...] = wire(listed(_id, JOURNAL_BATCH_TASKS_MAX))
+    event: str = wire(text(32), default="")
+    """accepted, takeover, or the job's end: done, failed, cancelled."""
+    detail: str = wire(_reason, default="")
+    certificate: tuple[bytes, ...] = wire(listed(blob(4096), COMMITTEE_MAX), default=())
+    """With accepted and takeover: the grants that made `term` the holder's."""
+    at_s: float = wire(number, default=0.0)
+    """Wall clock of the holder, for people."""
+
+
+FAILED_TASK = 0xFFFFFFFF
+
+
+@message(71)
+class Append:
+    """From the holder: make these batches durable. Each is a `Signed` `JournalBatch`."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
+
+
+@message(72)
+class Appended:
+    """From an elector: all batches below `sequence` are durable here, and the last has this hash."""
+
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    term: Term = wire(record(Term))
+    sequence: int = wire(uint(32))
+    head: bytes = wire(_digest)
+
+
+@message(73)
+class JournalWanted:
+    """From a candidate that recovers, or anybody of the committee: the batches from `first` on."""
+
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    first: int = wire(uint(32))
+
+
+@message(74)
+class JournalPart:
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    first: int = wire(uint(32))
+    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
+    """None when there are no more."""
