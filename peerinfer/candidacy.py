@@ -221,7 +221,7 @@ class Candidacy:
     # --- campaign ----------------------------------------------------------------------------------------------------
 
     def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
-        if seen.term == self._terms.seen != NO_TERM:
+        if seen.term == self._terms.seen != NO_TERM and seen.holder != self._own:
             # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
             self._failures = 0
         self._terms.seen = max(self._terms.seen, seen.term, key=lambda term: term.order)
@@ -377,6 +377,7 @@ class Candidacy:
             case Outlook(_, 0.0):
                 # Most likely nobody was faster: a candidate that has just come does not know how far the terms have.
                 self._failures = 1
+                self._rest("")
                 self._campaign(now_s)
             case Outlook(reason, wait_s, holder):
                 self._holder = holder or self._holder
@@ -458,6 +459,7 @@ class Candidacy:
         )
 
     def check(self) -> None:
+        assert self._recovery is None or self._tenure is None, "asks for promises and for the lease at once"
         assert self._final <= len(self._chain), f"{self._final} of {len(self._chain)} batches are final"
         if self._tenure is not None:
             self._tenure.check()

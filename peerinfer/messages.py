@@ -108,6 +108,8 @@ class JobBrief:
     """True if the tasks' inputs may be joined along their first axis into one batch."""
     timeout_s: float = wire(number)
     """Longest time for one task."""
+    receipts: bool = wire(flag, default=True)
+    """False for online requests, which leave nothing behind: signing and checking would be a tenth of their time."""
 
 
 @message(4)

@@ -59,7 +59,15 @@ def cut(tensors: Sequence[Any], body: bytes | memoryview, start: int, first: int
     return rows
 
 
-def check_results(peer: PeerId, frame: Frame, results: Results, body: bytes, outputs: Mapping[str, Port]) -> Answer:
+def check_results(
+    peer: PeerId,
+    frame: Frame,
+    results: Results,
+    body: bytes,
+    outputs: Mapping[str, Port],
+    *,
+    has_receipt: bool = True,
+) -> Answer:
     """Raises `ProtocolError` unless every task is answered once, with the outputs that the model gives and a receipt."""
     wrong = f"the results of frame {frame.frame} from {peer}"
     positions = [position for group in results.groups for position in group.positions]
@@ -80,6 +88,12 @@ def check_results(peer: PeerId, frame: Frame, results: Results, body: bytes, out
                 raise ProtocolError(f"{wrong} hold {spec.name} as {spec.dtype}{list(spec.shape)} for {items} items")
             if not _fits(spec.shape[1:], port.shape):
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
+    if has_receipt:
+        _check_receipt(peer, frame, results, body, wrong)
+    return Answer(peer, frame, results.groups, body, results.receipt)
+
+
+def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wrong: str) -> None:
     try:
         _, receipt = unseal(Receipt, results.receipt, signer=peer)
     except DecodeError as error:
@@ -89,7 +103,6 @@ def check_results(peer: PeerId, frame: Frame, results: Results, body: bytes, out
         raise ProtocolError(f"{wrong} have a receipt for something else")
     if receipt.outputs_digest != hashlib.sha256(body).digest():
         raise ProtocolError(f"{wrong} have a receipt for other outputs")
-    return Answer(peer, frame, results.groups, body, results.receipt)
 
 
 def _fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:

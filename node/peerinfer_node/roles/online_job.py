@@ -40,10 +40,6 @@ class OnlineJob:
         self._next_task = 0
         self._closed: PeerinferError | None = None
 
-    @property
-    def inputs_wanted(self) -> tuple[Port, ...]:
-        return self._inputs
-
     async def infer(self, inputs: Rows, post: Callable[[int], None]) -> Rows:
         """One request; `post` tells the machine that so many tasks were added. Raises what became of it otherwise.
 

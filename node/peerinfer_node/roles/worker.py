@@ -446,19 +446,10 @@ class WorkerRole:
         data = await read_blob(self._blobs, model, bytes_max=held.brief.model_bytes, what="the model's bytes")
         await executor.load(model, data)
 
-    async def _results(
-        self, held: _Held, result: BatchResult, executor: Executor
-    ) -> tuple[Results, Sequence[bytes | memoryview]]:
-        frame = held.frame
-        body = [group.body for group in result.groups]
-        body_bytes = sum(len(part) for part in body)
-        if body_bytes > FRAME_BLOB_BYTES_MAX:
-            reason = f"outputs of {body_bytes} bytes pass the limit of {FRAME_BLOB_BYTES_MAX} for one frame"
-            return await self._results(held, all_failed(len(frame.tasks), OutOfMemory(reason)), executor)
+    def _receipt(self, frame: Frame, body: Sequence[bytes | memoryview], compute_s: float, executor: Executor) -> bytes:
         digest = hashlib.sha256()
         for part in body:
             digest.update(part)
-        compute_s = result.compute_s
         receipt = Receipt(
             frame.job,
             frame.term,
@@ -469,6 +460,19 @@ class WorkerRole:
             compute_s,
             executor.device.name,
         )
+        return seal(receipt, self._keys.peer_id, self._keys.sign)
+
+    async def _results(
+        self, held: _Held, result: BatchResult, executor: Executor
+    ) -> tuple[Results, Sequence[bytes | memoryview]]:
+        frame = held.frame
+        body = [group.body for group in result.groups]
+        body_bytes = sum(len(part) for part in body)
+        if body_bytes > FRAME_BLOB_BYTES_MAX:
+            reason = f"outputs of {body_bytes} bytes pass the limit of {FRAME_BLOB_BYTES_MAX} for one frame"
+            return await self._results(held, all_failed(len(frame.tasks), OutOfMemory(reason)), executor)
+        receipt = self._receipt(frame, body, result.compute_s, executor) if held.brief.receipts else b""
+        compute_s = result.compute_s
         done = sum(len(group.positions) for group in result.groups)
         self.tasks_done += done
         self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
@@ -485,7 +489,7 @@ class WorkerRole:
                 TaskFailure(position, kind, reason[:REASON_CHARS_MAX]) for position, kind, reason in result.failures
             ),
             compute_s=compute_s,
-            receipt=seal(receipt, self._keys.peer_id, self._keys.sign),
+            receipt=receipt,
             outputs=outputs,
             outputs_bytes=body_bytes,
         )
