@@ -21,6 +21,7 @@ from peerinfer.candidacy import (
     Won,
     Write,
 )
+from peerinfer.elector import Asked
 from peerinfer.lease_messages import (
     Append,
     JournalPart,
@@ -85,6 +86,19 @@ def test_where_too_many_refuse_a_candidate_asks_ever_more_rarely_and_says_why(ki
     assert len(bench.requests(SUBMITTER, Prepare)) < 3 * 80
     assert (picture.phase == "over") == (kind == "sealed")
     assert candidate.term.round < 80 * (ROUNDS_ON_TRUST + 1)
+
+
+def test_a_candidate_that_is_overtaken_before_it_gets_the_lease_begins_anew_with_a_higher_term() -> None:
+    bench = Bench(Setting())
+    candidate = bench.stand(0)
+    bench.tell(0, Campaign())
+    bench.run(0.005)
+    for elector in bench.electors.values():
+        elector.handle(Asked(PEERS[1], Prepare(bench.setting.job, 0, term(5, 1), 1), 0), bench.now_s)
+    bench.run(0.3)
+    assert candidate.holds(bench.now_s)
+    assert candidate.term == term(6, 0)
+    assert len(bench.requests(0)) < 20
 
 
 def test_honest_electors_that_have_promised_more_are_caught_up_with() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -39,24 +37,13 @@ def play(scenario: Scenario, trace: list[str] | None = None) -> Failure | None:
 
 def play_many(seeds: Sequence[int], on_run: Callable[[int], None] = lambda seed: None) -> Failure | None:
     """The first failure, or None."""
-    with signatures.cheap(), _little_garbage():
+    with signatures.cheap():
         for seed in seeds:
             failure = play(draw(seed))
             on_run(seed)
             if failure is not None:
                 return failure
     return None
-
-
-@contextmanager
-def _little_garbage() -> Iterator[None]:
-    """A run makes many objects and few cycles: looking for those all the time takes a sixth of it."""
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, 10, 10)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def shrink(scenario: Scenario) -> tuple[int, ...]:

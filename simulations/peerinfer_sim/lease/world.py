@@ -67,6 +67,9 @@ WRITE_EVERY_S = 0.55
 ENDS_WITHIN_S = 40.0
 """After the faults have ended: a boot wait, the longest wait of a candidate, and room for both to come again."""
 
+EVENTS_MAX = 20_000
+"""A run takes five hundred; a long one, with a committee of seven, five thousand."""
+
 QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
 
@@ -138,9 +141,12 @@ class World:
         for number, at_s in scenario.dead.items():
             self._at(at_s, self._crash, self.nodes[number], False)
         self._at(scenario.chaos_s, self._heal)
-        ends_s = scenario.chaos_s + ENDS_WITHIN_S
+        ends_s, events = scenario.chaos_s + ENDS_WITHIN_S, 0
         while self._due and self._due[0][0] < min(self._ends_s, ends_s):
             self.now_s, _, action, arguments = heapq.heappop(self._due)
+            events += 1
+            if events > EVENTS_MAX:
+                raise Violation(f"more than {EVENTS_MAX} events: somebody asks and asks", self._pictures())
             action(*arguments)
         if not self.checks.end:
             late = f"the job has not ended within {ENDS_WITHIN_S:g} s after the last fault"
