@@ -24,8 +24,9 @@ from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import Preparation, Prepared
+from peerinfer_node.roles.record_copier import RecordCopier
 from peerinfer_node.roles.recorder import Recorder, digest_of_rows
-from peerinfer_node.roles.replicas import RecordCopier, Replicas
+from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
@@ -132,7 +133,8 @@ class Coordinating:
         self._on_accept()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recorder.run)
-            if outlives:
+            if copier is not None:
+                nursery.start_soon(copier.run)
                 here = tasks_of(rows)
                 nursery.start_soon(self.fetch, job, live.manifest, [task for task in final if task not in here])
             elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:

@@ -202,6 +202,12 @@ class Elections:
         if candidate is not None:
             candidate.driver.post(HandOver(reason))
 
+    def note_lease(self, job: JobId, holder: str) -> None:
+        """Another candidate says who coordinates. Its term is not asked for: a liar's would spoil this node's own."""
+        candidate = self._candidates.get(job)
+        if candidate is not None and holder != self._own:
+            candidate.driver.post(LeaseSeen(holder, self._clock.holder_s() + self._profile.lease_s))
+
     def machine(self, job: JobId) -> Candidacy | None:
         candidate = self._candidates.get(job)
         return candidate.machine if candidate else None

@@ -54,6 +54,9 @@ REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
 
 REJOIN_AGAIN_S = 0.5
+FOLLOW_INTERVAL_S = 1.0
+"""A submitter that is no elector asks so often how its job goes on. Shorter than a lease, so that it does not campaign."""
+
 CANCEL_TIMEOUT_S = 15.0
 """Whoever cancels waits so long for a coordinator to do it; an election takes some seconds."""
 
@@ -253,16 +256,30 @@ class Jobs:
         """Asks how a job went on without this node before it stands for it again."""
         with trio.move_on_after(REJOIN_S):
             while True:
-                state = await self._ask_others(live)
-                if state is not None and state.get("state") in JOB_ENDED:
-                    await self._forget(
-                        live, state["state"], str(state.get("reason", "")), str(state.get("kind", "")), state
-                    )
-                    return
-                if state is not None:
+                if await self._learn(live):
                     break
                 await trio.sleep(REJOIN_AGAIN_S)
-        self._stand(live, campaign=False)
+        if not live.is_over:
+            self._stand(live, campaign=False)
+            await self._follow(live)
+
+    async def _follow(self, live: LiveJob) -> None:
+        """Keeps a submitter that is no elector from campaigning as long as somebody coordinates, and until the end."""
+        while self._own not in live.manifest.committee and not live.is_over and live.body is None:
+            await self._learn(live)
+            await trio.sleep(FOLLOW_INTERVAL_S)
+
+    async def _learn(self, live: LiveJob) -> bool:
+        """Asks the others how the job stands, and ends it here if it has ended. True if anybody knows."""
+        state = await self._ask_others(live)
+        if state is None or live.is_over:
+            return live.is_over
+        if state.get("state") in JOB_ENDED:
+            live.is_over = True
+            await self._forget(live, state["state"], str(state.get("reason", "")), str(state.get("kind", "")), state)
+        else:
+            self._elections.note_lease(live.job, str(state.get("coordinator", "")))
+        return True
 
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
         """Is ready to coordinate a job that this node keeps a copy of."""
@@ -286,6 +303,8 @@ class Jobs:
         if live.scope is not None:
             live.scope.cancel()
         live.note_change()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._follow, live)
 
     def _committed(self, live: LiveJob, batches: Sequence[bytes]) -> None:
         tasks = [

@@ -21,6 +21,8 @@ from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 CopyRecord = Callable[[int, Sequence[Buffer]], Awaitable[None]]
 """Copies the record of this number to a quorum; returns when it is there, however long that takes."""
 
+COPIES_TOGETHER_MAX = 64
+
 WriteEntries = Callable[[tuple[Entry, ...], bool], None]
 
 
@@ -88,10 +90,17 @@ class Recorder:
                 self._write(settled.entries, settled.is_last)
 
     async def _run_copies(self) -> None:
-        async for offset, record, copy in self._copying:
-            assert self._copy is not None
-            await self._copy(offset, record)
-            copy.done.set()
+        together = trio.Semaphore(COPIES_TOGETHER_MAX)
+        async with trio.open_nursery() as nursery:
+            async for offset, record, copy in self._copying:
+                await together.acquire()
+                nursery.start_soon(self._run_copy, offset, record, copy, together)
+
+    async def _run_copy(self, offset: int, record: Sequence[Buffer], copy: _Copy, together: trio.Semaphore) -> None:
+        assert self._copy is not None
+        await self._copy(offset, record)
+        copy.done.set()
+        together.release()
 
 
 def digests_of(answer: Answer, tasks: Sequence[int]) -> dict[int, bytes]:

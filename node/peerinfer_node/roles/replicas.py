@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import trio
 
-from peerinfer.elector import Elector, candidates_of, open_manifest, quorum_of
+from peerinfer.elector import Elector, candidates_of, open_manifest
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX
@@ -34,7 +34,7 @@ from peerinfer.replica_messages import (
 )
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, ResultRow, Store, Stream
+from peerinfer_node.ports import BlobStore, JobRow, Network, ResultRow, Store, Stream
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
 from peerinfer_node.roles.result_records import OpenRecord
@@ -42,7 +42,6 @@ from peerinfer_node.roles.work_stream import greet
 
 JOURNAL_PROTOCOL = "/peerinfer/journal/1"
 STREAMS_PER_PEER_MAX = 8
-COPY_AGAIN_S = 0.5
 ANSWER_TIMEOUT_S = 30.0
 STATE_TIMEOUT_S = 3.0
 """A person waits for how a job stands: whoever does not say so in this time does not know."""
@@ -255,7 +254,8 @@ class Replicas:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _conversation(self, peer: PeerId) -> AsyncIterator[MessageStream]:
+    async def conversation(self, peer: PeerId) -> AsyncIterator[MessageStream]:
+        """A stream to another candidate, after the greeting. Raises `NetworkError`, `ProtocolError`."""
         stream = MessageStream(await self._network.open_stream(peer, JOURNAL_PROTOCOL))
         try:
             await greet(stream, swarm=self._swarm)
@@ -269,7 +269,7 @@ class Replicas:
     async def offer(self, peer: PeerId, offer: ReplicaOffered) -> None:
         """Returns when the elector holds the copies. Raises `NetworkError`, `ProtocolError` with its reason."""
         with trio.move_on_after(REPLICA_TIMEOUT_S):
-            async with self._conversation(peer) as stream:
+            async with self.conversation(peer) as stream:
                 await stream.send(offer)
                 answer, _ = await stream.receive_as(ReplicaHeld, ReplicaRefused)
                 if isinstance(answer, ReplicaRefused):
@@ -280,7 +280,7 @@ class Replicas:
     async def state(self, peer: PeerId, job: JobId, *, cancel: bool = False) -> dict[str, Any] | None:
         """What another candidate says of the job, or None. Raises `NetworkError`, `ProtocolError`."""
         with trio.move_on_after(STATE_TIMEOUT_S):
-            async with self._conversation(peer) as stream:
+            async with self.conversation(peer) as stream:
                 await stream.send(JobCancelWanted(job) if cancel else JobStateWanted(job))
                 answer, _ = await stream.receive_as(JobState, ReplicaRefused)
                 if isinstance(answer, ReplicaRefused):
@@ -295,7 +295,7 @@ class Replicas:
     async def fetch(self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> int:
         """Takes the results of these tasks from another candidate; returns how many came that were not here."""
         count = 0
-        async with self._conversation(peer) as stream:
+        async with self.conversation(peer) as stream:
             for start in range(0, len(tasks), 1024):
                 await stream.send(RecordsWanted(job, tuple(tasks[start : start + 1024])))
                 while True:
@@ -304,51 +304,3 @@ class Replicas:
                         break
                     count += await self.keep_record(job, manifest, await self._record_in(peer, answer, body))
         return count
-
-
-class RecordCopier:
-    """Copies the records of one job to its electors; a record is safe when a quorum has it."""
-
-    def __init__(self, replicas: Replicas, job: JobId, manifest: Manifest, term: Term, own: PeerId, log: Log) -> None:
-        self._replicas = replicas
-        self._job = job
-        self._term = term
-        self._log = log
-        self._others = [PeerId(elector) for elector in manifest.committee if elector != own]
-        self._needed = quorum_of(manifest) - (own in manifest.committee)
-
-    async def copy(self, number: int, record: Sequence[Buffer]) -> None:
-        """Returns when enough other electors hold the record, however long that takes."""
-        if self._needed <= 0:
-            return
-        enough = trio.Event()
-        held: list[PeerId] = []
-
-        async def one(elector: PeerId) -> None:
-            while not enough.is_set():
-                try:
-                    await self._send(elector, number, record)
-                except PeerinferError as error:
-                    self._log.debug("record not copied", job=self._job, peer=elector, reason=str(error))
-                    await trio.sleep(COPY_AGAIN_S)
-                    continue
-                held.append(elector)
-                if len(held) >= self._needed:
-                    enough.set()
-                return
-
-        async with trio.open_nursery() as nursery:
-            for elector in self._others:
-                nursery.start_soon(one, elector)
-            await enough.wait()
-            nursery.cancel_scope.cancel()
-
-    async def _send(self, elector: PeerId, number: int, record: Sequence[Buffer]) -> None:
-        with trio.move_on_after(ANSWER_TIMEOUT_S):
-            async with self._replicas._conversation(elector) as stream:
-                await self._replicas.send_record(stream, self._job, self._term, number, record)
-                answer, _ = await stream.receive_as(RecordHeld, ReplicaRefused)
-                if isinstance(answer, ReplicaRefused):
-                    raise ProtocolError(answer.reason)
-                return
-        raise StreamClosed(f"{elector} did not take a record within {ANSWER_TIMEOUT_S:g} s")

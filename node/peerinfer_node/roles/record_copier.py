@@ -1,0 +1,132 @@
+"""Copies the records of one job to its electors, over one open stream to each; a record is safe when a quorum has it.
+
+Records leave in the order in which they come, several of them before the first is acknowledged. An elector that cannot
+be reached, refuses, or is slow, is tried again for what is not safe yet; what is safe without it, it fetches when it
+has to coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from peerinfer.elector import quorum_of
+from peerinfer.errors import PeerinferError, ProtocolError, StreamClosed
+from peerinfer.ids import JobId, PeerId
+from peerinfer.messages import Manifest, Term
+from peerinfer.replica_messages import RecordHeld, ReplicaRefused
+from peerinfer_node.log import Log
+from peerinfer_node.network.framing import MessageStream
+from peerinfer_node.ports import Buffer
+from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
+
+COPY_AGAIN_S = 0.5
+UNACKNOWLEDGED_MAX = 64
+"""Records sent to one elector and not acknowledged; more would fill its stream's buffers for nothing."""
+
+
+@dataclass(slots=True)
+class _Record:
+    number: int
+    data: Sequence[Buffer]
+    held: dict[PeerId, None] = field(default_factory=dict)
+    safe: trio.Event = field(default_factory=trio.Event)
+
+
+class _Line:
+    """What is on its way to one elector."""
+
+    def __init__(self) -> None:
+        self.sent: dict[int, _Record] = {}
+        self.changed = trio.Event()
+
+    def note_change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class RecordCopier:
+    """To be run while the job is coordinated here in this term."""
+
+    def __init__(self, replicas: Replicas, job: JobId, manifest: Manifest, term: Term, own: PeerId, log: Log) -> None:
+        self._replicas = replicas
+        self._job = job
+        self._term = term
+        self._log = log
+        self._lines = {PeerId(elector): _Line() for elector in manifest.committee if elector != own}
+        self._needed = quorum_of(manifest) - (own in manifest.committee)
+        self._records: dict[int, _Record] = {}
+        """Those that are not safe yet, in order."""
+
+    async def run(self) -> None:
+        """Copies until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for elector in self._lines:
+                nursery.start_soon(self._serve_line, elector)
+
+    async def copy(self, number: int, data: Sequence[Buffer]) -> None:
+        """Returns when enough other electors hold the record, however long that takes."""
+        if self._needed <= 0:
+            return
+        record = self._records[number] = _Record(number, data)
+        for line in self._lines.values():
+            line.note_change()
+        await record.safe.wait()
+
+    async def _serve_line(self, elector: PeerId) -> None:
+        line = self._lines[elector]
+        while True:
+            while not self._records:
+                await line.changed.wait()
+            try:
+                async with self._replicas.conversation(elector) as stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send, elector, line, stream)
+                    await self._receive(elector, line, stream)
+                    nursery.cancel_scope.cancel()
+            except* PeerinferError as errors:
+                self._log.debug("record not copied", job=self._job, peer=elector, reason=str(errors.exceptions[0]))
+                await trio.sleep(COPY_AGAIN_S)
+            finally:
+                line.sent.clear()
+
+    async def _send(self, elector: PeerId, line: _Line, stream: MessageStream) -> None:
+        while True:
+            changed = line.changed
+            for record in list(self._records.values()):
+                if len(line.sent) >= UNACKNOWLEDGED_MAX:
+                    break
+                if record.number not in line.sent and elector not in record.held and not record.safe.is_set():
+                    line.sent[record.number] = record
+                    await self._replicas.send_record(stream, self._job, self._term, record.number, record.data)
+            await changed.wait()
+
+    async def _receive(self, elector: PeerId, line: _Line, stream: MessageStream) -> None:
+        """Returns when nothing has been copied for a while, with nothing on its way."""
+        while True:
+            answer: object = None
+            with trio.move_on_after(ANSWER_TIMEOUT_S):
+                try:
+                    answer, _ = await stream.receive_as(RecordHeld, ReplicaRefused)
+                except EOFError:
+                    raise StreamClosed(f"{elector} closed the stream") from None
+            match answer:
+                case RecordHeld(_, number):
+                    record = line.sent.pop(number, None)
+                    if record is None:
+                        raise ProtocolError(f"{elector} acknowledges a record that it was not sent")
+                    self._note_held(elector, record)
+                    line.note_change()
+                case ReplicaRefused(_, reason):
+                    raise ProtocolError(reason)
+                case _ if line.sent:
+                    raise StreamClosed(f"{elector} did not take a record within {ANSWER_TIMEOUT_S:g} s")
+                case _:
+                    return
+
+    def _note_held(self, elector: PeerId, record: _Record) -> None:
+        record.held[elector] = None
+        if len(record.held) >= self._needed:
+            record.safe.set()
+            self._records.pop(record.number, None)
