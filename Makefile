@@ -7,13 +7,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers simulate lock clean
+.PHONY: help demo demo-failover test check bench bench-peers simulate lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(READY) ## run a real model over real input on this machine, and show what it found
 	$(BIN)/python -m peerinfer_node.demo $(ARGS)
+
+demo-failover: $(READY) ## run a job on five daemons, kill its coordinator twice, compare the results
+	$(BIN)/python -m peerinfer_node.demo_failover $(ARGS)
 
 test: check ## check, then all tests
 	$(BIN)/python -m pytest -q $(ARGS)
