@@ -34,7 +34,7 @@ from peerinfer.replica_messages import (
 )
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, JobRow, Network, ResultRow, Store, Stream
+from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, ResultRow, Store, Stream
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
 from peerinfer_node.roles.result_records import OpenRecord
