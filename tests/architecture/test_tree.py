@@ -65,7 +65,9 @@ def test_the_text_holds_nothing_out_of_place(what: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("target", ["demo", "demo-failover", "test", "check", "bench", "bench-peers", "simulate", "lock", "clean"])
+@pytest.mark.parametrize(
+    "target", ["demo", "demo-failover", "test", "check", "bench", "bench-peers", "simulate", "lock", "clean"]
+)
 def test_make_has_every_target_and_explains_it(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## \w", makefile, flags=re.MULTILINE)
