@@ -68,7 +68,7 @@ ENDS_WITHIN_S = 40.0
 """After the faults have ended: a boot wait, the longest wait of a candidate, and room for both to come again."""
 
 EVENTS_MAX = 20_000
-"""A run takes five hundred; a long one, with a committee of seven, five thousand."""
+"""A run takes seven hundred; a long one, with a committee of seven, three thousand."""
 
 QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
