@@ -309,7 +309,7 @@ def test_without_a_suitable_peer_the_job_ends_and_says_what_ruled_out_how_many(s
     assert why("--bootstrap", me.address, "--device-kind", "gpu") == "1 peer: has no GPU to lend"
     assert why("--device-kind", "gpu", home="me") == "1 peer: has no GPU to lend"
     assert why("--min-vram", "1TiB", home="me") == "1 peer: has too little device memory"
-    assert why() == "no peer that lends a device is connected"
+    assert why(home="newcomer") == "no peer that lends a device is connected"
     assert shared.run("me", "pause").code == 0
     try:
         assert "paused by its owner" in why(home="me")
@@ -322,7 +322,7 @@ def test_a_bootstrap_peer_that_is_not_there_is_no_suitable_peer(shared, me, tmp_
     inputs = write_npz(tmp_path / "in.npz", x=GOOD)
     nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{me.peer_id}"
     run = shared.run(
-        "researcher", "run", model, inputs, "-o", tmp_path / "out.npz", "--timeout", "1s", "--bootstrap", nobody
+        "stranger", "run", model, inputs, "-o", tmp_path / "out.npz", "--timeout", "1s", "--bootstrap", nobody
     )
     assert run.code == 4, run.told()
     wait_for(lambda: me.ask("GET", "/node")["state"] == "running")
