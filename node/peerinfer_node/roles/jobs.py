@@ -7,10 +7,10 @@ from the elections; this role makes the tensors follow.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
@@ -41,7 +41,7 @@ from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain, tasks_of
-from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
+from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.stored_job import read_results
@@ -138,7 +138,7 @@ class Jobs:
         prepared = await self._preparation.prepare(request)
         nonce = self._rng.randbytes(16)
         committee = self._propose(nonce, request)
-        manifest = self._manifest(request, prepared, nonce, committee)
+        manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee)
         job = job_id_of(encode(manifest))
         signed = seal(manifest, self._own, self._keys.sign)
         await self._blobs.pin(prepared.model, job)
@@ -158,33 +158,15 @@ class Jobs:
             raise JobFailed(f"the job was not accepted: {live.waiting}")
         assert self._nursery is not None
         if request.detach and len(committee) > 1:
-            await self._replication.replicate(live.job, live.manifest, live.files, request, live.seconds_per_item)
+            try:
+                await self._replication.replicate(live.job, live.manifest, live.files, request, live.seconds_per_item)
+            except PeerinferError:
+                # Whoever was told that it failed must not find it running, here or at an elector that took its copy.
+                with suppress(PeerinferError):
+                    await self.cancel(job)
+                raise
             live.survives = True
         return job
-
-    def _manifest(
-        self, request: JobRequest, prepared: Prepared, nonce: bytes, committee: tuple[PeerId, ...]
-    ) -> Manifest:
-        return Manifest(
-            submitter=self._own,
-            created_at_s=self._clock.wall_s(),
-            nonce=nonce,
-            model=prepared.model,
-            model_sha256=prepared.model_sha256,
-            inputs=prepared.interface.inputs,
-            outputs=prepared.interface.outputs,
-            given=prepared.inputs.binding.specs,
-            items=prepared.split.items,
-            tasks=prepared.split.tasks,
-            items_per_task=prepared.split.items_per_task,
-            inputs_digest=hashlib.sha256(prepared.task_keys).digest(),
-            verify=request.verify,
-            compare=request.compare,
-            rtol=request.rtol if request.rtol is not None else -1.0,
-            atol=request.atol if request.atol is not None else -1.0,
-            committee=committee,
-            byzantine=0,
-        )
 
     def _add(self, job: JobId, manifest: Manifest, signed: bytes, request: JobRequest) -> LiveJob:
         live = self._live[job] = LiveJob(job, manifest, signed, request, self._clock.now_s())

@@ -10,8 +10,9 @@ from peerinfer.binding import check_outputs
 from peerinfer.blobs import chunks_of, index_of
 from peerinfer.control import JobRequest
 from peerinfer.errors import AttemptTimeout, ExecutionError, InputError
-from peerinfer.ids import Cid
+from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import GIB, JOB_TASKS_MAX
+from peerinfer.messages import Manifest
 from peerinfer.splitting import Split, split_items
 from peerinfer_node.formats import Inputs, open_inputs
 from peerinfer_node.log import Log
@@ -40,6 +41,37 @@ class Prepared:
     seconds_per_item: float
     task_keys: bytes
     """32 bytes for each task, in order: the same work has the same key in every job."""
+
+
+def manifest_of(
+    request: JobRequest,
+    prepared: Prepared,
+    submitter: PeerId,
+    created_at_s: float,
+    nonce: bytes,
+    committee: tuple[PeerId, ...],
+) -> Manifest:
+    """The description of a job that never changes. `created_at_s` is of the wall clock."""
+    return Manifest(
+        submitter=submitter,
+        created_at_s=created_at_s,
+        nonce=nonce,
+        model=prepared.model,
+        model_sha256=prepared.model_sha256,
+        inputs=prepared.interface.inputs,
+        outputs=prepared.interface.outputs,
+        given=prepared.inputs.binding.specs,
+        items=prepared.split.items,
+        tasks=prepared.split.tasks,
+        items_per_task=prepared.split.items_per_task,
+        inputs_digest=hashlib.sha256(prepared.task_keys).digest(),
+        verify=request.verify,
+        compare=request.compare,
+        rtol=request.rtol if request.rtol is not None else -1.0,
+        atol=request.atol if request.atol is not None else -1.0,
+        committee=committee,
+        byzantine=0,
+    )
 
 
 class Preparation:
