@@ -1,6 +1,11 @@
 """Makes this folder importable, so that every test can use `models.py`, `swarm.py` and their like."""
 
+import hypothesis
 import pytest
+
+# The same examples in every run, and none given up because the machine was busy; `--hypothesis-seed` tries others.
+hypothesis.settings.register_profile("peerinfer", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("peerinfer")
 
 
 @pytest.fixture
