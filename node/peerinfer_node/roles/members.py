@@ -130,14 +130,17 @@ class MembersRole:
             await stream.reset()
             return
         self._serving[peer] = self._serving.get(peer, 0) + 1
+        greeted = False
         try:
             await greet(stream, swarm=self._swarm)
+            greeted = True
             await self._listen(stream)
         except EOFError:
             pass
         except ProtocolError as error:
             self._log.info("peer broke the members protocol", peer=peer, reason=str(error))
-            await say_goodbye(stream, str(error))
+            if greeted:  # `greet` says its own goodbye, and a second one would cut it off.
+                await say_goodbye(stream, str(error))
         except PeerinferError as error:
             self._log.debug("members stream ended", peer=peer, reason=str(error))
         finally:
