@@ -50,6 +50,11 @@ class Five:
         self.daemons[name] = self.swarm.join(name, bootstrap=bootstrap, wait=bootstrap is None)
         return self.daemons[name]
 
+    def start(self, name: str) -> Daemon:
+        """Starts one of them again; it is not ready yet."""
+        others = [daemon for other, daemon in self.daemons.items() if other != name and daemon.code is None]
+        return self.swarm.join(name, bootstrap=others[0], wait=False)
+
     def wait_connected(self) -> None:
         running = [daemon for daemon in self.daemons.values() if daemon.code is None]
         wanted = {daemon.peer_id for daemon in running}
