@@ -93,11 +93,22 @@ class ElectorLines:
             self._on_reply(job, line.elector, None)
 
     async def _converse(self, line: _Line) -> None:
-        with trio.move_on_after(OPEN_TIMEOUT_S) as scope:
-            stream = MessageStream(await self._network.open_stream(line.elector, LEASE_PROTOCOL))
-            await greet(stream, swarm=self._swarm)
-        if scope.cancelled_caught:
-            raise PeerinferError(f"{line.elector} opened no stream within {OPEN_TIMEOUT_S:g} s")
+        stream: MessageStream | None = None
+        is_open = False
+        try:
+            with trio.move_on_after(OPEN_TIMEOUT_S):
+                stream = MessageStream(await self._network.open_stream(line.elector, LEASE_PROTOCOL))
+                await greet(stream, swarm=self._swarm)
+                is_open = True
+            if stream is None or not is_open:
+                raise PeerinferError(f"{line.elector} opened no stream within {OPEN_TIMEOUT_S:g} s")
+            await self._converse_over(line, stream)
+        finally:
+            if stream is not None:
+                with trio.CancelScope(shield=True):
+                    await stream.close()
+
+    async def _converse_over(self, line: _Line, stream: MessageStream) -> None:
         failure: PeerinferError | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -110,9 +121,6 @@ class ElectorLines:
                 nursery.cancel_scope.cancel()
         except* PeerinferError as errors:
             failure = PeerinferError(str(errors.exceptions[0]))
-        finally:
-            with trio.CancelScope(shield=True):
-                await stream.close()
         if failure is not None:
             raise failure
 
