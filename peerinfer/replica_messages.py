@@ -45,6 +45,8 @@ class RecordCopy:
     job: str = wire(_id)
     term: Term = wire(record(Term))
     number: int = wire(uint(48))
+    tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
+    """Those that it counts for. A record may hold more: another worker was first, or an audit has voided them."""
     record: str | None = wire(optional(_id), default=None)
 
 

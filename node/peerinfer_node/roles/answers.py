@@ -86,7 +86,7 @@ def check_results(
             port = outputs[spec.name]
             if spec.dtype != port.dtype or not spec.shape or spec.shape[0] != items:
                 raise ProtocolError(f"{wrong} hold {spec.name} as {spec.dtype}{list(spec.shape)} for {items} items")
-            if not _fits(spec.shape[1:], port.shape):
+            if not fits(spec.shape[1:], port.shape):
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
     if has_receipt:
         _check_receipt(peer, frame, results, body, wrong)
@@ -105,7 +105,7 @@ def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wr
         raise ProtocolError(f"{wrong} have a receipt for other outputs")
 
 
-def _fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:
+def fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:
     """True if items of this shape can come from an output of this shape, with or without its first axis."""
 
     def agrees(dims: tuple[int, ...]) -> bool:

@@ -15,6 +15,7 @@ from peerinfer.control import JobRequest
 from peerinfer.elector import candidates_of
 from peerinfer.errors import InputError, PeerinferError
 from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.journal import Chain
 from peerinfer.messages import JobBrief, Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
@@ -25,7 +26,7 @@ from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import Preparation, Prepared
 from peerinfer_node.roles.record_copier import RecordCopier
-from peerinfer_node.roles.recorder import Recorder, digest_of_rows
+from peerinfer_node.roles.recorder import IsTrue, Recorder, digest_of_rows, named_in
 from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
@@ -135,8 +136,7 @@ class Coordinating:
             nursery.start_soon(recorder.run)
             if copier is not None:
                 nursery.start_soon(copier.run)
-                here = tasks_of(rows)
-                nursery.start_soon(self.fetch, job, live.manifest, [task for task in final if task not in here])
+                nursery.start_soon(self.bring_home, job, live.manifest, machine.chain.copy())
             elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:
                 nursery.start_soon(self._replicate_later, live)
 
@@ -238,18 +238,39 @@ class Coordinating:
             live.manifest.atol if live.manifest.atol >= 0 else None,
         )
 
-    async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> None:
-        """Takes results from the others who may have them, as far as they can be reached."""
-        missing = list(tasks)
+    async def bring_home(self, job: JobId, manifest: Manifest, chain: Chain) -> None:
+        """Has exactly those results here that the journal names, as far as others who have them can be reached.
+
+        What is here and differs was computed for an earlier coordinator and never accepted.
+        """
+        is_true = named_in(chain)
+        final, _ = in_journal(chain)
+        by_record: dict[int, list[ResultRow]] = {}
+        for row in await self._store.results_of(job):
+            if row.task in final and row.job == job:
+                by_record.setdefault(row.offset, []).append(row)
+        others = []
+        for offset, rows in by_record.items():
+            record = OpenRecord(await self._store.read_results(job, offset))
+            others += [row.task for row in rows if not is_true(row.task, digest_of_rows(record.rows(row)))]
+        if others:
+            self._log.info("results dropped that the journal does not name", job=job, tasks=len(others))
+            await self._store.void_results(job, others)
+        await self.fetch(job, manifest, list(final), is_true)
+
+    async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None = None) -> None:
+        """Takes results that are not here from the others who may have them, as far as they can be reached."""
         for peer in candidates_of(manifest):
-            if not missing or peer == self._own:
+            here = tasks_of(await self._store.results_of(job))
+            missing = [task for task in tasks if task not in here]
+            if not missing:
+                return
+            if peer == self._own:
                 continue
             try:
-                await self._replicas.fetch(PeerId(peer), job, manifest, missing)
+                await self._replicas.fetch(PeerId(peer), job, manifest, missing, is_true)
             except PeerinferError as error:
                 self._log.debug("results not fetched", job=job, peer=peer, reason=str(error))
-            here = tasks_of(await self._store.results_of(job))
-            missing = [task for task in missing if task not in here]
 
 
 def files_of(live: LiveJob, prepared: Prepared) -> JobFiles:

@@ -9,7 +9,7 @@ from peerinfer.control import Json
 from peerinfer.envelope import unseal
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
-from peerinfer.messages import Manifest
+from peerinfer.messages import Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
 from peerinfer_node.ports import JobRow, ReceiptRow
@@ -63,10 +63,12 @@ def totals(picture: JobPicture, split: Split) -> Json:
     }
 
 
-def handovers(chain: Chain, created_at_s: float) -> list[Json]:
-    """Who coordinated, term by term."""
+def handovers(chain: Chain, created_at_s: float, last: Term) -> list[Json]:
+    """Who coordinated, term by term, up to `last`."""
     found: list[Json] = []
     for term, batch in chain.handovers():
+        if term.order > last.order:
+            break
         at_s = batch.at_s or created_at_s
         why = "submitted" if batch.event == "accepted" else batch.detail or "the lease of the one before ran out"
         found.append({"term": term.round, "coordinator": term.candidate, "at": at_s, "why": why})

@@ -40,8 +40,9 @@ from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals
-from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain, tasks_of
+from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
+from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.stored_job import read_results
@@ -56,6 +57,8 @@ REJOIN_S = 5.0
 REJOIN_AGAIN_S = 0.5
 FOLLOW_INTERVAL_S = 1.0
 """A submitter that is no elector asks so often how its job goes on. Shorter than a lease, so that it does not campaign."""
+
+JOURNALS_REMEMBERED_MAX = 64
 
 CANCEL_TIMEOUT_S = 15.0
 """Whoever cancels waits so long for a coordinator to do it; an election takes some seconds."""
@@ -119,6 +122,8 @@ class Jobs:
             forget=self._forget,
         )
         self._live: dict[JobId, LiveJob] = {}
+        self._journals: dict[JobId, Chain] = {}
+        """Of own jobs that have ended lately: what is fetched must be what they name."""
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
 
@@ -236,32 +241,25 @@ class Jobs:
 
     async def _rejoin(self, live: LiveJob) -> None:
         """Asks how a job went on without this node before it stands for it again."""
+        has_ended = False
         with trio.move_on_after(REJOIN_S):
             while True:
-                if await self._learn(live):
+                state = await self._ask_others(live)
+                if state is not None:
+                    has_ended = state.get("state") in JOB_ENDED
                     break
                 await trio.sleep(REJOIN_AGAIN_S)
-        if not live.is_over:
-            self._stand(live, campaign=False)
-            await self._follow(live)
+        # One that says that it has ended is not believed: who campaigns reads it in the journals of a quorum.
+        self._stand(live, campaign=has_ended)
+        await self._follow(live)
 
     async def _follow(self, live: LiveJob) -> None:
-        """Keeps a submitter that is no elector from campaigning as long as somebody coordinates, and until the end."""
+        """Keeps a submitter that is no elector from campaigning as long as somebody coordinates."""
         while self._own not in live.manifest.committee and not live.is_over and live.body is None:
-            await self._learn(live)
+            state = await self._ask_others(live)
+            if state is not None and state.get("state") not in JOB_ENDED:
+                self._elections.note_lease(live.job, str(state.get("coordinator", "")))
             await trio.sleep(FOLLOW_INTERVAL_S)
-
-    async def _learn(self, live: LiveJob) -> bool:
-        """Asks the others how the job stands, and ends it here if it has ended. True if anybody knows."""
-        state = await self._ask_others(live)
-        if state is None or live.is_over:
-            return live.is_over
-        if state.get("state") in JOB_ENDED:
-            live.is_over = True
-            await self._forget(live, state["state"], str(state.get("reason", "")), str(state.get("kind", "")), state)
-        else:
-            self._elections.note_lease(live.job, str(state.get("coordinator", "")))
-        return True
 
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
         """Is ready to coordinate a job that this node keeps a copy of."""
@@ -322,6 +320,11 @@ class Jobs:
         known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
         known |= led(chain, live.manifest)
         await self._forget(live, state, str(reason), str(kind), known)
+        if live.manifest.submitter == self._own and len(live.manifest.committee) > 1:
+            while len(self._journals) >= JOURNALS_REMEMBERED_MAX:
+                del self._journals[next(iter(self._journals))]
+            self._journals[live.job] = chain
+            await self._coordinating.bring_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
         summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
@@ -453,10 +456,9 @@ class Jobs:
         row = await self._row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
-            here = tasks_of(await self._store.results_of(row.job))
-            await self._coordinating.fetch(
-                row.job, manifest, [task for task in range(manifest.tasks) if task not in here]
-            )
+            chain = self._journals.get(row.job) or self._elections.elector.chain(row.job)
+            is_true = named_in(chain) if chain is not None else None
+            await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), is_true)
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
 

@@ -61,11 +61,12 @@ def plain(known: Json) -> Json:
 
 
 def led(chain: Chain, manifest: Manifest) -> Json:
-    """Who coordinates, and who did."""
+    """Who coordinates, and who did; up to the job's end, which others may have read since under terms of their own."""
+    last = chain.link(chain.end - 1).term if chain.end else chain.last_term
     return {
-        "coordinator": chain.last_term.candidate,
-        "term": chain.last_term.round,
-        "handovers": handovers(chain, manifest.created_at_s),
+        "coordinator": last.candidate,
+        "term": last.round,
+        "handovers": handovers(chain, manifest.created_at_s, last),
     }
 
 

@@ -16,7 +16,7 @@ from peerinfer.elector import quorum_of
 from peerinfer.errors import PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import Manifest, Term
-from peerinfer.replica_messages import RecordHeld, ReplicaRefused
+from peerinfer.replica_messages import RecordCopy, RecordHeld, ReplicaRefused
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Buffer
@@ -31,6 +31,7 @@ UNACKNOWLEDGED_MAX = 64
 class _Record:
     number: int
     data: Sequence[Buffer]
+    tasks: tuple[int, ...]
     held: dict[PeerId, None] = field(default_factory=dict)
     safe: trio.Event = field(default_factory=trio.Event)
 
@@ -66,11 +67,11 @@ class RecordCopier:
             for elector in self._lines:
                 nursery.start_soon(self._serve_line, elector)
 
-    async def copy(self, number: int, data: Sequence[Buffer]) -> None:
-        """Returns when enough other electors hold the record, however long that takes."""
+    async def copy(self, number: int, data: Sequence[Buffer], tasks: tuple[int, ...]) -> None:
+        """Returns when enough other electors hold the record for these tasks, however long that takes."""
         if self._needed <= 0:
             return
-        record = self._records[number] = _Record(number, data)
+        record = self._records[number] = _Record(number, data, tasks)
         for line in self._lines.values():
             line.note_change()
         await record.safe.wait()
@@ -99,7 +100,8 @@ class RecordCopier:
                     break
                 if record.number not in line.sent and elector not in record.held and not record.safe.is_set():
                     line.sent[record.number] = record
-                    await self._replicas.send_record(stream, self._job, self._term, record.number, record.data)
+                    head = RecordCopy(self._job, self._term, record.number, record.tasks)
+                    await self._replicas.send_record(stream, head, record.data)
             await changed.wait()
 
     async def _receive(self, elector: PeerId, line: _Line, stream: MessageStream) -> None:

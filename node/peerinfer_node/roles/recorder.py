@@ -13,21 +13,27 @@ from dataclasses import dataclass, field
 import trio
 
 from peerinfer.ids import PeerId
-from peerinfer.journal import DIGEST_BYTES, Entry
+from peerinfer.journal import DIGEST_BYTES, Chain, Entry
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 
-CopyRecord = Callable[[int, Sequence[Buffer]], Awaitable[None]]
-"""Copies the record of this number to a quorum; returns when it is there, however long that takes."""
+CopyRecord = Callable[[int, Sequence[Buffer], tuple[int, ...]], Awaitable[None]]
+"""Copies the record of this number, which counts for these tasks, to a quorum; returns when it is there."""
 
 COPIES_TOGETHER_MAX = 64
+
+IsTrue = Callable[[int, bytes], bool]
+"""Whether this is the digest of the result of this task."""
 
 WriteEntries = Callable[[tuple[Entry, ...], bool], None]
 
 
 @dataclass(slots=True)
 class _Copy:
+    offset: int
+    record: Sequence[Buffer]
+    tasks: tuple[int, ...]
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -46,7 +52,7 @@ class Recorder:
         self._copy = copy
         self._digests: dict[int, bytes] = {}
         self._copies: dict[int, _Copy] = {}
-        self._to_copy, self._copying = trio.open_memory_channel[tuple[int, Sequence[Buffer], _Copy]](float("inf"))
+        self._to_copy, self._copying = trio.open_memory_channel[_Copy](float("inf"))
         self._to_write, self._writing = trio.open_memory_channel[_Settled](float("inf"))
 
     def kept(self, offset: int, record: Sequence[Buffer], digests: dict[int, bytes]) -> None:
@@ -54,9 +60,9 @@ class Recorder:
         self._digests |= digests
         if self._copy is None:
             return
-        copy = _Copy()
+        copy = _Copy(offset, record, tuple(digests))
         self._copies |= dict.fromkeys(digests, copy)
-        self._to_copy.send_nowait((offset, record, copy))
+        self._to_copy.send_nowait(copy)
 
     def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         if any(task not in self._digests for task in tasks):
@@ -92,13 +98,13 @@ class Recorder:
     async def _run_copies(self) -> None:
         together = trio.Semaphore(COPIES_TOGETHER_MAX)
         async with trio.open_nursery() as nursery:
-            async for offset, record, copy in self._copying:
+            async for copy in self._copying:
                 await together.acquire()
-                nursery.start_soon(self._run_copy, offset, record, copy, together)
+                nursery.start_soon(self._run_copy, copy, together)
 
-    async def _run_copy(self, offset: int, record: Sequence[Buffer], copy: _Copy, together: trio.Semaphore) -> None:
+    async def _run_copy(self, copy: _Copy, together: trio.Semaphore) -> None:
         assert self._copy is not None
-        await self._copy(offset, record)
+        await self._copy(copy.offset, copy.record, copy.tasks)
         copy.done.set()
         together.release()
 
@@ -147,3 +153,13 @@ def _places(tensors: Sequence[TensorSpec], start: int) -> list[tuple[TensorSpec,
         places.append((spec, start))
         start += spec.size_bytes
     return places
+
+
+def named_in(chain: Chain) -> IsTrue:
+    """True for exactly those results that the journal names."""
+
+    def is_named(task: int, digest: bytes) -> bool:
+        entry = chain.register.get(task)
+        return entry is not None and bool(entry.worker) and entry.digest == digest
+
+    return is_named

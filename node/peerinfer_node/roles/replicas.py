@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import trio
 
 from peerinfer.elector import Elector, candidates_of, open_manifest
-from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StreamClosed
+from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX
 from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
@@ -37,7 +38,8 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, ResultRow, Store, Stream
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
-from peerinfer_node.roles.result_records import OpenRecord
+from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
+from peerinfer_node.roles.result_records import OpenRecord, check_record
 from peerinfer_node.roles.work_stream import greet
 
 JOURNAL_PROTOCOL = "/peerinfer/journal/1"
@@ -88,8 +90,8 @@ class Replicas:
         self._log = log
         self._swarm = swarm
         self._streams: dict[PeerId, int] = {}
-        self._here: dict[JobId, set[int]] = {}
-        """Tasks whose results are here, of the jobs that records were copied of lately."""
+        self._kept: dict[tuple[JobId, tuple[int, str]], dict[int, None]] = {}
+        """Records that are here, by job and term: one that is sent again is not written again."""
         self.jobs: KnowsJobs | None = None
 
     # --- answering ---------------------------------------------------------------------------------------------------
@@ -196,7 +198,13 @@ class Replicas:
         chain = self._elector.chain(job)
         if chain is None or copy.term.order < chain.last_term.order:
             raise ProtocolError(f"term {copy.term.round} is over")
-        await self.keep_record(job, manifest, await self._record_in(peer, copy, body))
+        kept = self._kept.setdefault((job, copy.term.order), {})
+        if copy.number not in kept:
+            # What the holder says last of a task counts: it may have voided what it said before.
+            await self.keep_record(job, manifest, await self._record_in(peer, copy, body), copy.tasks)
+            kept[copy.number] = None
+        while len(self._kept) > JOBS_REMEMBERED_MAX:
+            del self._kept[next(iter(self._kept))]
 
     async def _record_in(self, peer: PeerId, copy: RecordCopy, body: bytes) -> bytes:
         if copy.record is None:
@@ -205,50 +213,49 @@ class Replicas:
         await self._fetch_blob(Cid(copy.record), [peer])
         return await self._blobs.read(Cid(copy.record))
 
-    async def send_record(
-        self, stream: MessageStream, job: JobId, term: Term, number: int, record: Sequence[Buffer]
-    ) -> None:
+    async def send_record(self, stream: MessageStream, head: RecordCopy, record: Sequence[Buffer]) -> None:
         """In the body of the message where it fits, otherwise as a blob that the other side fetches."""
         if sum(memoryview(part).nbytes for part in record) <= BODY_BYTES_MAX:
-            await stream.send(RecordCopy(job, term, number), record)
-            return
-        cid = await self._blobs.put(b"".join(record))
-        await stream.send(RecordCopy(job, term, number, cid))
+            await stream.send(head, record)
+        else:
+            await stream.send(replace(head, record=await self._blobs.put(b"".join(record))))
 
-    async def keep_record(self, job: JobId, manifest: Manifest, record: bytes) -> int:
-        """Stores a record that somebody else made; returns where. Tasks that are here already are left alone."""
-        opened = OpenRecord(record)
-        here = await self._tasks_here(job)
-        if all(task in here for group in opened.header.groups for task in group.tasks):
-            return 0
-        offset = await self._store.append_results(job, [record])
+    async def keep_record(
+        self, job: JobId, manifest: Manifest, record: bytes, tasks: Sequence[int], is_true: IsTrue | None = None
+    ) -> int:
+        """Stores what a record that somebody else made says of `tasks`, if it is true; returns of how many.
+
+        Raises `ProtocolError` if it does not hold what the job's tasks give.
+        """
+        try:
+            opened = OpenRecord(record)
+        except StateUnusable as error:
+            raise ProtocolError(str(error)) from None
+        check_record(manifest, opened)
+        wanted = set(tasks)
         rows = []
         for number, group in enumerate(opened.header.groups):
             first = 0
             for task, count in zip(group.tasks, group.rows, strict=True):
-                if task >= manifest.tasks:
-                    raise ProtocolError("a record names a task that the job has not")
-                if task not in here:
-                    key = job.encode() + task.to_bytes(8, "big")
-                    rows.append(ResultRow(key, job, task, offset, number, first, count))
+                key = job.encode() + task.to_bytes(8, "big")
+                row = ResultRow(key, job, task, 0, number, first, count)
+                if task in wanted and (is_true is None or is_true(task, digest_of_rows(opened.rows(row)))):
+                    rows.append(row)
                 first += count
-        await self._store.add_results(rows, [])
-        here.update(row.task for row in rows)
+        if rows:
+            offset = await self._store.append_results(job, [record])
+            await self._store.add_results([replace(row, offset=offset) for row in rows], [])
         return len(rows)
-
-    async def _tasks_here(self, job: JobId) -> set[int]:
-        if job not in self._here:
-            while len(self._here) >= JOBS_REMEMBERED_MAX:
-                del self._here[next(iter(self._here))]
-            self._here[job] = {row.task for row in await self._store.results_of(job)}
-        return self._here[job]
 
     async def _give_records(self, stream: MessageStream, job: JobId, tasks: Sequence[int]) -> None:
         wanted = set(tasks)
-        offsets = sorted({row.offset for row in await self._store.results_of(job) if row.task in wanted})
-        for offset in offsets:
-            record = await self._store.read_results(job, offset)
-            await self.send_record(stream, job, Term(0, ""), offset, [record])
+        by_record: dict[int, list[int]] = {}
+        for row in await self._store.results_of(job):
+            if row.task in wanted:
+                by_record.setdefault(row.offset, []).append(row.task)
+        for offset, held in sorted(by_record.items()):
+            head = RecordCopy(job, Term(0, ""), offset, tuple(held))
+            await self.send_record(stream, head, [await self._store.read_results(job, offset)])
         await stream.send(RecordsEnd(job))
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -292,9 +299,11 @@ class Replicas:
                 return state if isinstance(state, dict) else None
         raise StreamClosed(f"{peer} did not answer within {STATE_TIMEOUT_S:g} s")
 
-    async def fetch(self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int]) -> int:
-        """Takes the results of these tasks from another candidate; returns how many came that were not here."""
-        count = 0
+    async def fetch(
+        self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None
+    ) -> int:
+        """Takes the results of these tasks from another candidate, those that are true; returns how many came."""
+        count, wanted = 0, set(tasks)
         async with self.conversation(peer) as stream:
             for start in range(0, len(tasks), 1024):
                 await stream.send(RecordsWanted(job, tuple(tasks[start : start + 1024])))
@@ -302,5 +311,7 @@ class Replicas:
                     answer, body = await stream.receive_as(RecordCopy, RecordsEnd, ReplicaRefused)
                     if not isinstance(answer, RecordCopy):
                         break
-                    count += await self.keep_record(job, manifest, await self._record_in(peer, answer, body))
+                    record = await self._record_in(peer, answer, body)
+                    asked = [task for task in answer.tasks if task in wanted]
+                    count += await self.keep_record(job, manifest, record, asked, is_true)
         return count

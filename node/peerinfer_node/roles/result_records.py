@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from peerinfer.binding import bind
 from peerinfer.codec import decode_as, encode
-from peerinfer.errors import DecodeError, StateUnusable
+from peerinfer.errors import DecodeError, ProtocolError, StateUnusable
 from peerinfer.ids import JobId, PeerId
-from peerinfer.messages import RecordGroup, ResultRecord
+from peerinfer.messages import Manifest, RecordGroup, ResultRecord
+from peerinfer.splitting import Split
 from peerinfer_node.ports import Buffer, ResultRow
-from peerinfer_node.roles.answers import Answer, Rows, cut
+from peerinfer_node.roles.answers import Answer, Rows, cut, fits
 
 _HEADER_LENGTH = struct.Struct("<I")
 
@@ -72,3 +74,22 @@ class OpenRecord:
         """The outputs that `row` names."""
         group = self.header.groups[row.group]
         return cut(group.tensors, self._data, self._starts[row.group], row.first_item, row.items)
+
+
+def check_record(manifest: Manifest, record: OpenRecord) -> None:
+    """Raises `ProtocolError` unless another node's record holds outputs of this job's tasks, as the model gives them."""
+    split = Split(manifest.items, manifest.items_per_task)
+    binding = bind(manifest.inputs, manifest.given)
+    outputs = {port.name: port for port in manifest.outputs}
+    for group in record.header.groups:
+        if not group.tasks or len(set(group.tasks)) != len(group.tasks) or max(group.tasks) >= manifest.tasks:
+            raise ProtocolError("a record names a task twice, or one that the job has not")
+        if group.rows != tuple(binding.frame_rows(split.items_of(task)) for task in group.tasks):
+            raise ProtocolError("a record holds other items than its tasks have")
+        if sorted(spec.name for spec in group.tensors) != sorted(outputs):
+            raise ProtocolError("a record holds other outputs than the job has")
+        for spec in group.tensors:
+            port = outputs[spec.name]
+            has_rows = bool(spec.shape) and spec.shape[0] == sum(group.rows)
+            if spec.dtype != port.dtype or not has_rows or not fits(spec.shape[1:], port.shape):
+                raise ProtocolError(f"a record holds {spec.name} as {spec.dtype}{list(spec.shape)}")
