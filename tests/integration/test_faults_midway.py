@@ -11,7 +11,7 @@ from swarm import suspended, wait_for
 
 pytestmark = pytest.mark.slow
 
-ITEMS = 110
+ITEMS = 160
 """Of about 30 ms each: some seconds for one volunteer."""
 
 
@@ -55,13 +55,18 @@ def share_of(peer, summary):
     return {entry["peer_id"]: entry["tasks"] for entry in summary["peers"]}.get(peer.peer_id, 0)
 
 
+def given_again(summary):
+    """Tasks that somebody else got as well: after the first peer had failed, or because it was late and one was idle."""
+    return summary["retried"] + summary["hedged"]
+
+
 def test_a_volunteer_killed_in_the_middle_costs_no_item(swarm, survivor, start):
     victim = swarm.join("victim")
     run, finished = start(victim)
     run.wait_progress(0.2)
     victim.kill()
     summary = finished()
-    assert summary["retried"] > 0, "it held nothing when it was killed: nothing was tested"
+    assert given_again(summary) > 0, "it held nothing when it was killed: nothing was tested"
     assert share_of(survivor, summary) > share_of(victim, summary) > 0
 
 
@@ -74,7 +79,7 @@ def test_the_process_of_a_device_killed_in_the_middle_costs_no_item_and_is_repla
     wait_for(lambda: victim.worker_pid not in (None, killed), timeout_s=20, saying="another process for the device")
     assert run.code is None, "the job was done before the device was back: nothing was tested"
     summary = finished()
-    assert summary["retried"] > 0
+    assert given_again(summary) > 0
     assert share_of(victim, summary) > 0
 
 
@@ -91,7 +96,7 @@ def test_a_volunteer_that_falls_silent_loses_its_tasks_to_others_and_may_come_ba
     run.wait_progress(0.2)
     with suspended(victim.pid):
         summary = finished()
-    assert summary["retried"] > 0
+    assert given_again(summary) > 0
     assert share_of(survivor, summary) > share_of(victim, summary)
     assert wait_for(lambda: victim.ask("GET", "/node")["state"] == "running")
 
