@@ -112,6 +112,9 @@ class NodeControl:
             "temperature_c": sample.temperature_c,
             "power_w": sample.power_w,
             "busy_ratio": sample.busy_ratio,
+            "memory_used_bytes": sample.memory_used_bytes,
+            "max_temp_c": node.settings.limits.max_temp_c,
+            "max_power_w": node.settings.limits.max_power_w if device.kind == "gpu" else None,
             "benchmark": {"gemm_gflops": device.gemm_gflops, "bandwidth_gbs": device.bandwidth_gbs},
             "certified": device.kind == "cpu" or device.gemm_gflops > 0,
             "state": state,
@@ -145,10 +148,12 @@ class NodeControl:
                     "kind": device.kind,
                     "provider": device.provider,
                     "vram_bytes": device.memory_bytes,
+                    "gemm_gflops": device.gemm_gflops,
                 }
                 for device in (advert.devices if advert else ())
             ],
             "reputation": {"integrity": 0.0 if caught else None, "reliability": None, "evidence": int(caught)},
+            "why_not": self._why_not(member),
             "queue": node.coordinator.machine.in_flight(member.peer),
             "last_seen_s": round(node.ports.clock.now_s() - member.heard_s, 1),
             "agent": advert.agent if advert else "",

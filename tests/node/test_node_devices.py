@@ -74,6 +74,8 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
         card = card_of(await node.control.devices())
         assert (card["vendor_id"], card["device_id"], card["vram_bytes"]) == (0x1002, 0x67DF, 8 << 30)
         assert (card["power_w"], card["busy_ratio"]) == (95.1, 0.11)
+        assert (card["max_temp_c"], card["max_power_w"]) == (80, None)
+        assert 0 < card["memory_used_bytes"] < 8 << 30
         assert card["certified"], lines
         assert card["benchmark"]["gemm_gflops"] > 0
         assert card["state"] == "running"

@@ -94,6 +94,7 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
         "outputs": _ports(manifest.outputs),
         "verify": manifest.verify,
         "strategy": request.get("strategy", "adaptive"),
+        "priority": request.get("priority", "normal"),
         "created": manifest.created_at_s,
         **known,
     }
