@@ -122,6 +122,13 @@ CLOCK_SKEW_MAX_S = 600.0
 """An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""
 
 DIAL_BACK_PORTS_MAX = 4
+STATEMENT_BYTES_MAX = 4 * KIB
+"""One signed statement that spreads. An attestation about thirty peers takes about 1.5 kB."""
+
+STATEMENTS_PER_MESSAGE_MAX = 16
+STATEMENTS_NAMED_MAX = 256
+"""By their digests, in one message of 4.6 kB."""
+
 INVITE_CHARS_MAX = 4096
 INVITE_PEERS_MAX = 8
 """Members that one invite names. One that answers is enough; a string of more than a few hundred characters is a pain."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from peerinfer.ids import PeerId
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
+from peerinfer.spread_messages import Statements, StatementsHeld, StatementsWanted
 
-MemberMessage = Adverts | AdvertsWanted | Digest | News | Probe | ProbeAnswer
+MemberMessage = (
+    Adverts | AdvertsWanted | Digest | News | Probe | ProbeAnswer | StatementsHeld | StatementsWanted | Statements
+)
 """What members tell each other."""
 
 

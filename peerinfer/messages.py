@@ -1,7 +1,8 @@
 """Every message that peers exchange. docs/PROTOCOL.md explains the conversations; a test keeps the two in step.
 
 Tags 1–19 work streams, 20–29 blobs, 30–39 members and relays, 40–49 signed statements, 50–59 records on disk, 60–79 lease
-and journal (`lease_messages`), 80–89 copies of a job (`replica_messages`), 90–99 reachability.
+and journal (`lease_messages`), 80–89 copies of a job (`replica_messages`), 90–99 reachability, 100–109 statements
+that spread (`spread_messages`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from peerinfer.tensors import Port, TensorSpec
 
 PROTOCOL_VERSION = 1
 
+PROTOCOL_REVISION = 1
+"""Grows with every message that is added to version 1: a peer is sent only what its revision knows."""
+
 _id = text(64)
 _cid = text(64)
 _reason = text(REASON_CHARS_MAX)
@@ -57,6 +61,8 @@ class Hello:
     version: int = wire(uint(16))
     agent: str = wire(_name)
     swarm: str = wire(text(64), default="")
+    revision: int = wire(uint(16), default=0)
+    """Of the protocol's version: which messages, added since, the sender understands."""
 
 
 def _window(value: object) -> int:

@@ -128,8 +128,8 @@ class Side:
     async def say(self, message: Any, body: Sequence[bytes] = ()) -> None:
         await self.messages.send(message, body)
 
-    async def greet(self, *, version: int = PROTOCOL_VERSION, swarm: str = SWARM) -> None:
-        await self.say(Hello(version, "test", swarm))
+    async def greet(self, *, version: int = PROTOCOL_VERSION, swarm: str = SWARM, revision: int = 0) -> None:
+        await self.say(Hello(version, "test", swarm, revision))
         await self.hear(Hello)
 
     async def hear(self, *kinds: type[Any]) -> Any:

@@ -23,6 +23,7 @@ from peerinfer.governor import NO_LIMITS, Limits
 from peerinfer.ids import PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.membership import Member, Membership
+from peerinfer.spreading import Spreading
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.network.loopback import stream_pair
@@ -124,6 +125,7 @@ class Node:
         )
         self.members = MembersRole(
             machine=Membership(own, random.Random(rng.random())),  # noqa: S311
+            spreading=Spreading(random.Random(ports.seed + 1)),  # noqa: S311
             network=network,
             clock=clock,
             log=log,

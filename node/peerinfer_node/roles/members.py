@@ -35,12 +35,14 @@ from peerinfer.membership import (
     RttMeasured,
     Send,
 )
+from peerinfer.membership_events import MemberMessage
 from peerinfer.messages import (
     Advert,
     Adverts,
     AdvertsWanted,
     Digest,
     Goodbye,
+    Hello,
     KeepAlive,
     News,
     Probe,
@@ -48,10 +50,13 @@ from peerinfer.messages import (
     Signed,
 )
 from peerinfer.news import Budget
+from peerinfer.spread_messages import Statements, StatementsHeld, StatementsWanted
+from peerinfer.spreading import Spreading
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import AddressFound, LocalClock, Network, PeerConnected, PeerDisconnected, Stream
+from peerinfer_node.roles.statements import StatementsRole
 from peerinfer_node.roles.work_stream import greet, say_goodbye
 
 MEMBERS_PROTOCOL = "/peerinfer/members/1"
@@ -68,6 +73,9 @@ OPENS_MAX = 3
 STREAMS_PER_PEER_MAX = 2
 """A peer that lost its stream may open the next before the end of the first is seen."""
 
+REVISION_OF = {StatementsHeld: 1, StatementsWanted: 1, Statements: 1}
+"""Which revision of the protocol brought a message: older peers would take it for a violation."""
+
 
 class MembersRole:
     """The machine, its lines to neighbours, and their lines to this node."""
@@ -76,6 +84,7 @@ class MembersRole:
         self,
         *,
         machine: Membership,
+        spreading: Spreading,
         network: Network,
         clock: LocalClock,
         log: Log,
@@ -94,11 +103,13 @@ class MembersRole:
         self._serving: dict[PeerId, int] = {}
         self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
         self._nursery: trio.Nursery | None = None
+        self.statements = StatementsRole(machine=spreading, clock=clock, log=log, send=self._send)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._watch_network)
+            nursery.start_soon(self.statements.run)
             await self._driver.run()
 
     def advertise(self, signed: bytes) -> None:
@@ -154,7 +165,7 @@ class MembersRole:
         allowed = Budget(ADVERTS_HEARD_PER_S, ADVERTS_HEARD_BURST)
         while True:
             message, _ = await stream.receive_as(
-                Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer, KeepAlive, Goodbye
+                Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer, KeepAlive, Goodbye, *REVISION_OF
             )
             match message:
                 case Goodbye():
@@ -163,6 +174,8 @@ class MembersRole:
                     self._hear_all(adverts, stream.peer, allowed)
                 case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer():
                     self._driver.post(Heard(stream.peer, message))
+                case StatementsHeld() | StatementsWanted() | Statements():
+                    await self.statements.hear(stream.peer, message)
             # One read may bring ten thousand small messages, and signatures are checked where everything else waits.
             await trio.lowlevel.checkpoint()
             await self._driver.wait_room()
@@ -183,11 +196,13 @@ class MembersRole:
             match event:
                 case PeerConnected(peer):
                     self._driver.post(Connected(peer, self._network.path(peer)))
+                    self.statements.met(peer)
                 case PeerDisconnected(peer):
                     line = self._lines.pop(peer, None)
                     if line is not None:
                         line.close()
                     self._driver.post(Disconnected(peer))
+                    self.statements.gone(peer)
                 case AddressFound(peer, addresses):
                     self._driver.post(AddressSeen(peer, addresses))
 
@@ -199,17 +214,21 @@ class MembersRole:
             case Dial(peer, addresses):
                 self._nursery.start_soon(self._dial, peer, addresses)
             case Send(peer, message):
-                line = self._lines.get(peer)
-                if line is None:
-                    line = self._lines[peer] = _Line(self, peer)
-                    self._nursery.start_soon(line.run)
-                line.send(message)
+                self._send(peer, message)
             case Drop(peer):
                 self._nursery.start_soon(self._network.disconnect, peer)
             case Refute():
                 self.on_refute()
             case PeerChanged(peer):
                 self._on_change(peer)
+
+    def _send(self, peer: PeerId, message: MemberMessage) -> None:
+        assert self._nursery is not None
+        line = self._lines.get(peer)
+        if line is None:
+            line = self._lines[peer] = _Line(self, peer)
+            self._nursery.start_soon(line.run)
+        line.send(message)
 
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         try:
@@ -242,18 +261,18 @@ class MembersRole:
         if peer not in self._network.connected():
             raise error
 
-    async def open(self, peer: PeerId) -> MessageStream:
-        """A greeted stream to a neighbour. For its line."""
+    async def open(self, peer: PeerId) -> tuple[MessageStream, Hello]:
+        """A greeted stream to a neighbour, and its greeting. For its line."""
         stream = MessageStream(await self._network.open_stream(peer, MEMBERS_PROTOCOL))
         started_s = self._clock.now_s()
         try:
-            await greet(stream, swarm=self._swarm)
+            hello = await greet(stream, swarm=self._swarm)
         except PeerinferError as error:
             self._log.info("peer cannot be used", peer=peer, reason=str(error))
             await stream.reset()
             raise
         self._driver.post(RttMeasured(peer, self._clock.now_s() - started_s))
-        return stream
+        return stream, hello
 
     def note_silent(self, peer: PeerId, reason: str) -> None:
         self._log.debug("peer could not be told", peer=peer, reason=reason)
@@ -265,9 +284,9 @@ class _Line:
     def __init__(self, role: MembersRole, peer: PeerId) -> None:
         self._role = role
         self._peer = peer
-        self._sender, self._waiting = trio.open_memory_channel[object](LINE_MESSAGES_MAX)
+        self._sender, self._waiting = trio.open_memory_channel[MemberMessage](LINE_MESSAGES_MAX)
 
-    def send(self, message: object) -> None:
+    def send(self, message: MemberMessage) -> None:
         try:
             self._sender.send_nowait(message)
         except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
@@ -279,13 +298,15 @@ class _Line:
 
     async def run(self) -> None:
         stream: MessageStream | None = None
-        failures = 0
+        revision = failures = 0
         try:
             async for message in self._waiting:
                 try:
                     if stream is None:
-                        stream = await self._role.open(self._peer)
-                    await stream.send(message)
+                        stream, hello = await self._role.open(self._peer)
+                        revision = hello.revision
+                    if REVISION_OF.get(type(message), 0) <= revision:
+                        await stream.send(message)
                     failures = 0
                 except (NetworkError, ProtocolError) as error:
                     self._role.note_silent(self._peer, str(error))

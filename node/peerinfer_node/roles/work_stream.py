@@ -21,7 +21,7 @@ from peerinfer.limits import (
     SILENCE_IDLE_MAX_S,
     SILENCE_MAX_S,
 )
-from peerinfer.messages import PROTOCOL_VERSION, Goodbye, Hello, KeepAlive
+from peerinfer.messages import PROTOCOL_REVISION, PROTOCOL_VERSION, Goodbye, Hello, KeepAlive
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore
 
@@ -38,7 +38,7 @@ LINGER_BYTES_MAX = 1 * MIB
 async def greet(stream: MessageStream, *, swarm: str) -> Hello:
     """Exchanges hellos. Raises `ProtocolError` if the other side speaks another version or is of another swarm."""
     with trio.move_on_after(HELLO_TIMEOUT_S) as scope:
-        await stream.send(Hello(PROTOCOL_VERSION, AGENT, swarm))
+        await stream.send(Hello(PROTOCOL_VERSION, AGENT, swarm, PROTOCOL_REVISION))
         try:
             hello, _ = await stream.receive_as(Hello, Goodbye)
         except EOFError:

@@ -7,10 +7,12 @@ import trio
 import trio.testing
 from role_world import SWARM, Side
 
-from peerinfer.envelope import seal
-from peerinfer.errors import DecodeError, DialFailed
+from peerinfer.envelope import seal, unseal
+from peerinfer.errors import DecodeError, DialFailed, UsageError
 from peerinfer.membership import Membership
 from peerinfer.messages import Advert, Adverts, Cancel, Probe
+from peerinfer.spread_messages import Statement, Statements, StatementsHeld, StatementsWanted
+from peerinfer.spreading import OWN_BURST, Spreading, digest_of
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.driver import EVENTS_OF_PEERS_MAX
 from peerinfer_node.keys import MemoryKeys
@@ -62,6 +64,7 @@ class World:
         self.changed = []
         self.role = MembersRole(
             machine=Membership(OWN.peer_id, random.Random(1)),
+            spreading=Spreading(random.Random(2)),
             network=self.network,
             clock=self.clock,
             log=Log(),
@@ -211,3 +214,83 @@ async def test_a_neighbour_that_reads_nothing_holds_nobody_up(world, autojump_cl
         await settle()
     assert len(world.role._nursery.child_tasks) <= 4, "tasks pile up for a peer that reads nothing"
     world.network.here.close()
+
+
+# --- statements that spread ------------------------------------------------------------------------------------------
+
+
+async def met(world, name, *, revision=1):
+    """A neighbour: what it says, and what it is told."""
+    side = await world.neighbour(name)
+    await world.network.here.send(PeerConnected(side.keys.peer_id))
+    world.role.advertise(world.advert(OWN))
+    await settle()
+    told = next(each for each in world.network.opened if each.raw.peer == OWN.peer_id)
+    await told.greet(revision=revision)
+    return side, told
+
+
+def accept(role, seen):
+    def take(signed):
+        seen.append(unseal(Advert, signed)[0])
+        return role._clock.wall_s() + 3600
+
+    role.statements.accept("test", take)
+
+
+async def test_a_statement_is_asked_for_then_checked_and_held(world):
+    seen = []
+    accept(world.role, seen)
+    ada, told = await met(world, "ada")
+    author = MemoryKeys(b"author")
+    signed = world.advert(author)
+    await ada.say(Statements((Statement("test", signed),)))  # nobody asked for it
+    await settle()
+    assert not seen
+    await ada.say(StatementsHeld((digest_of("test", signed),)))
+    assert (await told.hear(StatementsWanted)).digests == (digest_of("test", signed),)
+    await ada.say(Statements((Statement("test", signed),)))
+    await settle()
+    assert seen == [author.peer_id]
+    assert [each.signed for each in world.role.statements.machine.snapshot()] == [signed]
+
+
+async def test_a_forged_statement_costs_its_bearer_the_stream(world):
+    accept(world.role, [])
+    ada, told = await met(world, "ada")
+    signed = world.advert(MemoryKeys(b"author"))
+    forged = signed[:-1] + bytes([signed[-1] ^ 1])
+    await ada.say(StatementsHeld((digest_of("test", forged),)))
+    await told.hear(StatementsWanted)
+    await ada.say(Statements((Statement("test", forged),)))
+    assert "is not" in await ada.hear_end()
+    assert not world.role.statements.machine.snapshot()
+
+
+async def test_a_kind_that_nobody_here_knows_is_not_passed_on(world):
+    ada, told = await met(world, "ada")
+    await ada.say(StatementsHeld((digest_of("later", b"?"),)))
+    await told.hear(StatementsWanted)
+    await ada.say(Statements((Statement("later", b"?"),)))
+    await settle()
+    assert not world.role.statements.machine.snapshot()
+    with pytest.raises(UsageError):
+        world.role.statements.spread("later", b"?", 1e12)
+
+
+@pytest.mark.parametrize("revision", [0, 1])
+async def test_an_older_peer_is_told_nothing_that_it_does_not_know(world, autojump_clock, revision):
+    accept(world.role, [])
+    _, told = await met(world, "ada", revision=revision)
+    signed = world.advert(OWN)
+    assert world.role.statements.spread("test", signed, world.clock.wall_s() + 60)
+    with trio.move_on_after(50) as scope:
+        assert (await told.hear(StatementsHeld)).digests == (digest_of("test", signed),)
+    assert scope.cancelled_caught == (revision == 0)
+
+
+async def test_a_node_that_says_too_much_is_told_to_wait(world):
+    accept(world.role, [])
+    until_s = world.clock.wall_s() + 60
+    said = [world.role.statements.spread("test", world.advert(OWN), until_s) for _ in range(OWN_BURST + 5)]
+    assert said == [True] * OWN_BURST + [False] * 5

@@ -13,6 +13,7 @@ from peerinfer.envelope import seal
 from peerinfer.errors import NetworkError
 from peerinfer.membership import Membership
 from peerinfer.messages import Advert, DialBackWanted, DialedBack
+from peerinfer.spreading import Spreading
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
@@ -36,7 +37,13 @@ class Peer:
         clock, log, rng = SystemClock(), Log(), random.Random(1)
         machine = Membership(self.keys.peer_id, random.Random(2))
         self.members = MembersRole(
-            machine=machine, network=self.network, clock=clock, log=log, swarm="", on_change=lambda peer: None
+            machine=machine,
+            spreading=Spreading(random.Random(3)),
+            network=self.network,
+            clock=clock,
+            log=log,
+            swarm="",
+            on_change=lambda peer: None,
         )
         self.reach = Reachability(network=self.network, members=self.members, clock=clock, log=log, swarm="", rng=rng)
         self.changes = 0
