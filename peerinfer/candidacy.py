@@ -206,6 +206,11 @@ class Candidacy:
         return tenure is not None and tenure.phase in (Phase.OPENING, Phase.HOLDING) and now_s < tenure.valid_until_s
 
     @property
+    def is_telling(self) -> bool:
+        """True while the job is over and some elector may not know it."""
+        return self._tenure is not None and self._tenure.phase is Phase.OVER
+
+    @property
     def term(self) -> Term:
         return self._term
 

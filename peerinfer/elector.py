@@ -27,7 +27,7 @@ anyway), and "whoever is closest" (two views, two coordinators).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from peerinfer.codec import decode_as
@@ -36,6 +36,7 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId, job_id_of
 from peerinfer.journal import NO_TERM, Chain, Divergence
+from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     Append,
     Appended,
@@ -379,6 +380,11 @@ class Elector:
         seat = self._seats.get(job)
         return seat.chain if seat else None
 
+    def is_over(self, job: str) -> bool:
+        """True if the job has ended, and that is final."""
+        seat = self._seats.get(JobId(job))
+        return seat is not None and seat.over
+
     def snapshot_at(self, now_s: float) -> tuple[SeatPicture, ...]:
         return tuple(
             SeatPicture(
@@ -412,6 +418,14 @@ def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
         raise ProtocolError("the manifest is not signed by its submitter")
     check_committee(manifest.committee, manifest.byzantine)
     return job_id_of(decode_as(Signed, signed).payload), manifest
+
+
+def check_lease(job: JobId, term: Term, signed_manifest: bytes, grants: Sequence[bytes]) -> None:
+    """Raises `DecodeError` or `ProtocolError` unless this manifest is the job's, and its committee granted the term."""
+    opened, manifest = open_manifest(signed_manifest)
+    if opened != job:
+        raise ProtocolError("the manifest is another job's")
+    check_grants(manifest.committee, manifest.byzantine, job, 0, term, grants)
 
 
 def _just_above(term: Term) -> Term:

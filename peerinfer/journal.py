@@ -20,13 +20,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from peerinfer.codec import decode_as
-from peerinfer.committee import quorum
 from peerinfer.envelope import unseal
-from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId
+from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     FAILED_TASK,
-    Grant,
     JournalBatch,
 )
 from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
@@ -187,6 +186,13 @@ class Chain:
         """The opening batch of every term."""
         return [(link.term, _payload(link.signed)) for link in self._links if link.event in OPENING]
 
+    def certificate(self, term: Term) -> tuple[bytes, ...]:
+        """The grants that made `term` its holder's; none if the chain does not know that term."""
+        for link in reversed(self._links):
+            if link.term == term and link.event in OPENING:
+                return _payload(link.signed).certificate
+        return ()
+
     def hash_before(self, sequence: int) -> bytes:
         return self._links[sequence - 1].hash if sequence else GENESIS
 
@@ -340,7 +346,7 @@ def _check(manifest: Manifest, batch: JournalBatch, before: Term, *, ended: bool
     if ended and (not opens or batch.tasks):
         raise ProtocolError("nothing follows the end of a job but who took it over")
     if opens:
-        check_certificate(manifest, batch)
+        check_grants(manifest.committee, manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate)
 
 
 def entries_of(batch: JournalBatch) -> Iterator[Entry]:
@@ -348,23 +354,6 @@ def entries_of(batch: JournalBatch) -> Iterator[Entry]:
         digest = batch.digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)]
         worker = batch.workers[place]
         yield Entry(task, digest, "" if worker == FAILED_TASK else batch.peers[worker])
-
-
-def check_certificate(manifest: Manifest, batch: JournalBatch) -> None:
-    """Raises `ProtocolError` unless a quorum of the committee granted the batch's term."""
-    granted: set[str] = set()
-    for signed in batch.certificate:
-        try:
-            elector, grant = unseal(Grant, signed)
-        except DecodeError as error:
-            raise ProtocolError(f"a grant in a certificate is not valid: {error}") from None
-        if (grant.job, grant.epoch, grant.term) != (batch.job, batch.epoch, batch.term):
-            raise ProtocolError("a grant in a certificate is for something else")
-        if elector in manifest.committee:
-            granted.add(elector)
-    needed = quorum(len(manifest.committee), manifest.byzantine)
-    if len(granted) < needed:
-        raise ProtocolError(f"a certificate has {len(granted)} grants of the committee, {needed} are needed")
 
 
 def _opened(signed: bytes) -> tuple[bytes, JournalBatch]:

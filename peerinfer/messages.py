@@ -25,6 +25,7 @@ from peerinfer.codec import (
 from peerinfer.limits import (
     ADDRESSES_PER_PEER_MAX,
     ADVERTS_PER_MESSAGE_MAX,
+    COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
     DIAL_BACK_PORTS_MAX,
     DIGEST_PEERS_MAX,
@@ -116,6 +117,10 @@ class JobBrief:
     """Longest time for one task."""
     receipts: bool = wire(flag, default=True)
     """False for online requests, which leave nothing behind: signing and checking would be a tenth of their time."""
+    manifest: bytes = wire(blob(1 << 19), default=b"")
+    """The job's `Signed` `Manifest`, which names its committee; with `certificate`, or not at all."""
+    certificate: tuple[bytes, ...] = wire(listed(blob(4096), COMMITTEE_MAX), default=())
+    """The `Signed` `Grant`s that made `term` the coordinator's."""
 
 
 @message(4)

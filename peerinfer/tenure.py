@@ -226,6 +226,8 @@ class Tenure:
         if self._replication.matched(elector) == len(self._chain) and elector not in self._told_over:
             self._told_over[elector] = None
             self.effects.append(Ask(elector, LeaseReleased(self._job, self._epoch, self._term, is_over=True)))
+            if len(self._told_over) == len(self._electors):
+                self.ended = Ended("over", "")
 
     # --- time, and the end -------------------------------------------------------------------------------------------
 

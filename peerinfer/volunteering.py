@@ -5,7 +5,9 @@ as many at once as there are devices; while one computes, the next has already a
 is still on its way. A paused volunteer closes all windows, stops what runs and hands it back unrun; one that finishes
 closes the windows and runs what it has.
 
-Assignments of an older term than the newest seen of a job are refused: their coordinator has been replaced.
+Assignments of an older term than the newest that is certified for a job are refused: their coordinator has been
+replaced. A term without its certificate is anybody's word. It says nothing about other coordinators' terms, so that
+nobody can shut out a job's coordinator by naming a higher one; and it is refused where a certified one is known.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class FrameOffered:
     key: FrameKey
     job: JobId
     term: Term
+    is_certified: bool = False
+    """A quorum of the job's committee has granted this term, as was checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,7 @@ class Volunteering:
         self._running: dict[FrameKey, None] = {}
         self._answering: dict[FrameKey, None] = {}
         self._terms: OrderedDict[JobId, Term] = OrderedDict()
+        """The newest that is certified."""
         self._paused: PauseAsked | None = None
         self._finishing = False
         self._finished = False
@@ -209,8 +214,8 @@ class Volunteering:
                 self._join(peer)
             case CoordinatorLeft(peer):
                 self._leave(peer)
-            case FrameOffered(key, job, term):
-                self._offer(key, job, term)
+            case FrameOffered():
+                self._offer(event)
             case FrameComputed(key):
                 if key in self._running:
                     del self._running[key]
@@ -263,7 +268,8 @@ class Volunteering:
         for key in [key for key in self._running if key[0] == peer]:
             self._effects.append(StopFrame(key))
 
-    def _offer(self, key: FrameKey, job: JobId, term: Term) -> None:
+    def _offer(self, offered: FrameOffered) -> None:
+        key, job, term = offered.key, offered.job, offered.term
         coordinator = self._coordinators.get(key[0])
         newest = self._terms.get(job)
         if coordinator is None:
@@ -272,15 +278,19 @@ class Volunteering:
         elif newest is not None and term.order < newest.order:
             reason = f"term {term.round} is over: the job is coordinated in term {newest.round}"
             self._effects.append(RefuseFrame(key, reason, final=True))
+        elif newest is not None and not offered.is_certified and term.candidate != newest.candidate:
+            reason = f"term {term.round} has no certificate, and the job is coordinated in term {newest.round}"
+            self._effects.append(RefuseFrame(key, reason, final=True))
         elif self.state != "running":
             self._effects.append(RefuseFrame(key, self.reason, final=False))
         elif self._held_for(key[0]) >= self._window():
             self._effects.append(RefuseFrame(key, "more frames than the window allows", final=False))
         else:
-            self._terms[job] = term
-            self._terms.move_to_end(job)
-            if len(self._terms) > TERMS_REMEMBERED_MAX:
-                self._terms.popitem(last=False)
+            if offered.is_certified:
+                self._terms[job] = term
+                self._terms.move_to_end(job)
+                if len(self._terms) > TERMS_REMEMBERED_MAX:
+                    self._terms.popitem(last=False)
             coordinator.waiting.append(key)
 
     def _cancel(self, key: FrameKey) -> None:

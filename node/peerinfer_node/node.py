@@ -58,6 +58,9 @@ PEERS_SAVED_EVERY_S = 30.0
 REMEMBERED_DIALLED_MAX = 128
 """Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
 
+LEAVE_TIMEOUT_S = 4.0
+"""For goodbyes: leases given back, what is written made final, the last advert."""
+
 FINISH_TIMEOUT_S = 30.0
 """A node that leaves waits this long for what it has promised to compute."""
 
@@ -227,7 +230,7 @@ class Node:
                 try:
                     yield
                 finally:
-                    with trio.move_on_after(2.0) as scope:
+                    with trio.move_on_after(LEAVE_TIMEOUT_S) as scope:
                         scope.shield = True
                         await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()

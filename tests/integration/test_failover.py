@@ -128,7 +128,7 @@ def test_a_coordinator_that_was_stopped_past_its_lease_does_nothing_when_it_wake
     with five.stopped(old):
         after = job.wait_term(before["term"], but=(old,))
         job.wait_final(after["final"] + 5, but=(old,))
-    woken_s = time.time()
+        woken_s = time.time()
 
     def has_stepped_down():
         return any(event["event"] == "lease lost" and event["time"] >= woken_s for event in five[old].events())

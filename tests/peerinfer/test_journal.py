@@ -16,7 +16,8 @@ from wire_strategies import SAME_EVERY_TIME
 from peerinfer.codec import decode_as, encode
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
-from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register, check_certificate
+from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register
+from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     JournalBatch,
 )
@@ -276,9 +277,13 @@ def test_a_certificate_needs_a_quorum_that_tolerates_liars() -> None:
         )
         if count < 4:
             with pytest.raises(ProtocolError, match=f"{count} grants of the committee, 4 are needed"):
-                check_certificate(job.manifest, batch)
+                check_grants(*_granted(job, batch))
         else:
-            check_certificate(job.manifest, batch)
+            check_grants(*_granted(job, batch))
+
+
+def _granted(job: Setting, batch: JournalBatch) -> tuple[Any, ...]:
+    return job.manifest.committee, job.manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------

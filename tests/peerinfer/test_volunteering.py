@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from wire_strategies import SAME_EVERY_TIME
 
 from peerinfer.ids import JobId, PeerId
-from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE
+from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE, TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import Term
 from peerinfer.volunteering import (
@@ -38,8 +38,8 @@ JOB = JobId("1" * 32)
 TERM = Term(1, ADA)
 
 
-def offer(peer, number, *, job=JOB, term=TERM):
-    return FrameOffered((peer, number), job, term)
+def offer(peer, number, *, job=JOB, term=TERM, is_certified=True):
+    return FrameOffered((peer, number), job, term, is_certified)
 
 
 class Bench:
@@ -120,6 +120,26 @@ def test_terms_of_one_round_are_ordered_by_candidate():
     bench = Bench(4)
     bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN), offer(BEN, 1, term=Term(1, BEN)))
     assert kinds(bench.tell(offer(ADA, 1, term=Term(1, ADA))), RefuseFrame)[0].final
+
+
+def test_a_term_without_a_certificate_shuts_nobody_out():
+    bench = Bench(4)
+    bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN))
+    huge = Term(TERM_ROUND_MAX, BEN)
+    assert bench.tell(offer(BEN, 1, term=huge, is_certified=False)) == [StartFrame((BEN, 1))]
+    assert bench.tell(offer(ADA, 1, term=Term(1, ADA))) == [StartFrame((ADA, 1))]
+    (refused,) = kinds(bench.tell(offer(BEN, 2, term=huge, is_certified=False)), RefuseFrame)
+    assert refused.final
+    assert refused.reason == f"term {TERM_ROUND_MAX} has no certificate, and the job is coordinated in term 1"
+    assert bench.tell(offer(ADA, 2, term=Term(1, ADA))) == [StartFrame((ADA, 2))]
+
+
+def test_whoever_holds_a_certified_term_needs_no_certificate_for_a_higher_one():
+    bench = Bench(4)
+    bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN), offer(ADA, 1, term=Term(3, ADA)))
+    assert bench.tell(offer(ADA, 2, term=Term(5, ADA), is_certified=False)) == [StartFrame((ADA, 2))]
+    # It is still anybody's word: another's certificate for a term between them counts.
+    assert bench.tell(offer(BEN, 1, term=Term(4, BEN))) == [StartFrame((BEN, 1))]
 
 
 def test_terms_of_one_job_say_nothing_of_another():
@@ -314,12 +334,17 @@ class Histories(RuleBasedStateMachine):
                 del self.windows[peer]
             self.tell(CoordinatorJoined(peer) if joins else CoordinatorLeft(peer))
 
-    @rule(peer=st.sampled_from([ADA, BEN, CAL]), round=st.integers(1, 3), job=st.sampled_from("12"))
-    def offer(self, peer, round, job):  # noqa: A002 - as the term calls it
+    @rule(
+        peer=st.sampled_from([ADA, BEN, CAL]),
+        round=st.integers(1, 3),
+        job=st.sampled_from("12"),
+        is_certified=st.booleans(),
+    )
+    def offer(self, peer, round, job, is_certified):  # noqa: A002 - as the term calls it
         self.next_number += 1
         key = (peer, self.next_number)
         self.waiting.add(key)
-        self.tell(FrameOffered(key, JobId(job * 32), Term(round, peer)))
+        self.tell(FrameOffered(key, JobId(job * 32), Term(round, peer), is_certified))
 
     @rule(data=st.data())
     def compute(self, data):

@@ -114,7 +114,7 @@ class Coordinating:
         body = StoredJob(
             job,
             files,
-            self._brief(live, term),
+            self._brief(live, term, machine.chain.certificate(term)),
             store=self._store,
             blobs=self._blobs,
             executor=self._executor,
@@ -163,7 +163,7 @@ class Coordinating:
             kept.setdefault(record.peer, []).extend(row.task for row in held)
         return kept
 
-    def _brief(self, live: LiveJob, term: Term) -> JobBrief:
+    def _brief(self, live: LiveJob, term: Term, certificate: tuple[bytes, ...]) -> JobBrief:
         assert live.files is not None
         return JobBrief(
             job=live.job,
@@ -173,6 +173,8 @@ class Coordinating:
             outputs=(),
             merge=live.files.binding.merge,
             timeout_s=live.request.task_timeout_s or TASK_TIMEOUT_S,
+            manifest=live.signed,
+            certificate=certificate,
         )
 
     def _spec(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import trio
 
 from peerinfer import candidacy, elector
 from peerinfer.candidacy import (
+    HAND_OVER_S,
     Campaign,
     Candidacy,
     Committed,
@@ -65,6 +66,7 @@ from peerinfer_node.roles.elector_lines import ElectorLines
 from peerinfer_node.roles.work_stream import greet
 
 LEASE_STREAMS_PER_PEER_MAX = 4
+LOOK_AGAIN_S = 0.02
 
 
 class _Clock:
@@ -82,12 +84,19 @@ class _Candidate:
     """One job that this node may coordinate."""
 
     machine: Candidacy
+    profile: LeaseProfile
     driver: Driver[candidacy.Event, candidacy.Effect]
     on_won: Callable[[Term], None]
     on_lost: Callable[[str], None]
     on_committed: Callable[[Sequence[bytes]], None]
     on_over: Callable[[Chain], None]
     over: trio.Event = field(default_factory=trio.Event)
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    """Looks again and again: at the end of a job or of the node, where an event in every machine would cost more."""
+    while not is_so():  # noqa: ASYNC110
+        await trio.sleep(LOOK_AGAIN_S)
 
 
 class Elections:
@@ -121,6 +130,8 @@ class Elections:
             network=network, log=log, swarm=swarm, answer_s=profile.answer_s, on_reply=self._on_reply
         )
         self._candidates: dict[JobId, _Candidate] = {}
+        self._telling: dict[JobId, _Candidate] = {}
+        """Of jobs that are over: each tells the electors that do not know it, for one lease at most."""
         self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self._next_token = 1
         self._broken: dict[JobId, str] = {}
@@ -169,7 +180,12 @@ class Elections:
         assert self._nursery is not None
         if job in self._candidates:
             return
+        chain = self.elector.chain(job)
+        if chain is not None and self.elector.is_over(job):
+            on_over(chain)
+            return
         _, manifest = open_manifest(signed_manifest)
+        profile = SOLO if manifest.committee == (self._own,) else self._profile
         machine = Candidacy(
             self._own,
             self._keys.sign,
@@ -177,19 +193,19 @@ class Elections:
             manifest,
             signed_manifest,
             Chain(),
-            profile=SOLO if manifest.committee == (self._own,) else self._profile,
+            profile=profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
             wall_s=self._clock.wall_s,
         )
         driver: Driver[candidacy.Event, candidacy.Effect] = Driver(
             machine, _Clock(self._clock.holder_s), lambda effect: self._perform_candidate(job, effect)
         )
-        self._candidates[job] = _Candidate(machine, driver, on_won, on_lost, on_committed, on_over)
+        self._candidates[job] = _Candidate(machine, profile, driver, on_won, on_lost, on_committed, on_over)
         if campaign:
             driver.post(Campaign())
         else:
             driver.post(LeaseSeen("", self._clock.holder_s() + self._profile.lease_s))
-        self._nursery.start_soon(self._run_candidate, job)
+        self._nursery.start_soon(self._run_candidate, self._candidates[job])
 
     def write(self, job: JobId, entries: tuple[Entry, ...], *, event: str = "", detail: str = "", now: bool) -> None:
         """Appends to the journal if this node holds the lease; otherwise nothing happens."""
@@ -220,10 +236,37 @@ class Elections:
         )
 
     def withdraw(self, job: JobId) -> None:
-        """Is no candidate any more; what this node holds is given back first by `hand_over`."""
+        """Is no candidate any more; what this node holds is given back first by `hand_over`.
+
+        Where the job is over, the electors that have not heard of it are told first, for as long as a lease lasts.
+        """
         candidate = self._candidates.pop(job, None)
-        if candidate is not None:
+        if candidate is None:
+            return
+        if candidate.machine.is_telling and self._nursery is not None:
+            self._telling[job] = candidate
+            self._nursery.start_soon(self._tell, job, candidate)
+        else:
             candidate.over.set()
+
+    async def _tell(self, job: JobId, candidate: _Candidate) -> None:
+        with trio.move_on_after(candidate.profile.lease_s):
+            await _until(lambda: not candidate.machine.is_telling)
+        candidate.over.set()
+        self._telling.pop(job, None)
+
+    async def hand_over_all(self, jobs: Iterable[JobId], reason: str) -> None:
+        """Gives these leases back and returns when their electors have heard of it, or will not.
+
+        What is written already becomes final first, which takes `HAND_OVER_S` at most. Whoever does not wait for this
+        leaves its electors to wait for the lease to run out.
+        """
+        leaving = [candidate for job in jobs if (candidate := self._candidates.get(job)) is not None]
+        for candidate in leaving:
+            candidate.driver.post(HandOver(reason))
+        with trio.move_on_after(HAND_OVER_S + self._profile.answer_s):
+            await _until(lambda: not any(one.machine.has_lease(self._clock.holder_s()) for one in leaving))
+            await _until(lambda: self._lines.is_quiet)
 
     def give_up_seat(self, job: JobId) -> None:
         self._elector_driver.post(SeatGivenUp(job))
@@ -239,20 +282,21 @@ class Elections:
 
     # --- as a candidate ----------------------------------------------------------------------------------------------
 
-    async def _run_candidate(self, job: JobId) -> None:
-        candidate = self._candidates[job]
+    async def _run_candidate(self, candidate: _Candidate) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(candidate.driver.run)
             await candidate.over.wait()
             nursery.cancel_scope.cancel()
 
     async def _perform_candidate(self, job: JobId, effect: candidacy.Effect) -> None:
+        if isinstance(effect, candidacy.Ask):
+            if job in self._candidates or job in self._telling:
+                self._ask(job, effect.elector, effect.request)
+            return
         candidate = self._candidates.get(job)
         if candidate is None:
             return
         match effect:
-            case candidacy.Ask(elector_id, request):
-                self._ask(job, elector_id, request)
             case Won(term):
                 self.won += 1
                 self._log.info("lease won", job=job, term=term.round)
@@ -278,7 +322,7 @@ class Elections:
             self._lines.ask(self._nursery, elector_id, job, request)
 
     def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy.Reply | None) -> None:
-        candidate = self._candidates.get(job)
+        candidate = self._candidates.get(job) or self._telling.get(job)
         if candidate is not None:
             candidate.driver.post(Unheard(elector_id) if reply is None else Heard(elector_id, reply))
 
@@ -391,7 +435,7 @@ class Elections:
             candidate.driver.post(LeaseSeen(request.term.candidate, until_s, request.term))
         elif isinstance(request, LeaseReleased):
             candidate.driver.post(LeaseSeen("", self._clock.holder_s(), request.term))
-        elif isinstance(request, Append) and candidate.machine.phase is Phase.WATCHING:
+            # An end that stands in the journal may still be replaced; one that the holder calls final may not.
             chain = self.elector.chain(JobId(request.job))
-            if chain is not None and chain.ended:
+            if chain is not None and candidate.machine.phase is Phase.WATCHING and self.elector.is_over(request.job):
                 candidate.on_over(chain)

@@ -69,6 +69,11 @@ class ElectorLines:
             line.is_running = True
             nursery.start_soon(self._run, line)
 
+    @property
+    def is_quiet(self) -> bool:
+        """True if nothing waits to be sent or answered."""
+        return not any(line.waiting or line.asked for line in self._lines.values())
+
     async def _run(self, line: _Line) -> None:
         """Serves the line until nobody has asked anything for a while."""
         try:

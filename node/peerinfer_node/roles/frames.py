@@ -35,6 +35,8 @@ def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
             digest_of_cid(frame.inputs)
         except ValueError as error:
             raise ProtocolError(f"frame {frame.frame} names inputs that are no cid: {error}") from None
+    if frame.term.candidate != brief.term.candidate:
+        raise ProtocolError(f"frame {frame.frame} has another coordinator's term")
     if frame.term.order < brief.term.order:
         raise ProtocolError(f"frame {frame.frame} has an older term than its job's brief")
 

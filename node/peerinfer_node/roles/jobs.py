@@ -369,10 +369,9 @@ class Jobs:
             self._coordinator.post(JobCancelled(job, "cancelled by its owner"))
 
     async def hand_over_all(self, reason: str) -> None:
-        """Gives every lease back, so that others go on at once."""
-        for job, live in list(self._live.items()):
-            if live.survives or live.manifest.submitter != self._own:
-                self._elections.hand_over(job, reason)
+        """Gives every lease back that others may take, so that they go on at once; returns when they may."""
+        leaving = [job for job, live in self._live.items() if live.survives or live.manifest.submitter != self._own]
+        await self._elections.hand_over_all(leaving, reason)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

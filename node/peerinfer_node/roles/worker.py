@@ -11,8 +11,10 @@ from typing import Any
 
 import trio
 
+from peerinfer.elector import check_lease
 from peerinfer.envelope import seal
 from peerinfer.errors import (
+    DecodeError,
     DeviceUnfit,
     ExecutionError,
     ModelRefused,
@@ -284,6 +286,13 @@ class WorkerRole:
             raise ProtocolError(f"{link.stream.peer} names a job that is no job id")
         if not 0 < brief.timeout_s <= 86_400:
             raise ProtocolError(f"{link.stream.peer} allows {brief.timeout_s} s for a task")
+        if brief.term.candidate != link.stream.peer:
+            raise ProtocolError(f"{link.stream.peer} brings the term of another coordinator")
+        if brief.certificate:
+            try:
+                check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate)
+            except DecodeError as error:
+                raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
         link.briefs[brief.job] = brief
         link.briefs.move_to_end(brief.job)
         if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
@@ -304,7 +313,8 @@ class WorkerRole:
         self._held[key] = _Held(link, brief, frame, body, trio.CancelScope())
         link.frames += 1
         link.conversation.set_busy(True)
-        self._driver.post(FrameOffered(key, JobId(frame.job), frame.term))
+        is_certified = bool(brief.certificate) and frame.term == brief.term
+        self._driver.post(FrameOffered(key, JobId(frame.job), frame.term, is_certified))
 
     # --- what the machine wants --------------------------------------------------------------------------------------
 

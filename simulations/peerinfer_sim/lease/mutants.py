@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from peerinfer import elector, journal
+from peerinfer import elector, lease_certificate
 from peerinfer.candidacy import LeaseProfile, Over, Phase
 from peerinfer.elector import Answer, Elector, PersistSeat
 from peerinfer.envelope import unseal
@@ -60,7 +60,7 @@ def _a_bare_majority_is_enough() -> Patches:
     def majority(electors: int, byzantine: int) -> int:
         return electors // 2 + 1
 
-    return [(elector, "quorum", majority), (journal, "quorum", majority)]
+    return [(elector, "quorum", majority), (lease_certificate, "quorum", majority)]
 
 
 def _the_journal_is_not_read() -> Patches:

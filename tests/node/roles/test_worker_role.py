@@ -487,6 +487,7 @@ WRONG_FRAMES = {
     "an endless tensor": {"tensors": (TensorSpec("x", "float32", (2, 1 << 47, 1 << 47)),)},
     "a body and a blob": {"inputs": CID, "inputs_bytes": 32},
     "an older term than the brief's": {"term": Term(0, TERM.candidate)},
+    "a term of another coordinator": {"term": Term(9, "b" * 40)},
 }
 
 
@@ -537,24 +538,6 @@ async def test_a_coordinator_that_comes_back_may_use_its_numbers_again(autojump_
             assert (await side.hear(Results)).frame == 1
             await side.close()
             await side.hear_end()
-
-
-async def test_an_older_term_is_refused_whoever_says_it(autojump_clock):
-    async with worker_world() as world:
-        new = await world.coordinator("new")
-        await world.brief(new, term=5)
-        frame, body = frame_of(1, [0], term=Term(5, new.keys.peer_id))
-        await new.say(frame, [body])
-        await new.hear(Results)
-        old = await world.coordinator("old")
-        await world.brief(old, term=4)
-        frame, body = frame_of(1, [0], term=Term(4, old.keys.peer_id))
-        await old.say(frame, [body])
-        refused = await old.hear(Refused)
-        assert refused.final
-        assert refused.reason == "term 4 is over: the job is coordinated in term 5"
-        await new.close()
-        await old.close()
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 60, -1])
