@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
 
 
@@ -35,8 +36,10 @@ class JobSpec:
     """Results that are here but not in the journal: by whom, whether that was this node, and of which tasks."""
     online: bool = False
     """Tasks keep arriving until the job is closed; it does not end for want of workers."""
-    priority: float = 1.0
-    """Its share of the workers' time against other jobs'."""
+    priority: Priority = Priority.NORMAL
+    submitter: str = ""
+    """Whose job it is: submitters share the workers' time."""
+    strategy: str = "adaptive"
     local_only: bool = False
     device_kind: str | None = None
     memory_bytes_min: int = 0
@@ -51,6 +54,18 @@ class WorkerOffer:
     kinds: tuple[str, ...]
     memory_bytes: int
     """Of its largest device."""
+    device_class: str = ""
+    """Devices of one class are believed to be equally fast until they are measured."""
+    speed: float = 0.0
+    """Its benchmark, in GFLOP/s; 0 where it is not known."""
+    rtt_s: float | None = None
+    models: tuple[Cid, ...] = ()
+    """Models that lie on its disk."""
+    is_relayed: bool = False
+    p_ok: float = 1.0
+    """Chance that a result of it comes and is right."""
+    copies: float = 1.0
+    """Executions that one result of it costs: 2 where all its work is done twice."""
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -119,6 +134,24 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRated:
+    """What is believed of a worker has changed: its chance of a right result, and the executions that one costs."""
+
+    peer: PeerId
+    p_ok: float
+    copies: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMeasured:
+    """The way to a worker: its round trip, and whether it leads through a relay."""
+
+    peer: PeerId
+    rtt_s: float
+    is_relayed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WindowSet:
     peer: PeerId
     frames: int
@@ -154,6 +187,9 @@ class AuditDone:
     detail: str
 
 
+JobEvent = TasksAdded | JobClosed | JobCancelled | JobBroken | JobDropped | TasksCommitted
+"""What happens to one job that the machine has."""
+
 Event = (
     JobAccepted
     | TasksAdded
@@ -164,6 +200,8 @@ Event = (
     | TasksCommitted
     | WorkerJoined
     | WorkerLost
+    | WorkerRated
+    | LinkMeasured
     | WindowSet
     | FrameAnswered
     | FrameRefused

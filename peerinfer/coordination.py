@@ -1,8 +1,8 @@
 """The coordinator: which worker gets which tasks of which job, and what becomes of what they answer.
 
 Theory of operation. Workers pull: each states a *window*, the frames it will hold at once. Whenever a window has room,
-an eligible worker gets a frame of the job that is served least, sized by what is known of its speed. Every task of the
-frame comes back as a result, as a failure with its kind, or not at all (the worker vanished, or the frame's time ran
+an eligible worker gets a frame of the job that comes first, sized by what is known of its speed. Every task of the frame
+ comes back as a result, as a failure with its kind, or not at all (the worker vanished, or the frame's time ran
 out). Failures are tried again elsewhere after a wait that doubles; what vanished goes back to the front of the queue.
 
 Results of other nodes are *provisional* under the `spot` policy: a random sample, at least one task of each worker, is
@@ -16,9 +16,9 @@ The machine knows tasks by number only. Tensors, files and streams belong to the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from typing import Literal
 
+from peerinfer.alarms import Alarms
 from peerinfer.assignment import (
     Audit,
     AuditDone,
@@ -36,9 +36,12 @@ from peerinfer.assignment import (
     JobClosed,
     JobDropped,
     JobEnded,
+    JobEvent,
     JobPicture,
     JobSpec,
     KeepResults,
+    LinkMeasured,
+    SendFrame,
     Settle,
     TaskFailedForGood,
     TasksAdded,
@@ -47,14 +50,14 @@ from peerinfer.assignment import (
     WindowSet,
     WorkerJoined,
     WorkerLost,
+    WorkerRated,
 )
 from peerinfer.dispatch import Dispatch
 from peerinfer.ids import JobId, PeerId
-from peerinfer.ledger import Ledger, TaskState
-from peerinfer.limits import PEERS_REMEMBERED_MAX
+from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.spotcheck import SpotCheck
-from peerinfer.workforce import CoordinatedJob, Worker, why_not
+from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
 AUDITS_WAITING_MAX = 256
 """Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
@@ -82,10 +85,12 @@ class Coordination:
     def __init__(self, rng: random.Random, *, first_frame: int = 1) -> None:
         """Receipts are kept by frame number, so a node that starts again must not count from the same `first_frame`."""
         self._rng = rng
-        self._jobs: dict[JobId, CoordinatedJob] = {}
-        self._workers: dict[PeerId, Worker] = {}
-        self._caught: dict[PeerId, str] = {}
-        self._dispatch = Dispatch(self._jobs, self._workers, self._caught, rng=rng, first_frame=first_frame)
+        self._force = Workforce(rng)
+        self._jobs, self._workers, self._caught = self._force.jobs, self._force.workers, self._force.caught
+        self._dispatch = Dispatch(self._force, rng=rng, first_frame=first_frame)
+        self._alarms: Alarms[tuple[str, JobId | int]] = Alarms()
+        self._changed: dict[JobId, None] = {}
+        """Jobs that may be over, or without anybody to work for them."""
         self._effects: list[Effect] = []
         self.deadline_s = NEVER
 
@@ -93,68 +98,96 @@ class Coordination:
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
         match event:
-            case JobAccepted(spec):
-                self._accept(spec, now_s)
-            case TasksAdded(job, count):
-                if job in self._jobs:
-                    self._jobs[job].ledger.add(count)
-            case JobClosed(job):
-                if job in self._jobs:
-                    self._jobs[job].closed = True
-            case JobCancelled(job, reason):
-                if job in self._jobs:
-                    self._end(self._jobs[job], "cancelled", reason, "")
-            case JobBroken(job, reason, kind):
-                if job in self._jobs:
-                    self._end(self._jobs[job], "failed", reason, kind)
-            case JobDropped(job, reason):
-                if job in self._jobs:
-                    self._drop(self._jobs[job], reason)
-            case TasksCommitted(job, tasks):
-                if job in self._jobs:
-                    self._committed(self._jobs[job], tasks)
-            case WorkerJoined(peer, offer):
-                self._lose(peer, "came again")
-                self._workers[peer] = Worker(peer, offer, self._dispatch.breaker(peer))
-            case WorkerLost(peer, reason):
-                self._lose(peer, reason)
-            case WindowSet(peer, frames, reason):
-                if peer in self._workers:
-                    self._workers[peer].window = frames
-                    self._workers[peer].reason = reason
             case FrameAnswered():
                 self._answered(event, now_s)
             case FrameRefused():
                 self._refused(event, now_s)
             case AuditDone():
-                self._audit_done(event)
+                self._audit_done(event, now_s)
+            case WorkerJoined(peer, offer):
+                self._lose(peer, "came again", now_s)
+                self._dispatch.joined(self._force.join(peer, offer, now_s))
+            case WorkerLost(peer, reason):
+                self._lose(peer, reason, now_s)
+            case WindowSet(peer, frames, reason):
+                if peer in self._workers:
+                    self._force.set_window(self._workers[peer], frames, reason, now_s)
+                    self._workers_changed()
+                    self._dispatch.stir(peer)
+            case WorkerRated(peer, p_ok, copies):
+                if peer in self._workers:
+                    self._force.table.update(peer, p_ok=p_ok, copies=copies)
+            case LinkMeasured(peer, rtt_s, is_relayed):
+                if peer in self._workers and not self._workers[peer].offer.local:
+                    self._force.table.update(peer, rtt_s=rtt_s, is_relayed=is_relayed)
             case Tick():
                 pass
-        self._expire(now_s)
+            case JobAccepted(spec):
+                self._accept(spec, now_s)
+            case _:
+                if event.job in self._jobs:
+                    self._told(self._jobs[event.job], event)
+        self._ring(now_s)
         self._conclude(now_s)  # before the filling: a job that ends makes room for others
-        self._effects += self._dispatch.fill(now_s)
-        self.deadline_s = min(self._deadlines(now_s), default=NEVER)
+        for order in self._dispatch.fill(now_s):
+            self._effects.append(order)
+            if isinstance(order, SendFrame):
+                self._alarms.set(("expires", order.frame), self._force.frames[order.frame].expires_s)
+            else:
+                self._alarms.clear(("expires", order.frame))
+        self.deadline_s = min(self._alarms.next_s, self._dispatch.deadline_s)
         effects, self._effects = self._effects, []
         return effects
+
+    def _told(self, job: CoordinatedJob, event: JobEvent) -> None:
+        match event:
+            case TasksAdded(_, count):
+                job.ledger.add(count)
+            case JobClosed():
+                job.closed = True
+            case JobCancelled(_, reason):
+                self._end(job, "cancelled", reason, "")
+            case JobBroken(_, reason, kind):
+                self._end(job, "failed", reason, kind)
+            case JobDropped(_, reason):
+                self._drop(job, reason)
+            case TasksCommitted(_, tasks):
+                self._committed(job, tasks)
+        self._touch(event.job)
+
+    def _touch(self, job: JobId) -> None:
+        """Something of the job has changed: it is looked at before the machine answers."""
+        self._changed[job] = None
+        self._dispatch.touch(job)
+
+    def _ring(self, now_s: float) -> None:
+        for kind, key in self._alarms.ring(now_s):
+            if kind == "expires":
+                frame = self._force.frames.get(int(key))
+                if frame is not None:
+                    self._expire(frame, now_s)
+            else:
+                self._changed[JobId(str(key))] = None
+
+    def _over(self, frame: SentFrame, took_s: float = 0.0) -> None:
+        self._alarms.clear(("expires", frame.number))
+        self._dispatch.over(frame, took_s)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def _accept(self, spec: JobSpec, now_s: float) -> None:
         if spec.job in self._jobs:
             return
-        ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final, failed=spec.failed)
-        job = CoordinatedJob(
-            spec, ledger, accepted_s=now_s, last_usable_s=now_s, served_s=self._least_served(), closed=not spec.online
-        )
-        self._jobs[spec.job] = job
+        job = self._force.accept(spec, now_s)
+        self._dispatch.accepted(job, now_s)
         for peer, local, tasks in spec.kept:
-            believed = ledger.adopt([task for task in tasks if peer not in self._caught])
+            believed = job.ledger.adopt([task for task in tasks if peer not in self._caught])
             if believed:
                 self._take(job, peer, believed, local=local)
+        if spec.deadline_s is not None:
+            self._alarms.set(("deadline", spec.job), now_s + spec.deadline_s)
+        self._touch(spec.job)
         self._effects.append(JobChanged(spec.job))
-
-    def _least_served(self) -> float:
-        return min((job.served_s for job in self._jobs.values()), default=0.0)
 
     def _end(self, job: CoordinatedJob, state: Literal["done", "failed", "cancelled"], reason: str, kind: str) -> None:
         picture = self._picture(job)
@@ -162,69 +195,74 @@ class Coordination:
         self._effects.append(JobEnded(job.spec.job, state, reason, kind, picture))
 
     def _drop(self, job: CoordinatedJob, reason: str) -> None:
-        for worker in self._workers.values():
-            for frame in [frame for frame in worker.frames.values() if frame.job == job.spec.job]:
-                del worker.frames[frame.number]
-                self._effects.append(CancelFrame(worker.peer, frame.number, reason))
+        for frame in list(job.frames.values()):
+            self._over(frame)
+            self._effects.append(CancelFrame(frame.peer, frame.number, reason))
         del self._jobs[job.spec.job]
+        self._alarms.clear(("deadline", job.spec.job))
+        self._alarms.clear(("patience", job.spec.job))
+        self._dispatch.ended(job)
         self._effects.append(JobChanged(job.spec.job))
 
     def _conclude(self, now_s: float) -> None:
-        for job in list(self._jobs.values()):
-            spec = job.spec
-            if job.closed and job.ledger.all_answered:
-                self._draw_last(job)
-            if job.closed and job.ledger.all_answered and not job.ledger.count(TaskState.PROVISIONAL):
-                self._end(job, "done", "", "")
-            elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
-                self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
-            elif not spec.online:
-                usable = any(self._why_not(job, worker) is None for worker in self._workers.values())
-                if usable or job.usable:  # until just now, however long ago the last event was
-                    job.last_usable_s = now_s
-                job.usable = usable
-                if not usable and now_s >= job.last_usable_s + spec.patience_s and not job.ledger.all_answered:
-                    reason = f"no suitable peer within {spec.patience_s:g} s: {self.blocked(job.spec.job)}"
-                    self._end(job, "failed", reason, "NoSuitablePeer")
+        changed, self._changed = self._changed, {}
+        for job_id in changed:
+            job = self._jobs.get(job_id)
+            if job is not None:
+                self._conclude_one(job, now_s)
+
+    def _conclude_one(self, job: CoordinatedJob, now_s: float) -> None:
+        spec, is_answered = job.spec, job.ledger.all_answered
+        if job.closed and is_answered:
+            self._draw_last(job)
+        gives_up_s = job.last_usable_s + spec.patience_s
+        if job.closed and is_answered and not job.ledger.count(TaskState.PROVISIONAL):
+            self._end(job, "done", "", "")
+        elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
+            self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
+        elif job.usable or is_answered or spec.online:
+            self._alarms.clear(("patience", spec.job))
+        elif now_s < gives_up_s:
+            self._alarms.set(("patience", spec.job), gives_up_s)
+        else:
+            reason = f"no suitable peer within {spec.patience_s:g} s: {self._force.blocked(job)}"
+            self._end(job, "failed", reason, "NoSuitablePeer")
+
+    def _workers_changed(self) -> None:
+        """Any job may have found or lost the only workers that it could be given to."""
+        self._changed |= dict.fromkeys(self._jobs)
+        self._dispatch.workers_changed()
+
+    def _refuse(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
+        self._force.refuse(job, peer, reason, now_s)
+        self._changed[job.spec.job] = None
+        self._dispatch.workers_changed()
 
     def breakers(self, now_s: float) -> dict[str, int]:
         """How many peers' breakers are in which state."""
-        return self._dispatch.breakers(now_s)
-
-    def _why_not(self, job: CoordinatedJob, worker: Worker) -> str | None:
-        return why_not(job, worker, self._caught)
+        return self._force.breakers(now_s)
 
     def blocked(self, job_id: JobId) -> str:
         """Which requirement ruled out how many peers, or "" if somebody can be used."""
         job = self._jobs.get(job_id)
-        if job is None:
-            return ""
-        reasons: dict[str, int] = {}
-        for worker in self._workers.values():
-            reason = self._why_not(job, worker)
-            if reason is None:
-                return ""
-            reasons[reason] = reasons.get(reason, 0) + 1
-        if not reasons:
-            return "no peer that lends a device is connected"
-        return "; ".join(f"{count} {'peer' if count == 1 else 'peers'}: {reason}" for reason, count in reasons.items())
+        return "" if job is None else self._force.blocked(job)
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _answered(self, event: FrameAnswered, now_s: float) -> None:
-        worker = self._workers.get(event.peer)
-        frame = worker.frames.pop(event.frame, None) if worker else None
-        job = self._jobs.get(frame.job) if frame else None
-        if worker is None or frame is None or job is None:
+        frame = self._frame(event.peer, event.frame)
+        if frame is None:
             self._effects.append(DropResults(event.peer, event.frame))
             return
-        peer, spec = event.peer, job.spec
-        job.warm.add(peer)
+        peer, job, worker = event.peer, self._jobs[frame.job], self._workers[event.peer]
+        spec = job.spec
         job.strikes.pop(peer, None)
         job.refusals.pop(peer, None)
         compute_s = min(event.compute_s, now_s - frame.sent_s)  # it cannot have taken longer than it was away
         if event.done and compute_s > 0:
-            self._dispatch.estimates.observe(peer, spec.model, len(event.done) * spec.items_per_task, compute_s)
+            self._dispatch.learn(job, frame, len(event.done), compute_s, now_s)
+        job.warm.add(peer)
+        self._over(frame, compute_s)
         kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
         if kept:
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
@@ -238,7 +276,13 @@ class Coordination:
         self._note_health(worker, event, now_s)
         if frame.is_shared:
             self._cancel_answered(job)
+        self._touch(spec.job)
         self._effects.append(JobChanged(spec.job))
+
+    def _frame(self, peer: PeerId, number: int) -> SentFrame | None:
+        """The frame of this number, if it is this worker's and still waited for."""
+        frame = self._force.frames.get(number)
+        return frame if frame is not None and frame.peer == peer else None
 
     def _note_health(self, worker: Worker, event: FrameAnswered, now_s: float) -> None:
         """A model that fails is the job's fault; anything else without a single result is the peer's."""
@@ -249,12 +293,11 @@ class Coordination:
 
     def _cancel_answered(self, job: CoordinatedJob) -> None:
         """Stops the losers of a race: frames of which every task has its result."""
-        for worker in self._workers.values():
-            for frame in [frame for frame in worker.frames.values() if frame.is_shared and frame.job == job.spec.job]:
-                if all(job.ledger.state(task) != TaskState.ASSIGNED for task in frame.tasks):
-                    del worker.frames[frame.number]
-                    job.let_go(frame)
-                    self._effects.append(CancelFrame(worker.peer, frame.number, "somebody else was faster"))
+        for frame in list(job.shared.values()):
+            if all(job.ledger.state(task) != TaskState.ASSIGNED for task in frame.tasks):
+                self._over(frame)
+                job.let_go(frame)
+                self._effects.append(CancelFrame(frame.peer, frame.number, "somebody else was faster"))
 
     def _take(self, job: CoordinatedJob, peer: PeerId, tasks: list[int], *, local: bool) -> None:
         """Results are here: they count at once, or when a sample has stood up to its check."""
@@ -282,7 +325,7 @@ class Coordination:
                 job.ledger.finalise(task)
             return
         job.settling += len(tasks)
-        unsettled = any(check.unsettled for check in job.checks.values())
+        unsettled = job.ledger.count(TaskState.PROVISIONAL) > job.settling
         is_last = job.ledger.all_answered and not unsettled
         self._effects.append(Settle(job.spec.job, peer, tuple(tasks), is_last))
 
@@ -317,28 +360,27 @@ class Coordination:
             self._effects.append(TaskFailedForGood(job.spec.job, task, f"{kind}: {reason}"))
 
     def _refused(self, event: FrameRefused, now_s: float) -> None:
-        peer = event.peer
-        worker = self._workers.get(peer)
-        frame = worker.frames.pop(event.frame, None) if worker else None
-        job = self._jobs.get(frame.job) if frame else None
-        if worker is None or frame is None or job is None:
+        peer, frame = event.peer, self._frame(event.peer, event.frame)
+        if frame is None:
             return
+        job = self._jobs[frame.job]
+        self._over(frame)
         job.ledger.give_back(job.let_go(frame))
         job.refusals[peer] = job.refusals.get(peer, 0) + 1
         if event.final or job.refusals[peer] >= REFUSALS_MAX:
-            job.refused[peer] = event.reason
+            self._refuse(job, peer, event.reason, now_s)
         else:
-            worker.rests_until_s = now_s + REFUSAL_REST_S
+            self._workers[peer].rests_until_s = now_s + REFUSAL_REST_S
+        self._touch(job.spec.job)
         self._effects.append(JobChanged(job.spec.job))
 
-    def _lose(self, peer: PeerId, reason: str) -> None:
-        worker = self._workers.pop(peer, None)
+    def _lose(self, peer: PeerId, reason: str, now_s: float) -> None:
+        worker = self._force.leave(peer, now_s)
         if worker is None:
             return
-        for frame in worker.frames.values():
-            job = self._jobs.get(frame.job)
-            if job is None:
-                continue
+        for frame in list(worker.frames.values()):
+            job = self._jobs[frame.job]
+            self._over(frame)
             for task in reversed(job.let_go(frame)):
                 job.ledger.lost(task, peer, reason, losses_max=LOSSES_MAX)
                 if job.ledger.state(task) == TaskState.FAILED:
@@ -346,25 +388,24 @@ class Coordination:
                 else:
                     job.retried += 1
             self._effects.append(JobChanged(job.spec.job))
+        self._dispatch.left(peer)
+        self._workers_changed()
 
-    def _expire(self, now_s: float) -> None:
-        for worker in self._workers.values():
-            for frame in [frame for frame in worker.frames.values() if now_s >= frame.expires_s]:
-                del worker.frames[frame.number]
-                self._effects.append(CancelFrame(worker.peer, frame.number, "it took too long"))
-                job = self._jobs.get(frame.job)
-                if job is None:
-                    continue
-                for task in job.let_go(frame):
-                    self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
-                worker.breaker.failed(now_s)
-                job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
-                if job.strikes[worker.peer] >= STRIKES_MAX:
-                    job.refused[worker.peer] = f"answered none of {STRIKES_MAX} frames in time"
+    def _expire(self, frame: SentFrame, now_s: float) -> None:
+        job, worker = self._jobs[frame.job], self._workers[frame.peer]
+        self._over(frame)
+        self._effects.append(CancelFrame(worker.peer, frame.number, "it took too long"))
+        for task in job.let_go(frame):
+            self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
+        worker.breaker.failed(now_s)
+        job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
+        if job.strikes[worker.peer] >= STRIKES_MAX:
+            self._refuse(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
+        self._touch(job.spec.job)
 
     # --- audits ----------------------------------------------------------------------------------------------------
 
-    def _audit_done(self, event: AuditDone) -> None:
+    def _audit_done(self, event: AuditDone, now_s: float) -> None:
         job = self._jobs.get(event.job)
         check = job.checks.get(event.peer) if job else None
         if job is None or check is None or event.task not in check.audits:
@@ -372,19 +413,18 @@ class Coordination:
         job.audited += event.agrees is not None
         if event.agrees is False:
             job.audits_failed += 1
-            self._catch(event.peer, event.detail)  # This audit goes with all the others of the peer.
+            self._catch(event.peer, event.detail, now_s)  # This audit goes with all the others of the peer.
         else:
             job.audits -= 1
             counts = check.passed(event.task)
             if counts:
                 self._settle(job, event.peer, counts)
+        self._touch(event.job)
         self._effects.append(JobChanged(event.job))
 
-    def _catch(self, peer: PeerId, detail: str) -> None:
+    def _catch(self, peer: PeerId, detail: str, now_s: float) -> None:
         reason = f"a result did not stand up to its check: {detail}"
-        self._caught[peer] = reason
-        if len(self._caught) > PEERS_REMEMBERED_MAX:
-            del self._caught[next(iter(self._caught))]
+        self._force.bar(peer, reason)
         for job in self._jobs.values():
             check = job.checks.pop(peer, None)
             void = tuple(check.unsettled) if check else ()
@@ -392,34 +432,15 @@ class Coordination:
                 job.ledger.void(task, peer, reason)
             if check is not None:
                 job.audits -= len(check.audits)
+            self._touch(job.spec.job)
             if void:
                 job.retried += len(void)
                 job.kept[peer] = job.kept.get(peer, 0) - len(void)
                 self._effects.append(VoidResults(job.spec.job, peer, void, reason))
-        self._lose(peer, reason)
+        self._lose(peer, reason, now_s)
         self._effects.append(DropWorker(peer, reason))
 
     # --- pictures --------------------------------------------------------------------------------------------------
-
-    def _deadlines(self, now_s: float) -> Iterable[float]:
-        for worker in self._workers.values():
-            if worker.rests_until_s > now_s:
-                yield worker.rests_until_s
-            if worker.breaker.opens_until_s > now_s:
-                yield worker.breaker.opens_until_s
-            for frame in worker.frames.values():
-                yield frame.expires_s
-                if not frame.is_shared and frame.late_s > now_s:
-                    yield frame.late_s
-        for job in self._jobs.values():
-            delayed = job.ledger.next_delayed_s
-            if delayed is not None:
-                yield delayed
-            if job.spec.deadline_s is not None:
-                yield job.accepted_s + job.spec.deadline_s
-            stuck = not job.spec.online and not job.ledger.all_answered
-            if stuck and not any(self._why_not(job, worker) is None for worker in self._workers.values()):
-                yield job.last_usable_s + job.spec.patience_s
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
@@ -431,15 +452,15 @@ class Coordination:
         return dict(self._caught)
 
     def why_not(self, job_id: JobId, peer: PeerId) -> str | None:
-        job, worker = self._jobs.get(job_id), self._workers.get(peer)
-        return None if job is None or worker is None else self._why_not(job, worker)
+        job = self._jobs.get(job_id)
+        return None if job is None or peer not in self._workers else self._force.why_not(job, peer)
 
     def picture(self, job_id: JobId) -> JobPicture | None:
         job = self._jobs.get(job_id)
         return None if job is None else self._picture(job)
 
     def _picture(self, job: CoordinatedJob) -> JobPicture:
-        return job.picture(self.blocked(job.spec.job))
+        return job.picture(self._force.blocked(job))
 
     def in_flight(self, peer: PeerId) -> int:
         worker = self._workers.get(peer)
@@ -450,6 +471,10 @@ class Coordination:
         return {job: picture for job, picture in pictures.items() if picture is not None}
 
     def check(self) -> None:
+        self._force.check()
+        self._dispatch.check()
+        self._alarms.check()
+        assert not self._changed, "a change of a job was not looked at"
         with_workers: dict[JobId, dict[int, int]] = {}
         for worker in self._workers.values():
             for frame in worker.frames.values():
@@ -457,7 +482,6 @@ class Coordination:
                 for task in frame.tasks:
                     held[task] = held.get(task, 0) + 1
         for job in self._jobs.values():
-            job.check()
             held = with_workers.get(job.spec.job, {})
             assigned = job.ledger.count(TaskState.ASSIGNED)
             waiting = sum(job.ledger.state(task) == TaskState.ASSIGNED for task in held)

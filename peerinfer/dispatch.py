@@ -1,153 +1,345 @@
 """Who gets which tasks next: frames for workers with room, and second copies of what is late.
 
-Jobs are served by the share of the workers' time that they have had, weighted by priority (stride scheduling; Waldspurger
-and Weihl 1995), so that an urgent job goes first and a low one still goes on. A frame that is late is given to an idle
-worker as well; the first result counts (Dean and Barroso, The Tail at Scale).
+Theory of operation. Two things lead to a frame. A worker has room again: it *pulls* the next frame of the job that
+comes first by fairness, unless the job's strategy holds it back. Or work has come while workers have room: each frame
+is *placed* with the best of them. Either way the strategy says who, and the worker's speed says how much. So an event
+costs what it changes: its worker, its job, and one look at the columns of the candidates.
+
+At the end of a job, when nothing waits any more, a regular look at its frames gives those that are expected last to
+workers that have nothing to do: frames that have not begun are taken back for it, others are computed twice, and the
+first result counts (Dean and Barroso, The Tail at Scale).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Sequence
+from enum import Enum
 
-from peerinfer.assignment import SendFrame
-from peerinfer.breaker import Breaker
+from peerinfer.alarms import Alarms
+from peerinfer.assignment import CancelFrame, SendFrame
 from peerinfer.estimates import Estimates
+from peerinfer.fairness import FairQueue
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, PEERS_REMEMBERED_MAX
-from peerinfer.splitting import frame_tasks
-from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, why_not
+from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
+from peerinfer.placement import Strategy, strategy_named
+from peerinfer.placement_pull import Backup, Hold, InFlight, OpenJob, Pull
+from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
 COLD_BYTES_PER_S = 200_000.0
 """The slowest model transfer that is waited for, added to the time of a worker's first frame of a job."""
 
 COLD_START_S = 90.0
-HEDGE_FACTOR = 3.0
-HEDGE_MIN_S = 1.0
-"""A frame that takes this many times what is expected, and this much longer, is late: an idle worker gets its tasks too."""
-
 TIMEOUT_FACTOR = 10.0
 """A frame may take this many times what is expected of its worker."""
 
+TAIL_CHECK_S = 0.25
+"""So often the last frames of a job are looked at while somebody has nothing to do."""
+
+PLACED_ELSEWHERE_MAX = 8
+"""Workers that are passed over for one job, since they failed at the tasks that wait."""
+
+
+_TAIL = ("tail", "")
+
+
+class _Given(Enum):
+    FRAME = 1
+    HELD = 2
+    """Somebody else is expected to be done sooner."""
+    NOTHING = 3
+    """No job has anything for it."""
+
 
 class Dispatch:
-    """Over a coordinator's jobs and workers, which it reads and marks; they are the coordinator's."""
+    """Over a coordinator's jobs and workers, which it reads and marks."""
 
-    def __init__(
-        self,
-        jobs: Mapping[JobId, CoordinatedJob],
-        workers: Mapping[PeerId, Worker],
-        caught: Container[PeerId],
-        *,
-        rng: random.Random,
-        first_frame: int,
-    ) -> None:
-        self._jobs = jobs
-        self._workers = workers
-        self._caught = caught
+    def __init__(self, force: Workforce, *, rng: random.Random, first_frame: int) -> None:
+        self._force = force
         self._rng = rng
         self._next_frame = first_frame
-        self._orders: list[SendFrame] = []
-        self._breakers: dict[PeerId, Breaker] = {}
+        self._orders: list[SendFrame | CancelFrame] = []
+        self._pulls: dict[str, Pull] = {}
+        self._fair = FairQueue()
+        self._alarms: Alarms[tuple[str, str]] = Alarms()
+        self._ready: dict[JobId, int] = {}
+        """Jobs with tasks that wait, and how many they were when it looked last."""
+        self._touched: dict[JobId, None] = {}
+        self._stirred: dict[PeerId, None] = {}
+        """Workers that may have more room than before."""
+        self._roomy: dict[PeerId, None] = {}
+        """Workers with room."""
+        self._idle: dict[PeerId, None] = {}
+        """Those of them that have nothing at all."""
+        self._asks_all = False
         self.estimates = Estimates()
 
-    def breaker(self, peer: PeerId) -> Breaker:
-        """The peer's breaker, which outlives its streams."""
-        if peer not in self._breakers:
-            while len(self._breakers) >= PEERS_REMEMBERED_MAX:
-                del self._breakers[next(iter(self._breakers))]
-            self._breakers[peer] = Breaker(self._rng)
-        return self._breakers[peer]
+    @property
+    def deadline_s(self) -> float:
+        return self._alarms.next_s
 
-    def breakers(self, now_s: float) -> dict[str, int]:
-        """How many peers' breakers are in which state."""
-        counts = {"closed": 0, "open": 0, "half-open": 0}
-        for breaker in self._breakers.values():
-            counts[breaker.state(now_s)] += 1
-        return counts
+    # --- what has changed --------------------------------------------------------------------------------------------
 
-    def fill(self, now_s: float) -> list[SendFrame]:
-        """Gives every worker with room the next frame, until nobody has room or nothing waits."""
+    def accepted(self, job: CoordinatedJob, now_s: float) -> None:
+        spec = job.spec
+        ends_s = None if spec.deadline_s is None else now_s + spec.deadline_s
+        self._fair.add(spec.job, spec.submitter, now_s, priority=spec.priority, deadline_s=ends_s)
+        for peer in self._force.workers:
+            self._teach(peer, job)
+        self.touch(spec.job)
+
+    def ended(self, job: CoordinatedJob) -> None:
+        """Its frames are over already."""
+        self._fair.remove(job.spec.job)
+        self._pull(job).job_ended(job.spec.job)
+        self._alarms.clear(("delayed", job.spec.job))
+        self._ready.pop(job.spec.job, None)
+        self._touched.pop(job.spec.job, None)
+
+    def joined(self, worker: Worker) -> None:
+        offer = worker.offer
+        self.estimates.describe(worker.peer, offer.device_class, offer.speed or None)
+        for job in self._force.jobs.values():
+            self._teach(worker.peer, job)
+        self.workers_changed()
+
+    def left(self, peer: PeerId) -> None:
+        for among in (self._stirred, self._roomy, self._idle):
+            among.pop(peer, None)
+        self._alarms.clear(("again", peer))
+        self.workers_changed()
+
+    def workers_changed(self) -> None:
+        """Whoever is held back, or was passed over for a task, is judged anew."""
+        self._asks_all = True
+        for pull in self._pulls.values():
+            pull.changed()
+
+    def touch(self, job: JobId) -> None:
+        """Its tasks may wait for workers."""
+        self._touched[job] = None
+
+    def stir(self, peer: PeerId) -> None:
+        """It may have room."""
+        self._stirred[peer] = None
+
+    def over(self, frame: SentFrame, took_s: float) -> None:
+        """A frame is answered, refused, lost or taken back; `took_s` of the worker's time went into it."""
+        self._force.end(frame)
+        self._force.table.add_load(frame.peer, -1, -frame.expected_s)
+        job = self._force.jobs.get(frame.job)
+        if job is not None:
+            self._fair.settle(job.spec.submitter, frame.expected_s, took_s)
+            self.touch(frame.job)
+        if frame.peer in self._force.workers:
+            self.stir(frame.peer)
+
+    def learn(self, job: CoordinatedJob, frame: SentFrame, tasks: int, compute_s: float, now_s: float) -> None:
+        """`tasks` of a frame were computed within `compute_s`."""
+        peer, spec, table = frame.peer, job.spec, self._force.table
+        self.estimates.observe(peer, spec.model, tasks * spec.items_per_task, compute_s)
+        self._teach(peer, job)
+        row = table.row_of(peer)
+        if frame.was_alone and peer in job.warm:
+            carried_s = now_s - frame.sent_s - compute_s - table.rtt_s.item(row)
+            rate = self._force.records.carried(peer, spec.bytes_per_task * len(frame.tasks), carried_s)
+            if rate is not None:
+                table.update(peer, bytes_per_s=rate)
+        if table.load_seconds(job.demand, row) > 0:
+            table.set_load(peer, spec.model, 0.0)
+
+    def _teach(self, peer: PeerId, job: CoordinatedJob) -> None:
+        estimate = self.estimates.estimate(peer, job.spec.model, job.demand.prior_s)
+        self._force.table.set_speed(peer, job.spec.model, estimate)
+
+    # --- giving ------------------------------------------------------------------------------------------------------
+
+    def fill(self, now_s: float) -> list[SendFrame | CancelFrame]:
+        """Gives workers with room what waits, and hastens what is late. What is ordered must happen in this order."""
         self._orders = []
-        for job in self._jobs.values():
-            job.ledger.wake(now_s)
-        late = self._late(now_s)
-        if late or any(job.ledger.waiting for job in self._jobs.values()):
-            for worker in self._workers.values():
-                while self._has_room(worker, now_s) and (
-                    self._give_one(worker, now_s) or self._back_up(worker, late, now_s)
-                ):
+        is_tail = False
+        for kind, key in self._alarms.ring(now_s):
+            if kind == "delayed":
+                self.touch(JobId(key))
+            elif kind == "again":
+                self.stir(PeerId(key))
+            else:
+                is_tail = True
+        came = self._note_waiting(now_s) or self._asks_all
+        self._asks_all = False
+        stirred, self._stirred = self._stirred, {}
+        for peer in stirred:
+            worker = self._force.workers.get(peer)
+            if worker is not None:
+                self._note_room(worker, now_s)
+                while worker.room and self._ready and self._give(worker, list(self._ready), now_s) is _Given.FRAME:
                     pass
+        if came:
+            self._place(now_s)
+        if is_tail:
+            self._hasten(now_s)
+        if not self._idle or not self._force.frames or len(self._ready) == len(self._force.jobs):
+            self._alarms.clear(_TAIL)
+        elif _TAIL not in self._alarms:
+            self._alarms.set(_TAIL, now_s + TAIL_CHECK_S)
         return self._orders
 
-    def _late(self, now_s: float) -> list[SentFrame]:
-        """Frames whose tasks somebody else may be given, the one that is late the longest first."""
-        found = [
-            frame
-            for worker in self._workers.values()
-            for frame in worker.frames.values()
-            if now_s >= frame.late_s and not frame.is_shared
-        ]
-        return sorted(found, key=lambda frame: frame.late_s)
-
-    def _has_room(self, worker: Worker, now_s: float) -> bool:
-        in_flight = len(worker.frames)
-        return in_flight < worker.window and now_s >= worker.rests_until_s and worker.breaker.allows(now_s, in_flight)
-
-    def _back_up(self, worker: Worker, late: list[SentFrame], now_s: float) -> bool:
-        """Gives an idle worker the tasks of a frame that is late elsewhere; the first result counts."""
-        if worker.frames:
-            return False
-        for frame in late:
-            job = self._jobs[frame.job]
-            if frame.is_shared or frame.peer == worker.peer or why_not(job, worker, self._caught) is not None:
+    def _note_waiting(self, now_s: float) -> bool:
+        """Which jobs have tasks that wait; True if there are more than before."""
+        came = False
+        for job_id in self._touched:
+            job = self._force.jobs.get(job_id)
+            if job is None:
                 continue
-            tasks = [task for task in frame.tasks if job.ledger.state(task) == TaskState.ASSIGNED]
-            frame.is_shared = True
-            if tasks:
-                job.copies |= {task: job.copies.get(task, 1) + 1 for task in tasks}
-                job.hedged += len(tasks)
-                self._send(job, worker, tasks, now_s).is_shared = True
-                return True
-        return False
+            job.ledger.wake(now_s)
+            delayed_s = job.ledger.next_delayed_s
+            if delayed_s is None:
+                self._alarms.clear(("delayed", job_id))
+            else:
+                self._alarms.set(("delayed", job_id), delayed_s)
+            waiting = job.ledger.waiting
+            came = came or waiting > self._ready.get(job_id, 0)
+            self._set_ready(job_id, waiting)
+        self._touched = {}
+        return came
 
-    def _give_one(self, worker: Worker, now_s: float) -> bool:
-        waiting = [
-            job for job in self._jobs.values() if job.ledger.waiting and why_not(job, worker, self._caught) is None
-        ]
-        for job in sorted(waiting, key=lambda job: job.served_s):
-            eligible = [other.peer for other in self._workers.values() if why_not(job, other, self._caught) is None]
-            spec = job.spec
-            seconds_per_item = self.estimates.seconds_per_item(worker.peer, spec.model, spec.seconds_per_item)
-            seconds_per_task = seconds_per_item * spec.items_per_task
-            count = frame_tasks(
-                open_tasks=job.ledger.waiting,
-                workers=len(eligible),
-                seconds_per_task=seconds_per_task,
-                bytes_per_task=spec.bytes_per_task,
-                rate_known=self.estimates.known(worker.peer, spec.model),
-            )
-            tasks = job.ledger.take(count, worker.peer, eligible)
-            if not tasks:
-                continue
-            self._send(job, worker, tasks, now_s)
-            return True
-        return False
+    def _set_ready(self, job: JobId, waiting: int) -> None:
+        if waiting:
+            self._ready[job] = waiting
+        else:
+            self._ready.pop(job, None)
+
+    def _note_room(self, worker: Worker, now_s: float) -> None:
+        held, peer, table = len(worker.frames), worker.peer, self._force.table
+        allowed = worker.breaker.allows(now_s, held)
+        rests_until_s = max(worker.rests_until_s, worker.breaker.opens_until_s)
+        room = 0
+        if now_s < worker.rests_until_s or not allowed:
+            if rests_until_s > now_s:
+                self._alarms.set(("again", peer), rests_until_s)
+        else:
+            room = max(worker.window - held, 0)
+            if room > 1 and worker.breaker.state(now_s) != "closed":
+                room = 1
+        table.rest(peer, now_s < rests_until_s and not (allowed and now_s >= worker.rests_until_s))
+        if room != worker.room:
+            worker.room = room
+            table.update(peer, room=room)
+        self._file(worker)
+
+    def _file(self, worker: Worker) -> None:
+        if worker.room:
+            self._roomy[worker.peer] = None
+        else:
+            self._roomy.pop(worker.peer, None)
+        if worker.room and not worker.frames:
+            self._idle[worker.peer] = None
+        else:
+            self._idle.pop(worker.peer, None)
+
+    def _place(self, now_s: float) -> None:
+        """Work has come: it goes to the best of those with room, one frame after the other, as long as both last."""
+        open_jobs = list(self._ready)
+        passed: dict[JobId, dict[PeerId, None]] = {}
+        while open_jobs and self._roomy:
+            first = open_jobs[0] if len(open_jobs) == 1 else self._fair.next(open_jobs, now_s)
+            if first is None:
+                return
+            job_id = JobId(first)
+            job = self._force.jobs[job_id]
+            unfit = passed.setdefault(job_id, dict.fromkeys(job.refused))
+            worker = self._best(job, unfit, now_s)
+            given = _Given.HELD if worker is None else self._give(worker, [job_id], now_s, unfit)
+            if given is _Given.NOTHING and worker is not None:
+                unfit[worker.peer] = None
+            is_over = given is _Given.HELD or len(unfit) > len(job.refused) + PLACED_ELSEWHERE_MAX
+            if is_over or job_id not in self._ready:
+                open_jobs.remove(job_id)
+
+    def _best(self, job: CoordinatedJob, unfit: dict[PeerId, None], now_s: float) -> Worker | None:
+        if len(self._roomy) == 1:
+            (peer,) = self._roomy
+            return self._force.workers[peer] if peer in job.usable and peer not in unfit else None
+        strategy = self._pull(job).strategy
+        chosen = strategy.choose(job.demand, self._force.table, now_s, self._rng, excluded=unfit)
+        return None if chosen is None else self._force.workers[chosen]
+
+    def _give(
+        self, worker: Worker, jobs: Sequence[JobId], now_s: float, unfit: dict[PeerId, None] | None = None
+    ) -> _Given:
+        """Sends the worker its next frame of one of these jobs, if it gets any now."""
+        given = _Given.NOTHING
+        for strategy, offers in self._offers(worker, jobs, now_s, unfit):
+            while offers:
+                found = self._pulls[strategy].next_frame(worker.peer, offers, now_s)
+                if found is None:
+                    break
+                if isinstance(found, Hold):
+                    until_s = min(found.until_s, self._alarms.at(("again", worker.peer)))
+                    self._alarms.set(("again", worker.peer), until_s)
+                    given = _Given.HELD
+                    break
+                job = self._force.jobs[found.job]
+                tasks = job.ledger.take(found.tasks, worker.peer, job.usable)
+                if tasks:
+                    self._set_ready(found.job, job.ledger.waiting)
+                    self._send(job, worker, tasks, now_s)
+                    return _Given.FRAME
+                offers = [offer for offer in offers if offer.job != found.job]  # it failed at all that waits
+        return given
+
+    def _offers(
+        self, worker: Worker, jobs: Sequence[JobId], now_s: float, unfit: dict[PeerId, None] | None
+    ) -> list[tuple[str, list[OpenJob]]]:
+        """The jobs that this worker could do, the most deserving first; those of one strategy together."""
+        force, peer = self._force, worker.peer
+        fitting = [job for job in jobs if peer in force.jobs[job].usable]
+        if len(fitting) > 1:
+            fitting = [JobId(job) for job in self._fair.ordered(fitting, now_s)]
+        grouped: dict[str, list[OpenJob]] = {}
+        for job_id in fitting:
+            job = force.jobs[job_id]
+            if not self.estimates.known(peer, job.spec.model):
+                self._teach(peer, job)  # what is believed of it follows what others were measured at
+            lag_s = self._fair.lag_s(job_id) if len(fitting) > 1 else 0.0
+            self._pull(job)
+            offer = OpenJob(job_id, job.demand, job.ledger.waiting, job.refused if unfit is None else unfit, lag_s)
+            grouped.setdefault(job.spec.strategy, []).append(offer)
+        return list(grouped.items())
+
+    def _pull(self, job: CoordinatedJob) -> Pull:
+        name = job.spec.strategy
+        if name not in self._pulls:
+            strategy: Strategy = strategy_named(name)
+            self._pulls[name] = Pull(strategy, self._force.table)
+        return self._pulls[name]
 
     def _send(self, job: CoordinatedJob, worker: Worker, tasks: list[int], now_s: float) -> SentFrame:
-        spec = job.spec
-        seconds_per_item = self.estimates.seconds_per_item(worker.peer, spec.model, spec.seconds_per_item)
-        expected_s = seconds_per_item * spec.items_per_task * len(tasks)
-        allowed_s = self._allowed_s(job, worker, expected_s, len(tasks))
-        cold_s = 0.0 if worker.peer in job.warm else COLD_START_S
-        late_s = now_s + cold_s + HEDGE_MIN_S + HEDGE_FACTOR * expected_s * (len(worker.frames) + 1)
-        frame = SentFrame(self._next_frame, spec.job, worker.peer, tuple(tasks), now_s, now_s + allowed_s, late_s)
+        spec, peer, table = job.spec, worker.peer, self._force.table
+        row = table.row_of(peer)
+        expected_s = table.seconds_per_task(job.demand, row) * len(tasks)
+        way_s = table.rtt_s.item(row) + spec.bytes_per_task * len(tasks) / table.bytes_per_s.item(row)
+        load_s = 0.0 if worker.frames else table.load_seconds(job.demand, row)
+        frame = SentFrame(
+            self._next_frame,
+            spec.job,
+            peer,
+            tuple(tasks),
+            now_s,
+            now_s + self._allowed_s(job, worker, expected_s, len(tasks)),
+            now_s + table.wait_s.item(row) + load_s + way_s + expected_s,
+            expected_s,
+            not worker.frames,
+        )
         self._next_frame += 1
-        worker.frames[frame.number] = frame
-        job.served_s += expected_s / spec.priority
+        self._force.begin(frame)
+        worker.room -= 1
+        table.add_load(peer, 1, expected_s, room=worker.room)
+        self._file(worker)
+        self._fair.charge(spec.job, expected_s, now_s)
         attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
-        self._orders.append(SendFrame(worker.peer, frame.number, spec.job, frame.tasks, attempts))
+        self._orders.append(SendFrame(peer, frame.number, spec.job, frame.tasks, attempts))
         return frame
 
     def _allowed_s(self, job: CoordinatedJob, worker: Worker, expected_s: float, tasks: int) -> float:
@@ -156,8 +348,67 @@ class Dispatch:
             allowed = spec.task_timeout_s * tasks
         else:
             allowed = min(max(ATTEMPT_TIMEOUT_MIN_S, TIMEOUT_FACTOR * expected_s), ATTEMPT_TIMEOUT_MAX_S)
-        queued = sum(1 for frame in worker.frames.values())
-        allowed *= queued + 1
+        allowed *= len(worker.frames) + 1
         if worker.peer not in job.warm:
             allowed += COLD_START_S + spec.model_bytes / COLD_BYTES_PER_S
         return allowed
+
+    # --- the end of a job --------------------------------------------------------------------------------------------
+
+    def _hasten(self, now_s: float) -> None:
+        for job in list(self._force.jobs.values()):
+            if not self._idle:
+                return
+            if job.frames and job.spec.job not in self._ready:
+                idle = [peer for peer in self._idle if peer in job.usable]
+                late = [self._in_flight(job, frame) for frame in job.frames.values()]
+                for backup in self._pull(job).backups(idle, late, now_s, job_tasks=job.ledger.tasks):
+                    self._back_up(job, backup, now_s)
+
+    def _in_flight(self, job: CoordinatedJob, frame: SentFrame) -> InFlight:
+        worker = self._force.workers[frame.peer]
+        ahead = 0
+        for number in worker.frames:
+            if number == frame.number or ahead >= worker.slots:
+                break
+            ahead += 1
+        return InFlight(
+            frame.number,
+            frame.peer,
+            job.spec.job,
+            job.demand,
+            len(frame.tasks),
+            frame.due_s,
+            frame.expected_s,
+            is_started=ahead < worker.slots,
+            copies=2 if frame.is_shared else 1,
+            holders=job.ledger.failed_by(frame.tasks),
+        )
+
+    def _back_up(self, job: CoordinatedJob, backup: Backup, now_s: float) -> None:
+        worker, frame = self._force.workers[backup.peer], self._force.frames[backup.frame]
+        tasks = [task for task in frame.tasks if job.ledger.state(task) == TaskState.ASSIGNED][-backup.tasks :]
+        if not tasks:
+            return
+        if backup.revoke:
+            self._orders.append(CancelFrame(frame.peer, frame.number, "somebody else has nothing to do"))
+            alone = job.let_go(frame)
+            self.over(frame, 0.0)
+            self._note_room(self._force.workers[frame.peer], now_s)
+            self._send(job, worker, alone, now_s)
+            return
+        for task in tasks:
+            job.copies[task] = job.copies.get(task, 1) + 1
+        job.hedged += len(tasks)
+        self._force.share(frame)
+        self._force.share(self._send(job, worker, tasks, now_s))
+
+    def check(self) -> None:
+        self._alarms.check()
+        self._fair.check()
+        ready = {job.spec.job: job.ledger.waiting for job in self._force.jobs.values() if job.ledger.waiting}
+        assert self._ready == ready, f"tasks wait in {ready}, {self._ready} is known"
+        for worker in self._force.workers.values():
+            assert (worker.peer in self._roomy) == (worker.room > 0), f"{worker.peer} has room for {worker.room} frames"
+            assert (worker.peer in self._idle) == (worker.room > 0 and not worker.frames)
+            assert worker.room <= max(worker.window - len(worker.frames), 0)

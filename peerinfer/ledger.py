@@ -91,6 +91,12 @@ class Ledger:
         faults = self._faults.get(task)
         return 0 if faults is None else faults.failures + faults.losses
 
+    def failed_by(self, tasks: Iterable[int]) -> tuple[PeerId, ...]:
+        """Peers that could not compute some of these tasks, or vanished with them."""
+        if not self._faults:
+            return ()
+        return tuple(peer for task in tasks if task in self._faults for peer in self._faults[task].peers)
+
     # --- moving ----------------------------------------------------------------------------------------------------
 
     def add(self, count: int) -> range:
@@ -116,7 +122,7 @@ class Ledger:
             task = self._open.popleft()
             faults = self._faults.get(task)
             if faults is not None:
-                if peer in faults.peers and any(other not in faults.peers for other in eligible):
+                if peer in faults.peers and len(eligible) > sum(other in eligible for other in faults.peers):
                     passed.append(task)
                     continue
                 if faults.crashed:

@@ -95,7 +95,7 @@ class Strategy:
         excluded: Collection[PeerId] = (),
         is_critical: bool = False,
     ) -> PeerId | None:
-        """The best candidate that fulfils every requirement and is not `excluded`; None if there is none.
+        """The best candidate with room that fulfils every requirement and is not `excluded`; None if there is none.
 
         `is_critical`: the job waits for this very task, so nothing is tried out with it.
         """
@@ -162,7 +162,8 @@ class _Ranking:
         elif len(changes) > self._seen:
             demand, strategy = self._demand, self._strategy
             for row in changes[self._seen :]:
-                score = strategy.score(table, demand, row) if table.suits(demand, row) else math.inf
+                fits = table.room.item(row) > 0 and table.suits(demand, row)
+                score = strategy.score(table, demand, row) if fits else math.inf
                 self.all[row] = score
                 if self.known is not self.all:
                     self.known[row] = score if table.model(demand.model).is_known[row] else math.inf
@@ -171,7 +172,7 @@ class _Ranking:
 
     def _start_afresh(self) -> None:
         scores = self._strategy.scores(self.table, self._demand)
-        scores[~self.table.suited(self._demand)] = math.inf
+        scores[~(self.table.suited(self._demand) & (self.table.room > 0))] = math.inf
         self.all = self.known = scores
         if self._strategy.weighs_speed:
             self.known = np.where(self.table.model(self._demand.model).is_known, scores, math.inf)
@@ -274,7 +275,8 @@ class Adaptive(Strategy):
             + load
             + demand.units * seconds
         )
-        copies, p_ok, leave_rate = table.copies.item(row), table.p_ok.item(row), table.leave_rate.item(row)
+        copies = table.copies.item(row) * table.detour.item(row)
+        p_ok, leave_rate = table.p_ok.item(row), table.leave_rate.item(row)
         weighed: float = _weighed(cost, copies, p_ok, leave_rate, _grows)
         return weighed
 
@@ -283,7 +285,7 @@ class Adaptive(Strategy):
         seconds = np.where(np.isnan(columns.optimistic_s), table.optimism(demand)[1], columns.optimistic_s)
         load = np.where(np.isnan(columns.load_s), demand.model_bytes / table.bytes_per_s, columns.load_s)
         cost = table.wait_s + table.rtt_s + demand.transfer_bytes / table.bytes_per_s + load + demand.units * seconds
-        weighed: Floats = _weighed(cost, table.copies, table.p_ok, table.leave_rate, _grow)
+        weighed: Floats = _weighed(cost, table.copies * table.detour, table.p_ok, table.leave_rate, _grow)
         return weighed
 
     @staticmethod
@@ -304,7 +306,7 @@ class Adaptive(Strategy):
             is_known=bool(table.model(demand.model).is_known[row]),
             chance=p_ok / _grows(whole_s * leave_rate),
             copies=copies,
-            total_s=_weighed(whole_s, copies, p_ok, leave_rate, _grows),
+            total_s=_weighed(whole_s, copies * table.detour.item(row), p_ok, leave_rate, _grows),
         )
 
 

@@ -71,6 +71,20 @@ def fill(seconds: Floats, ready_s: Floats, tasks: int) -> tuple[NDArray[np.int64
     return counts, float((ready_s[used] + counts[used] * seconds[used]).max())
 
 
+def fill_few(seconds: Floats, ready_s: Floats, tasks: int) -> tuple[NDArray[np.int64], float]:
+    """The same for very few tasks: one after the other to whom is done with it first."""
+    if not len(seconds):
+        raise ValueError("there is nobody to share the tasks among")
+    counts = np.zeros(len(seconds), dtype=np.int64)
+    finish, level_s = ready_s + seconds, 0.0
+    for _ in range(tasks):
+        row = int(finish.argmin())
+        level_s = max(level_s, finish.item(row))
+        counts[row] += 1
+        finish[row] += seconds.item(row)
+    return counts, level_s
+
+
 def frame_size(
     *,
     open_tasks: int,

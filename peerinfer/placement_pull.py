@@ -17,8 +17,8 @@ import numpy as np
 
 from peerinfer.ids import JobId, PeerId
 from peerinfer.placement import Strategy
-from peerinfer.placement_fill import fill, frame_size
-from peerinfer.placement_table import CandidateTable, Demand
+from peerinfer.placement_fill import fill, fill_few, frame_size
+from peerinfer.placement_table import CandidateTable, Demand, Floats
 
 HOLD_MAX_S = 2.0
 """A wrong belief about the others costs a worker at most this much idleness for each frame."""
@@ -29,8 +29,17 @@ LOAD_SHARE_MAX = 0.2
 FIRST_FRAME_TASKS = 4
 """A peer of unknown speed gets at most this many tasks at first."""
 
+FRAME_GROWTH = 8.0
+"""And so many times more with every frame that it has answered, until its speed counts as known."""
+
+GREEDY_TASKS_MAX = 8
+"""So few tasks are shared out one by one, which is cheaper then."""
+
 BACKUP_GAIN = 1.2
 """A second copy must be expected this many times sooner than the first."""
+
+BACKUP_GAIN_MIN_S = 0.05
+"""And so much sooner: nobody notices less, and small tasks are late by that much all the time."""
 
 COPIES_MAX = 2
 BACKUP_SHARE = 0.05
@@ -39,6 +48,7 @@ BACKUP_SHARE = 0.05
 BACKUPS_MIN = 16
 """So many copies are always allowed: small jobs have an end too."""
 
+HELD = "others are expected to be done sooner"
 HOLDS_MAX = 65_536
 _LEVEL_KEPT_S = 0.05
 _SPEED_KEPT_S = 0.5
@@ -121,6 +131,21 @@ class _Level:
     at_s: float
     counts: dict[int, int]
     """Tasks of those that are left, for each row that should get some."""
+    left: int
+    """Their sum."""
+    excluded: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Helper:
+    peer: PeerId
+    ready_s: float
+    seconds: float
+    """For one task."""
+
+    @property
+    def done_s(self) -> float:
+        return self.ready_s + self.seconds
 
 
 class Pull:
@@ -146,14 +171,16 @@ class Pull:
         for job in self._in_order(fitting, row):
             self._demands[job.job] = job.demand
             until_s = self._held.get((peer, job.job))
-            if until_s is not None and now_s < until_s:
-                hold = _sooner(hold, Hold(until_s, "others are expected to be done sooner"))
-                continue
             tasks = self._portion(job, row, now_s)
-            if tasks == 0 and until_s is None:
-                hold = _sooner(hold, self._hold(peer, job.job, now_s))
+            if tasks == 0 and (until_s is None or now_s < until_s):
+                hold = _sooner(hold, self._hold(peer, job.job, now_s) if until_s is None else Hold(until_s, HELD))
                 continue
             self._held.pop((peer, job.job), None)
+            level = self._levels.get(job.job)
+            if level is not None:  # what was given is not to be given again by the same reckoning
+                given = max(tasks, 1)
+                level.left -= given
+                level.counts[row] = max(level.counts.get(row, 0) - given, 0)
             return Portion(job.job, max(tasks, 1))
         return hold
 
@@ -227,13 +254,15 @@ class Pull:
         is_known = bool(table.model(demand.model).is_known[row])
         tasks = frame_size(
             open_tasks=job.open_tasks,
-            share=min(1.0, (1.0 / seconds) / speed.rate) if speed.rate else 1.0,
+            share=min(1.0, (table.slots.item(row) / seconds) / speed.rate) if speed.rate else 1.0,
             seconds_per_task=seconds,
             bytes_per_task=demand.transfer_bytes,
             rtt_s=table.rtt_s.item(row),
         )
         if not is_known:
-            tasks = min(tasks, FIRST_FRAME_TASKS)
+            tasks = min(tasks, int(FIRST_FRAME_TASKS * FRAME_GROWTH ** table.model(demand.model).samples.item(row)))
+        if speed.workers <= 1:
+            return tasks
         done_s = self._ready_s(demand, row) + seconds
         if speed.rate and done_s <= (job.open_tasks + speed.busy_tasks) / speed.rate:
             return tasks
@@ -244,9 +273,10 @@ class Pull:
         transfer = demand.transfer_bytes / table.bytes_per_s.item(row)
         return table.wait_s.item(row) + table.rtt_s.item(row) + transfer + table.load_seconds(demand, row)
 
-    def _seconds(self, demand: Demand) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _seconds(self, demand: Demand) -> Floats:
+        """Between two tasks of each row, all its devices together."""
         seconds = self._table.model(demand.model).seconds
-        return demand.units * np.where(np.isnan(seconds), demand.prior_s, seconds)
+        return demand.units * np.where(np.isnan(seconds), demand.prior_s, seconds) / self._table.slots
 
     def _speed(self, job: OpenJob, now_s: float) -> _Speed:
         speed = self._speeds.get(job.job)
@@ -263,7 +293,8 @@ class Pull:
     def _level(self, job: OpenJob, now_s: float) -> _Level:
         """Who should get how much of what is left, if nobody were to wait for anybody."""
         level = self._levels.get(job.job)
-        if level is None or now_s - level.at_s > _LEVEL_KEPT_S:
+        is_old = level is None or now_s - level.at_s > _LEVEL_KEPT_S
+        if level is None or is_old or level.left < job.open_tasks or level.excluded != len(job.excluded):
             table, demand = self._table, job.demand
             suited = table.suited(demand)
             suited[table.rows_of(job.excluded)] = False
@@ -271,16 +302,17 @@ class Pull:
             load = table.model(demand.model).load_s
             load = np.where(np.isnan(load), demand.model_bytes / table.bytes_per_s, load)
             ready = table.wait_s + table.rtt_s + demand.transfer_bytes / table.bytes_per_s + load
-            counts, _ = fill(self._seconds(demand)[rows], ready[rows], job.open_tasks)
+            shared_out = fill_few if job.open_tasks <= GREEDY_TASKS_MAX else fill
+            counts, _ = shared_out(self._seconds(demand)[rows], ready[rows], job.open_tasks)
             shares = {int(row): int(count) for row, count in zip(rows, counts, strict=True) if count}
-            level = self._levels[job.job] = _Level(now_s, shares)
+            level = self._levels[job.job] = _Level(now_s, shares, job.open_tasks, len(job.excluded))
         return level
 
     def _hold(self, peer: PeerId, job: JobId, now_s: float) -> Hold:
         if len(self._held) >= HOLDS_MAX:
             del self._held[next(iter(self._held))]
         self._held[peer, job] = now_s + HOLD_MAX_S
-        return Hold(now_s + HOLD_MAX_S, "others are expected to be done sooner")
+        return Hold(now_s + HOLD_MAX_S, HELD)
 
     # --- the end of a job ------------------------------------------------------------------------------------------
 
@@ -292,46 +324,47 @@ class Pull:
     def backups(
         self, idle: Sequence[PeerId], in_flight: Sequence[InFlight], now_s: float, *, job_tasks: int = 0
     ) -> list[Backup]:
-        """Matches idle workers with the frames that are expected last. For jobs without open tasks only.
+        """Matches idle workers with the frames of one job that are expected last. For jobs without open tasks only.
 
         `job_tasks`: tasks of the job in all, which bounds how many are computed twice.
         """
-        if not self.strategy.weighs_speed:
+        if not self.strategy.weighs_speed or not in_flight:
             return []
         late = [frame for frame in in_flight if frame.copies < COPIES_MAX]
         late.sort(key=lambda frame: -remaining_s(frame, now_s))
-        free = [peer for peer in idle if peer in self._table]
+        free = self._by_finish(idle, in_flight[0].demand)
         found: list[Backup] = []
         for frame in late:
-            if not free:
-                break
-            backup = self._best_backup(frame, free, now_s, job_tasks)
-            if backup is not None:
+            if not free or remaining_s(frame, now_s) <= BACKUP_GAIN * free[0].done_s:
+                break  # nor is any later one late enough, not even for the fastest
+            helper = next((each for each in free if each.peer != frame.peer and each.peer not in frame.holders), None)
+            backup = None if helper is None else self._backed_up(frame, helper, now_s, job_tasks)
+            if helper is not None and backup is not None:
                 found.append(backup)
-                free.remove(backup.peer)
+                free.remove(helper)
                 if not backup.revoke:
                     self._backups[frame.job] = self._backups.get(frame.job, 0) + backup.tasks
         return found
 
-    def _best_backup(self, frame: InFlight, free: list[PeerId], now_s: float, job_tasks: int) -> Backup | None:
-        table, demand = self._table, frame.demand
-        best: tuple[float, PeerId, float, float] | None = None
-        for peer in free:
-            row = table.row_of(peer)
-            if peer == frame.peer or peer in frame.holders or not table.suits(demand, row):
-                continue
-            ready, seconds = self._ready_s(demand, row), table.seconds_per_task(demand, row)
-            if best is None or ready + seconds < best[0]:
-                best = (ready + seconds, peer, ready, seconds)
+    def _by_finish(self, idle: Sequence[PeerId], demand: Demand) -> list[_Helper]:
+        """Idle workers that could do a task of the job, who would be done first before others."""
+        table = self._table
+        free = []
+        for peer in idle:
+            if peer in table and table.suits(demand, table.row_of(peer)):
+                row = table.row_of(peer)
+                free.append(_Helper(peer, self._ready_s(demand, row), table.seconds_per_task(demand, row)))
+        return sorted(free, key=lambda helper: helper.done_s)
+
+    def _backed_up(self, frame: InFlight, helper: _Helper, now_s: float, job_tasks: int) -> Backup | None:
         left_s = remaining_s(frame, now_s)
-        if best is None or left_s <= BACKUP_GAIN * best[0]:
+        if left_s <= max(BACKUP_GAIN * helper.done_s, helper.done_s + BACKUP_GAIN_MIN_S):
             return None
-        _, peer, ready, seconds = best
-        tasks = min(frame.tasks, max(1, int((left_s / BACKUP_GAIN - ready) / seconds)))
+        tasks = min(frame.tasks, max(1, int((left_s / BACKUP_GAIN - helper.ready_s) / helper.seconds)))
         if not frame.is_started and tasks == frame.tasks:
-            return Backup(frame.frame, peer, tasks, revoke=True)
+            return Backup(frame.frame, helper.peer, tasks, revoke=True)
         allowed = max(BACKUPS_MIN, int(BACKUP_SHARE * job_tasks)) - self._backups.get(frame.job, 0)
-        return Backup(frame.frame, peer, min(tasks, allowed), revoke=False) if allowed > 0 else None
+        return Backup(frame.frame, helper.peer, min(tasks, allowed), revoke=False) if allowed > 0 else None
 
 
 def remaining_s(frame: InFlight, now_s: float) -> float:

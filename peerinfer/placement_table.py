@@ -31,6 +31,9 @@ CHANGES_MAX = 4096
 
 KINDS_MAX = 32
 _ROWS_FIRST = 64
+RELAY_COST = 2.0
+"""A peer behind a relay is taken only where it is this much better than one that is reached directly."""
+
 P_OK_MIN = 0.05
 """Nobody's prospects are rated lower, so that nobody starves before something is proven."""
 
@@ -54,6 +57,8 @@ class Candidate:
     """Chance that a result of it comes and is right."""
     copies: float = 1.0
     """Executions that one result of it costs: 2 for a newcomer whose work is doubled."""
+    is_relayed: bool = False
+    """Its link leads through somebody else, whose bandwidth is lent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,17 +86,21 @@ class _ModelColumns:
         """Per item, as expected; NaN where nothing is known."""
         self.optimistic_s = np.full(rows, math.nan)
         self.is_known = np.zeros(rows, dtype=np.bool_)
+        self.samples = np.zeros(rows)
+        """Frames that its speed was learned from."""
         self.load_s = np.full(rows, math.nan)
         """Until the model is ready; 0 where it is warm, NaN where it must be fetched first."""
 
     def clear(self, row: int) -> None:
         self.seconds[row] = self.optimistic_s[row] = self.load_s[row] = math.nan
         self.is_known[row] = False
+        self.samples[row] = 0.0
 
     def grow(self, rows: int) -> None:
         self.seconds = _grown(self.seconds, rows, math.nan)
         self.optimistic_s = _grown(self.optimistic_s, rows, math.nan)
         self.load_s = _grown(self.load_s, rows, math.nan)
+        self.samples = _grown(self.samples, rows, 0.0)
         known = np.zeros(rows, dtype=np.bool_)
         known[: len(self.is_known)] = self.is_known
         self.is_known = known
@@ -107,7 +116,7 @@ class CandidateTable:
         self.outstanding = np.zeros(rows)
         """Frames sent and not answered."""
         self.room = np.zeros(rows)
-        """Frames it would take now."""
+        """Frames it would take now. Who has none is not chosen, and may still be waited for."""
         self.turn = np.zeros(rows)
         """When it was last given something, as a running number."""
         self.slots = np.ones(rows)
@@ -117,6 +126,8 @@ class CandidateTable:
         self.leave_rate = np.zeros(rows)
         self.p_ok = np.ones(rows)
         self.copies = np.ones(rows)
+        self.detour = np.ones(rows)
+        """`RELAY_COST` for peers behind a relay."""
         self.kinds = np.zeros(rows, dtype=np.int64)
         self.local = np.zeros(rows, dtype=np.bool_)
         self.usable = np.zeros(rows, dtype=np.bool_)
@@ -128,6 +139,8 @@ class CandidateTable:
         self._rows: dict[PeerId, int] = {}
         self._peers: list[PeerId | None] = [None] * rows
         self._barred: dict[int, str] = {}
+        self._paused: dict[int, str] = {}
+        self._resting: set[int] = set()
         self._free = list(range(rows - 1, -1, -1))
         self._kind_bits: dict[str, int] = {}
         self._models: dict[Cid, _ModelColumns] = {}
@@ -169,7 +182,8 @@ class CandidateTable:
             row = self._free.pop()
             self._rows[candidate.peer] = row
             self._peers[row] = candidate.peer
-            self.wait_s[row] = self.outstanding[row] = self.room[row] = 0.0
+            self.wait_s[row] = self.outstanding[row] = 0.0
+            self.room[row] = max(candidate.slots, 1)
             self.turn[row] = self.turns
             self.usable[row] = True
             for columns in self._models.values():
@@ -185,6 +199,7 @@ class CandidateTable:
             leave_rate=candidate.leave_rate,
             p_ok=candidate.p_ok,
             copies=candidate.copies,
+            is_relayed=candidate.is_relayed,
         )
         return True
 
@@ -194,6 +209,8 @@ class CandidateTable:
             return
         self._peers[row] = None
         self._barred.pop(row, None)
+        self._paused.pop(row, None)
+        self._resting.discard(row)
         self.usable[row] = False
         self._free.append(row)
         self.touch(row)
@@ -207,6 +224,8 @@ class CandidateTable:
         leave_rate: float | None = None,
         p_ok: float | None = None,
         copies: float | None = None,
+        is_relayed: bool | None = None,
+        slots: int | None = None,
         room: int | None = None,
     ) -> None:
         """Sets what is given; a number that makes no sense is bounded rather than believed."""
@@ -221,34 +240,59 @@ class CandidateTable:
             self.p_ok[row] = _within(p_ok, P_OK_MIN, 1.0)
         if copies is not None:
             self.copies[row] = _within(copies, 1.0, 16.0)
+        if is_relayed is not None:
+            self.detour[row] = RELAY_COST if is_relayed else 1.0
+        if slots is not None:
+            self.slots[row] = max(slots, 1)
         if room is not None:
             self.room[row] = max(room, 0)
         self.touch(row)
 
-    def add_load(self, peer: PeerId, frames: int, seconds: float) -> None:
-        """Work was sent (positive) or answered (negative); `seconds` of the peer's time as estimated when it was sent."""
+    def add_load(self, peer: PeerId, frames: int, seconds: float, *, room: int | None = None) -> None:
+        """Work was sent (positive) or answered (negative); `seconds` of one device, as estimated when it was sent."""
         row = self._rows.get(peer)
         if row is None:
             return
         self.outstanding[row] = outstanding = max(self.outstanding.item(row) + frames, 0.0)
-        self.wait_s[row] = max(self.wait_s.item(row) + seconds, 0.0) if outstanding else 0.0
+        waits_s = self.wait_s.item(row) + seconds / self.slots.item(row)
+        self.wait_s[row] = max(waits_s, 0.0) if outstanding else 0.0
+        if room is not None:
+            self.room[row] = max(room, 0)
         if frames > 0:
             self.turns += 1
             self.turn[row] = self.turns
         self.touch(row)
 
     def bar(self, peer: PeerId, reason: str) -> None:
-        """Nothing is given to this peer until `unbar`: it takes none now, rests after failures, or lied."""
+        """Nothing is given to this peer: it lied."""
         row = self._rows[peer]
         self._barred[row] = reason
-        self.usable[row] = False
-        self.touch(row)
+        self._judge(row)
 
     def unbar(self, peer: PeerId) -> None:
         row = self._rows[peer]
         if self._barred.pop(row, None) is not None:
-            self.usable[row] = True
-            self.touch(row)
+            self._judge(row)
+
+    def pause(self, peer: PeerId, reason: str) -> None:
+        """It takes no work now, and says why; "" when it does again."""
+        row = self._rows[peer]
+        if reason:
+            self._paused[row] = reason
+        else:
+            self._paused.pop(row, None)
+        self._judge(row)
+
+    def rest(self, peer: PeerId, is_resting: bool) -> None:
+        """Left alone for a moment, after failures; nothing speaks against it."""
+        row = self._rows[peer]
+        if is_resting != (row in self._resting):
+            (self._resting.add if is_resting else self._resting.discard)(row)
+            self._judge(row)
+
+    def _judge(self, row: int) -> None:
+        self.usable[row] = not (row in self._barred or row in self._paused or row in self._resting)
+        self.touch(row)
 
     def touch(self, row: int) -> None:
         if len(self.changes) >= CHANGES_MAX:
@@ -262,6 +306,7 @@ class CandidateTable:
         columns.seconds[row] = estimate.seconds
         columns.optimistic_s[row] = estimate.optimistic_s
         columns.is_known[row] = estimate.is_known
+        columns.samples[row] = estimate.samples
         self.touch(row)
 
     def set_load(self, peer: PeerId, model: Cid, load_s: float | None) -> None:
@@ -320,12 +365,12 @@ class CandidateTable:
         if row in self._barred:
             return self._barred[row]
         if demand.local_only and not self.local[row]:
-            return "is another node, and only this node's own devices were asked for"
+            return "only this node's own devices were asked for"
         if demand.kind is not None and not self.kinds.item(row) & self._kind_bits.get(demand.kind, 0):
             return f"has no {demand.kind.upper()} to lend"
         if self.memory_bytes.item(row) < demand.memory_bytes_min:
             return "has too little device memory"
-        return None
+        return self._paused.get(row)
 
     def exclusions(self, demand: Demand) -> dict[str, list[PeerId]]:
         """Who is ruled out, by reason, the most frequent reason first."""
@@ -339,7 +384,8 @@ class CandidateTable:
     def check(self) -> None:
         for peer, row in self._rows.items():
             assert self._peers[row] == peer, f"row {row} of {peer} holds {self._peers[row]}"
-            assert bool(self.usable[row]) == (row not in self._barred), f"{peer} is barred and usable at once"
+            free = row not in self._barred and row not in self._paused and row not in self._resting
+            assert bool(self.usable[row]) == free, f"{peer} is barred and usable at once"
         rows = {*self._rows.values(), *self._free}
         assert len(rows) == len(self._rows) + len(self._free) == self.capacity, "a row is lost, or in two places"
         assert not self.usable[self._free].any(), "a free row could be chosen"
@@ -366,7 +412,7 @@ class CandidateTable:
             return False
         for name in ("wait_s", "outstanding", "room", "turn", "memory_bytes", "rtt_s", "leave_rate"):
             setattr(self, name, _grown(getattr(self, name), new, 0.0))
-        for name in ("slots", "bytes_per_s", "p_ok", "copies"):
+        for name in ("slots", "bytes_per_s", "p_ok", "copies", "detour"):
             setattr(self, name, _grown(getattr(self, name), new, 1.0))
         self.kinds = np.concatenate([self.kinds, np.zeros(new - old, dtype=np.int64)])
         self.local = np.concatenate([self.local, np.zeros(new - old, dtype=np.bool_)])

@@ -1,16 +1,28 @@
-"""What a coordinator keeps in mind of its jobs and workers, and which requirement rules a worker out for a job."""
+"""What a coordinator keeps in mind of its jobs and workers, and which requirement rules a worker out for a job.
+
+Everything that would have to be searched for at every event is kept beside it and follows each change: who could be
+used for a job, which frames a job and a worker have, and the table of candidates that placement reads.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Container
+import random
 from dataclasses import dataclass, field
 
 from peerinfer.assignment import JobPicture, JobSpec, WorkerOffer
 from peerinfer.breaker import Breaker
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
+from peerinfer.limits import FRAMES_IN_FLIGHT_PER_DEVICE, PEERS_REMEMBERED_MAX
+from peerinfer.placement_table import Candidate, CandidateTable, Demand
 from peerinfer.spotcheck import SpotCheck
+from peerinfer.track_record import TrackRecords
+
+RTT_PRIOR_S = 0.05
+"""Of a peer whose round trip was not measured yet."""
+
+CACHED_LOAD_S = 1.0
+"""A model that lies on the worker's disk is ready about so soon."""
 
 
 @dataclass(slots=True)
@@ -21,10 +33,14 @@ class SentFrame:
     tasks: tuple[int, ...]
     sent_s: float
     expires_s: float
-    late_s: float
-    """When somebody else may be given the same tasks."""
+    due_s: float
+    """When its answer is expected."""
+    expected_s: float
+    """What its computation is expected to take."""
+    was_alone: bool
+    """Its worker had no other frame when it was sent."""
     is_shared: bool = False
-    """Somebody else was, or this is the second copy."""
+    """Somebody else was given the same tasks, or this is the second copy."""
 
 
 @dataclass(slots=True)
@@ -33,26 +49,36 @@ class Worker:
     offer: WorkerOffer
     breaker: Breaker
     window: int = 0
+    room: int = 0
+    """Frames it would be given now."""
     reason: str = "has not said yet how much it takes"
     rests_until_s: float = 0.0
     """After a refusal, so that the same frame is not offered in a circle."""
     frames: dict[int, SentFrame] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        """Frames that it computes at once."""
+        return max(-(-self.window // FRAMES_IN_FLIGHT_PER_DEVICE), 1)
 
 
 @dataclass(slots=True)
 class CoordinatedJob:
     spec: JobSpec
     ledger: Ledger
+    demand: Demand
     accepted_s: float
     last_usable_s: float
-    usable: bool = False
-    """Whether there was a worker for it after the last event."""
+    usable: dict[PeerId, None] = field(default_factory=dict)
+    """Workers that it could be given to."""
+    frames: dict[int, SentFrame] = field(default_factory=dict)
+    shared: dict[int, SentFrame] = field(default_factory=dict)
+    """Those of its frames that somebody else has as well."""
     refused: dict[PeerId, str] = field(default_factory=dict)
     refusals: dict[PeerId, int] = field(default_factory=dict)
     """In a row, and not for good."""
     strikes: dict[PeerId, int] = field(default_factory=dict)
     warm: set[PeerId] = field(default_factory=set)
-    served_s: float = 0.0
     checks: dict[PeerId, SpotCheck] = field(default_factory=dict)
     audits: int = 0
     """Out at this moment."""
@@ -72,7 +98,7 @@ class CoordinatedJob:
         """The tasks of a frame that is over which no other worker has, and which wait for a result."""
         alone = []
         for task in frame.tasks:
-            others = self.copies.get(task, 1) - 1
+            others = self.copies.get(task, 1) - 1 if self.copies else 0
             if others > 1:
                 self.copies[task] = others
             elif others == 1:
@@ -113,22 +139,175 @@ class CoordinatedJob:
         )
         audits = sum(len(check.audits) for check in self.checks.values())
         assert audits == self.audits, f"job {job}: {audits} audits are out, {self.audits} are counted"
-        assert math.isfinite(self.served_s)
 
 
-def why_not(job: CoordinatedJob, worker: Worker, caught: Container[PeerId]) -> str | None:
-    """The requirement that rules this worker out for this job, or None. `caught` gave wrong results."""
-    spec, offer = job.spec, worker.offer
-    if spec.local_only and not offer.local:
-        return "only this node's own devices were asked for"
-    if worker.peer in caught:
-        return "gave a wrong result"
-    if worker.peer in job.refused:
-        return job.refused[worker.peer]
-    if spec.device_kind is not None and spec.device_kind not in offer.kinds:
-        return f"has no {spec.device_kind.upper()} to lend"
-    if offer.memory_bytes < spec.memory_bytes_min:
-        return "has too little device memory"
-    if worker.window == 0:
-        return worker.reason or "takes no work now"
-    return None
+class Workforce:
+    """Jobs, workers, and the frames between them."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.jobs: dict[JobId, CoordinatedJob] = {}
+        self.workers: dict[PeerId, Worker] = {}
+        self.frames: dict[int, SentFrame] = {}
+        self.caught: dict[PeerId, str] = {}
+        """Peers that gave a wrong result, and how it was seen."""
+        self.table = CandidateTable()
+        self.records = TrackRecords()
+        self._breakers: dict[PeerId, Breaker] = {}
+
+    # --- workers ---------------------------------------------------------------------------------------------------
+
+    def join(self, peer: PeerId, offer: WorkerOffer, now_s: float) -> Worker:
+        worker = self.workers[peer] = Worker(peer, offer, self._breaker(peer))
+        self.records.joined(peer, now_s)
+        table = self.table
+        table.add(
+            Candidate(
+                peer,
+                kinds=offer.kinds,
+                memory_bytes=offer.memory_bytes,
+                local=offer.local,
+                rtt_s=0.0 if offer.local else RTT_PRIOR_S if offer.rtt_s is None else offer.rtt_s,
+                bytes_per_s=1e12 if offer.local else self.records.bytes_per_s(peer),
+                leave_rate=0.0 if offer.local else self.records.leave_rate(peer),
+                p_ok=offer.p_ok,
+                copies=offer.copies,
+                is_relayed=offer.is_relayed,
+            )
+        )
+        table.update(peer, room=0)
+        if peer in self.caught:
+            table.bar(peer, "gave a wrong result")
+        table.pause(peer, worker.reason)
+        for model in offer.models:
+            table.set_load(peer, model, CACHED_LOAD_S)
+        return worker
+
+    def leave(self, peer: PeerId, now_s: float) -> Worker | None:
+        """Its frames are the caller's to end."""
+        worker = self.workers.pop(peer, None)
+        if worker is not None:
+            self.records.left(peer, now_s, with_work=bool(worker.frames))
+            self.table.remove(peer)
+            for job in self.jobs.values():
+                self._unusable(job, peer, now_s)
+        return worker
+
+    def set_window(self, worker: Worker, frames: int, reason: str, now_s: float) -> None:
+        worker.window, worker.reason = frames, reason
+        self.table.update(worker.peer, slots=worker.slots)
+        self.table.pause(worker.peer, "" if frames else reason or "takes no work now")
+        for job in self.jobs.values():
+            self.judge(job, worker, now_s)
+
+    def bar(self, peer: PeerId, reason: str) -> None:
+        """It gave a wrong result, and gets nothing more."""
+        self.caught[peer] = reason
+        if len(self.caught) > PEERS_REMEMBERED_MAX:
+            del self.caught[next(iter(self.caught))]
+        if peer in self.table:
+            self.table.bar(peer, "gave a wrong result")
+
+    def _breaker(self, peer: PeerId) -> Breaker:
+        """The peer's breaker, which outlives its streams."""
+        if peer not in self._breakers:
+            while len(self._breakers) >= PEERS_REMEMBERED_MAX:
+                del self._breakers[next(iter(self._breakers))]
+            self._breakers[peer] = Breaker(self._rng)
+        return self._breakers[peer]
+
+    def breakers(self, now_s: float) -> dict[str, int]:
+        """How many peers' breakers are in which state."""
+        counts = {"closed": 0, "open": 0, "half-open": 0}
+        for breaker in self._breakers.values():
+            counts[breaker.state(now_s)] += 1
+        return counts
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def accept(self, spec: JobSpec, now_s: float) -> CoordinatedJob:
+        demand = Demand(
+            spec.model,
+            units=spec.items_per_task,
+            transfer_bytes=spec.bytes_per_task,
+            prior_s=max(spec.seconds_per_item, 1e-9),
+            model_bytes=spec.model_bytes,
+            kind=spec.device_kind,
+            memory_bytes_min=spec.memory_bytes_min,
+            local_only=spec.local_only,
+        )
+        ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final, failed=spec.failed)
+        job = CoordinatedJob(spec, ledger, demand, now_s, now_s, closed=not spec.online)
+        self.jobs[spec.job] = job
+        for worker in self.workers.values():
+            self.judge(job, worker, now_s)
+        return job
+
+    def refuse(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
+        """This worker gets no more of this job."""
+        job.refused[peer] = reason or "refuses the job"
+        self._unusable(job, peer, now_s)
+
+    def judge(self, job: CoordinatedJob, worker: Worker, now_s: float) -> None:
+        """Whether the job could be given to this worker may have changed."""
+        if self.why_not(job, worker.peer) is None:
+            job.usable[worker.peer] = None
+        else:
+            self._unusable(job, worker.peer, now_s)
+
+    def _unusable(self, job: CoordinatedJob, peer: PeerId, now_s: float) -> None:
+        if peer in job.usable:
+            del job.usable[peer]
+            job.last_usable_s = now_s  # until just now, however long ago the last event was
+
+    def why_not(self, job: CoordinatedJob, peer: PeerId) -> str | None:
+        """The requirement that rules this worker out for this job, or None."""
+        return job.refused[peer] if peer in job.refused else self.table.why_not(job.demand, peer)
+
+    def blocked(self, job: CoordinatedJob) -> str:
+        """Which requirement ruled out how many peers, or "" if somebody can be used."""
+        if job.usable:
+            return ""
+        reasons: dict[str, int] = {}
+        for peer in self.workers:
+            reason = self.why_not(job, peer) or ""
+            reasons[reason] = reasons.get(reason, 0) + 1
+        if not reasons:
+            return "no peer that lends a device is connected"
+        return "; ".join(f"{count} {'peer' if count == 1 else 'peers'}: {reason}" for reason, count in reasons.items())
+
+    # --- frames ----------------------------------------------------------------------------------------------------
+
+    def begin(self, frame: SentFrame) -> None:
+        self.frames[frame.number] = frame
+        self.workers[frame.peer].frames[frame.number] = frame
+        self.jobs[frame.job].frames[frame.number] = frame
+
+    def share(self, frame: SentFrame) -> None:
+        """Somebody else has its tasks as well."""
+        frame.is_shared = True
+        self.jobs[frame.job].shared[frame.number] = frame
+
+    def end(self, frame: SentFrame) -> None:
+        del self.frames[frame.number]
+        worker, job = self.workers.get(frame.peer), self.jobs.get(frame.job)
+        if worker is not None:
+            del worker.frames[frame.number]
+        if job is not None:
+            del job.frames[frame.number]
+            job.shared.pop(frame.number, None)
+
+    def check(self) -> None:
+        self.table.check()
+        assert set(self.table.peers) == self.workers.keys(), "the table has other candidates than there are workers"
+        of_workers = {number for worker in self.workers.values() for number in worker.frames}
+        of_jobs = {number for job in self.jobs.values() for number in job.frames}
+        assert of_workers == of_jobs == self.frames.keys(), "a frame is lost between its job and its worker"
+        for job in self.jobs.values():
+            job.check()
+            usable = {peer for peer in self.workers if self.why_not(job, peer) is None}
+            assert job.usable.keys() == usable, (
+                f"job {job.spec.job}: {len(usable)} workers fit, {len(job.usable)} known"
+            )
+            shared = {number for number, frame in job.frames.items() if frame.is_shared}
+            assert job.shared.keys() == shared, f"job {job.spec.job}: shared frames {shared}, known {set(job.shared)}"

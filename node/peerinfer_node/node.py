@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from peerinfer.addresses import peer_of
-from peerinfer.assignment import WorkerOffer
+from peerinfer.assignment import LinkMeasured, WorkerOffer
 from peerinfer.candidacy import LAN, LeaseProfile
 from peerinfer.committee import Eligible, propose, subnets_of
 from peerinfer.config import NodeConfig
@@ -20,7 +20,7 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import NoSuitablePeer, PeerinferError
 from peerinfer.governor import NO_LIMITS, Limits
-from peerinfer.ids import PeerId
+from peerinfer.ids import Cid, PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.membership import Member, Membership
 from peerinfer.spreading import Spreading
@@ -279,7 +279,9 @@ class Node:
                     self._start_recruiting(self.peer_id, self._own_offer())
                 for member in self.members.machine.members():
                     offer = offer_of(member)
-                    if offer is not None:
+                    if member.peer in self.coordinator.workers and member.rtt_s is not None:
+                        self.coordinator.post(LinkMeasured(member.peer, member.rtt_s, member.path == "relay"))
+                    elif offer is not None:
                         self._start_recruiting(member.peer, offer)
             with trio.move_on_after(RECRUIT_AGAIN_S):
                 await self._recruit.wait()
@@ -311,8 +313,13 @@ class Node:
 
     def _own_offer(self) -> WorkerOffer:
         devices = [executor.device for executor in self.worker.executors]
+        largest = max(devices, key=lambda device: device.memory_bytes)
         return WorkerOffer(
-            True, tuple(device.kind for device in devices), max(device.memory_bytes for device in devices)
+            True,
+            tuple(device.kind for device in devices),
+            largest.memory_bytes,
+            device_class=class_of(largest.kind, largest.name),
+            speed=max(device.gemm_gflops for device in devices),
         )
 
     def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[PeerId, ...]:
@@ -386,8 +393,22 @@ def offer_of(member: Member) -> WorkerOffer | None:
     advert = member.advert
     if member.state != "alive" or advert is None or advert.state != "running" or not advert.devices:
         return None
-    kinds = tuple(device.kind for device in advert.devices)
-    return WorkerOffer(False, kinds, max(device.memory_bytes for device in advert.devices))
+    largest = max(advert.devices, key=lambda device: device.memory_bytes)
+    return WorkerOffer(
+        False,
+        tuple(device.kind for device in advert.devices),
+        largest.memory_bytes,
+        device_class=class_of(largest.kind, largest.name),
+        speed=max(device.gemm_gflops for device in advert.devices),
+        rtt_s=member.rtt_s,
+        models=tuple(Cid(model) for model in advert.models),
+        is_relayed=member.path == "relay",
+    )
+
+
+def class_of(kind: str, name: str) -> str:
+    """Devices of which one is as fast as the other, as far as one can tell without trying."""
+    return f"{kind}:{name}"
 
 
 def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:

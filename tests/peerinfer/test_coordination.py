@@ -688,5 +688,5 @@ def test_the_check_notices_a_task_that_is_in_no_frame(bench):
     broken = Bench()
     broken.join(ADA).tell(JobAccepted(spec_of()))
     broken.machine._workers[ADA].frames.clear()
-    with pytest.raises(AssertionError, match="0 are in frames"):
+    with pytest.raises(AssertionError, match="a frame is lost between its job and its worker"):
         broken.machine.check()

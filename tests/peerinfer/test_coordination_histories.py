@@ -148,7 +148,8 @@ class Histories(RuleBasedStateMachine):
             if not worker.breaker.allows(self.now_s, len(worker.frames)):
                 continue
             for job in self.machine._jobs.values():
-                if self.machine._why_not(job, worker) is None:
+                held_back = any(key[1] == job.spec.job for key in self.machine._dispatch._pulls["adaptive"]._held)
+                if worker.peer in job.usable and not held_back:
                     fresh = [task for task in job.ledger._open if task not in job.ledger._faults]
                     assert not fresh, f"{worker.peer} has room, and task {fresh[0]} waits"
 

@@ -101,7 +101,7 @@ def test_every_excluded_candidate_has_its_reason() -> None:
     assert table.exclusions(demand) == {
         "has no CUDA to lend": [peer("cpu")],
         "has too little device memory": [peer("small")],
-        "is another node, and only this node's own devices were asked for": [peer("far")],
+        "only this node's own devices were asked for": [peer("far")],
         "gave a wrong result": [peer("liar")],
     }
     assert table.why_not(demand, peer("fits")) is None

@@ -12,7 +12,7 @@ from peerinfer.estimates import Estimate
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.limits import FRAME_TASKS_MAX
 from peerinfer.placement import STRATEGIES, strategy_named
-from peerinfer.placement_fill import fill, frame_size
+from peerinfer.placement_fill import fill, fill_few, frame_size
 from peerinfer.placement_pull import (
     BACKUPS_MIN,
     FIRST_FRAME_TASKS,
@@ -71,10 +71,11 @@ def test_filling_is_as_good_as_one_task_at_a_time(seed: int) -> None:
     workers, tasks = rng.randrange(1, 30), rng.randrange(0, 200)
     seconds = [math.exp(rng.gauss(0, 1)) for _ in range(workers)]
     ready = [rng.random() * rng.choice((0, 1, 50)) for _ in range(workers)]
-    counts, level = fill(np.array(seconds), np.array(ready), tasks)
-    assert counts.sum() == tasks
-    assert (counts >= 0).all()
-    assert level == pytest.approx(stupid_fill(seconds, ready, tasks), rel=1e-6)
+    for way in (fill, fill_few):
+        counts, level = way(np.array(seconds), np.array(ready), tasks)
+        assert counts.sum() == tasks
+        assert (counts >= 0).all()
+        assert level == pytest.approx(stupid_fill(seconds, ready, tasks), rel=1e-6)
 
 
 def test_filling_equal_workers_is_even() -> None:
@@ -84,8 +85,9 @@ def test_filling_equal_workers_is_even() -> None:
 
 
 def test_filling_nobody_is_an_error() -> None:
-    with pytest.raises(ValueError, match="nobody"):
-        fill(np.empty(0), np.empty(0), 3)
+    for way in (fill, fill_few):
+        with pytest.raises(ValueError, match="nobody"):
+            way(np.empty(0), np.empty(0), 3)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
-"""Items become tasks that can be lost cheaply; frames fill a worker's time and shrink toward the end."""
+"""Items become tasks that can be lost cheaply."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wire_strategies import SAME_EVERY_TIME
 
-from peerinfer.limits import FRAME_SECONDS_TARGET, FRAME_TASKS_MAX, INLINE_BYTES_MAX, MIB
+from peerinfer.limits import MIB
 from peerinfer.splitting import (
-    FIRST_FRAME_TASKS,
     TASK_BYTES_TARGET,
     TASK_ITEMS_MAX,
     TASK_SECONDS_TARGET,
     TASKS_WANTED,
-    frame_tasks,
     split_items,
 )
 
@@ -20,16 +18,6 @@ from peerinfer.splitting import (
 def split(items, *, bytes_per_item=1, seconds_per_item=1e-6, block=1, batch=None):
     return split_items(
         items, bytes_per_item=bytes_per_item, seconds_per_item=seconds_per_item, block=block, batch=batch
-    )
-
-
-def frame(open_tasks=100_000, *, workers=1, seconds_per_task=1e-3, bytes_per_task=1, rate_known=True):
-    return frame_tasks(
-        open_tasks=open_tasks,
-        workers=workers,
-        seconds_per_task=seconds_per_task,
-        bytes_per_task=bytes_per_task,
-        rate_known=rate_known,
     )
 
 
@@ -79,42 +67,3 @@ def test_few_items_are_spread_over_many_tasks():
 
 def test_a_batch_larger_than_the_job_is_one_task():
     assert split(5, batch=1000).tasks == 1
-
-
-def test_a_frame_fills_the_workers_time():
-    assert frame(seconds_per_task=FRAME_SECONDS_TARGET / 50) == 50
-    assert frame(seconds_per_task=10.0) == 1
-    assert frame(seconds_per_task=0.0) == FRAME_TASKS_MAX
-
-
-def test_a_frame_fits_inline():
-    assert frame(bytes_per_task=INLINE_BYTES_MAX // 3) == 3
-    assert frame(bytes_per_task=10 * INLINE_BYTES_MAX) == 1
-
-
-def test_a_peer_of_unknown_speed_gets_few_tasks():
-    assert frame(rate_known=False) == FIRST_FRAME_TASKS
-    assert frame(rate_known=False, seconds_per_task=10.0) == 1
-
-
-def test_frames_shrink_toward_the_end():
-    left, sizes = 5000, []
-    while left:
-        sizes.append(frame(left, workers=4, seconds_per_task=1e-6))
-        left -= sizes[-1]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == 625
-    assert sizes[-1] == 1
-
-
-@SAME_EVERY_TIME
-@given(st.integers(0, 10**7), st.integers(0, 5000), st.floats(0, 1e308), st.integers(0, 1 << 48), st.booleans())
-def test_a_frame_holds_a_task_and_never_too_many(open_tasks, workers, seconds_per_task, bytes_per_task, rate_known):
-    count = frame(
-        open_tasks,
-        workers=workers,
-        seconds_per_task=seconds_per_task,
-        bytes_per_task=bytes_per_task,
-        rate_known=rate_known,
-    )
-    assert 1 <= count <= FRAME_TASKS_MAX

@@ -125,14 +125,6 @@ def verify(text: str) -> str:
     return text
 
 
-def strategy(text: str) -> str:
-    if text in ("round-robin", "least-loaded", "gpu-match", "latency"):
-        raise argparse.ArgumentTypeError(f"{text} {NOT_AVAILABLE}; choose adaptive")
-    if text != "adaptive":
-        raise argparse.ArgumentTypeError(f"{text!r} is not a strategy; choose adaptive")
-    return text
-
-
 def one_of(*choices: str) -> Callable[[str], str]:
     """Like argparse's `choices`, with a line that is the same in every version of Python."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from peerinfer.control import COMPARATORS, IMAGE_LAYOUTS, PRIORITIES, JobRequest
+from peerinfer.control import COMPARATORS, IMAGE_LAYOUTS, PRIORITIES, STRATEGIES, JobRequest
 from peerinfer.errors import UsageError
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.place import add_place
@@ -35,7 +35,9 @@ def add(commands: take.Subcommands) -> None:
     how.add_argument(
         "--priority", type=take.one_of(*PRIORITIES), default="normal", metavar="P", help=", ".join(PRIORITIES)
     )
-    how.add_argument("--strategy", type=take.strategy, default="adaptive", metavar="NAME", help="adaptive")
+    how.add_argument(
+        "--strategy", type=take.one_of(*STRATEGIES), default="adaptive", metavar="NAME", help=", ".join(STRATEGIES)
+    )
     how.add_argument(
         "--timeout", type=take.duration, default=60.0, metavar="TIME", help="wait this long for a peer [60s]"
     )

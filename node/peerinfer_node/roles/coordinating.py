@@ -14,6 +14,7 @@ from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.control import JobRequest
 from peerinfer.elector import candidates_of
 from peerinfer.errors import InputError, PeerinferError
+from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.messages import JobBrief, Manifest, Term
@@ -31,9 +32,6 @@ from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
-
-PRIORITY_SHARES = {"urgent": 16.0, "high": 4.0, "normal": 1.0, "low": 0.25}
-"""Shares of the workers' time; nobody starves, since what was served least comes first."""
 
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
@@ -198,7 +196,9 @@ class Coordinating:
             final=tuple(final),
             failed=tuple(failed.items()),
             kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
-            priority=PRIORITY_SHARES[request.priority],
+            priority=Priority[request.priority.upper()],
+            submitter=live.manifest.submitter,
+            strategy=request.strategy,
             local_only=request.local_only,
             device_kind=request.device_kind,
             memory_bytes_min=request.min_vram_bytes,

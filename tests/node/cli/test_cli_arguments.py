@@ -41,9 +41,7 @@ WRONG = [
     (f"{RUN} --verify quorum:10", "quorum:2"),
     (f"{RUN} --verify Spot", "spot"),
     (f"{RUN} --verify adaptive", "not available in this version"),
-    (f"{RUN} --strategy round-robin", "not available in this version"),
-    (f"{RUN} --strategy latency", "not available in this version"),
-    (f"{RUN} --strategy best", "choose adaptive"),
+    (f"{RUN} --strategy best", "adaptive, round-robin, least-loaded, gpu-match, latency"),
     (f"{RUN} --compare near", "allclose"),
     (f"{RUN} --rtol -1", "at least 0"),
     (f"{RUN} --rtol nan", "at least 0"),
@@ -144,7 +142,8 @@ def test_without_options_a_request_has_its_own_defaults() -> None:
 def test_every_option_reaches_the_request() -> None:
     line = (
         "run /m.onnx /a.npz /b.npz -o out.npz --batch 7 --verify quorum:3 --compare cosine --rtol 1e-3 --atol 0 "
-        "--priority urgent --timeout 2m --task-timeout 5s --deadline 1h --retries 0 --resume --standalone --no-replicate "
+        "--priority urgent --strategy gpu-match --timeout 2m --task-timeout 5s --deadline 1h --retries 0 --resume "
+        "--standalone --no-replicate "
         "--min-vram 4GiB --device-kind gpu --image-size 480x640 --image-layout nhwc --image-mean 0.1,0.2,0.3 --image-std 2"
     )
     request = request_from(parsed(line))
@@ -157,6 +156,7 @@ def test_every_option_reaches_the_request() -> None:
         rtol=0.001,
         atol=0.0,
         priority="urgent",
+        strategy="gpu-match",
         timeout_s=120.0,
         task_timeout_s=5.0,
         deadline_s=3600.0,
@@ -173,7 +173,7 @@ def test_every_option_reaches_the_request() -> None:
     )
     default = JobRequest("/m.onnx", ("/a.npz",))
     unset = [f.name for f in dataclasses.fields(JobRequest) if getattr(request, f.name) == getattr(default, f.name)]
-    assert unset == ["model", "strategy", "detach"]
+    assert unset == ["model", "detach"]
 
 
 def test_options_may_stand_anywhere() -> None:
