@@ -14,6 +14,8 @@ from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.membership import Member
+from peerinfer_node.devices.fit import fit_words
+from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.ports import Executor
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ class NodeControl:
         picture = node.worker.picture
         sample, reasons = node.governor.of(executor)
         words = [reason.words for reason in reasons] or ([picture.reason] if picture.reason else [])
+        if isinstance(executor, CertifiedExecutor) and executor.broken:
+            words.insert(0, executor.broken)
         is_running = node.worker.is_running(executor)
         if reasons:
             state = "resting" if picture.state == "running" else picture.state
@@ -115,7 +119,16 @@ class NodeControl:
             "memory_used_bytes": sample.memory_used_bytes,
             "max_temp_c": node.settings.limits.max_temp_c,
             "max_power_w": node.settings.limits.max_power_w if device.kind == "gpu" else None,
-            "benchmark": {"gemm_gflops": device.gemm_gflops, "bandwidth_gbs": device.bandwidth_gbs},
+            "benchmark": {
+                "gemm_gflops": device.gemm_gflops,
+                "bandwidth_gbs": device.bandwidth_gbs,
+                "conv_images_s": device.conv_images_s,
+                "resnet50_images_s": device.resnet50_images_s,
+            },
+            "good_for": fit_words(device),
+            "agreement": device.agreement,
+            "fp16": device.has_fp16,
+            "driver": device.driver,
             "certified": device.kind == "cpu" or device.gemm_gflops > 0,
             "state": state,
             "reasons": words,

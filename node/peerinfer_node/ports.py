@@ -282,6 +282,17 @@ class Device:
     device_id: int = 0
     gemm_gflops: float = 0.0
     bandwidth_gbs: float = 0.0
+    conv_images_s: float = 0.0
+    """Of a small convolution network, one image after the other."""
+    resnet50_images_s: float = 0.0
+    """The same of ResNet-50; 0 also where it would take too long to measure."""
+    answers: tuple[float, ...] = field(default=(), repr=False)
+    """What the small network said to an image that is always the same."""
+    agreement: float | None = None
+    """How far a card's answers to it were from the processor's, as a share of the largest one."""
+    has_fp16: bool | None = None
+    driver: str = ""
+    """Of a card: the kernel's driver and Vulkan's, with their versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +367,10 @@ class Executor(Protocol):
     async def unload(self, model: Cid) -> None: ...
 
     async def benchmark(self) -> Device:
-        """Measures the device (fp32 GEMM, memory bandwidth); takes about a second. Returns the device with figures."""
+        """Measures the device (fp32 GEMM, memory bandwidth, convolution networks); takes about two seconds.
+
+        Returns the device with figures.
+        """
 
     async def release(self) -> None:
         """Gives the device and its memory back at once; a batch under way fails with `WorkerDied`. Not for good."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import bare_stream
 import codec_bench
+import device_bench
 import node_bench
 import placement_bench
 import trio
@@ -35,6 +36,7 @@ Benchmark = Callable[[bool], Awaitable[list[Measurement]]]
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec_bench.run,
     "placement": placement_bench.run,
+    "device": device_bench.run,
     "bare_stream": bare_stream.measurements,
     "node": node_bench.run,
 }

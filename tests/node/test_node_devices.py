@@ -78,6 +78,9 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
         assert 0 < card["memory_used_bytes"] < 8 << 30
         assert card["certified"], lines
         assert card["benchmark"]["gemm_gflops"] > 0
+        assert "images/s" in card["good_for"]
+        assert "agrees with the CPU to 1e-" in card["good_for"]
+        assert (card["fp16"], card["driver"]) == (False, f"amdgpu, {RADV.name}, Vulkan 1.3.255")
         assert card["state"] == "running"
         names = [device["name"] for device in await node.control.devices()]
         assert "HD Graphics 630" in names  # found, with the reason why it is not used

@@ -149,7 +149,8 @@ def device_lines(devices: list[Json]) -> list[str]:
         for device in devices
     ]
     headers = ("DEVICE", "KIND", "PROVIDER", "MEMORY", "GEMM", "BANDWIDTH", "TEMP", "STATE", "BECAUSE")
-    return _table(headers, rows)
+    used = [device for device in devices if device.get("good_for") and device.get("state") != "refused"]
+    return [*_table(headers, rows), *(f"{device['name']}: {device['good_for']}" for device in used)]
 
 
 def model_lines(models: list[Json]) -> list[str]:

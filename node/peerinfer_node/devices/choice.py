@@ -103,14 +103,17 @@ def _from_card(
     obstacles += _driver_obstacles(card, adapter, vulkan)
     if 0 < memory_bytes < MEMORY_BYTES_MIN:
         obstacles.append(Obstacle(f"it has {memory_bytes >> 20} MiB of memory, too little for models", ""))
+    has_fp16 = adapter.has_fp16 if adapter else kind.has_fp16 if kind else None
+    version = _version(adapter) if adapter else ""
+    driver = f"{card.driver}, {adapter.name}, Vulkan {adapter.api}" if adapter else card.driver
     return FoundGpu(
-        device=_device(name, memory_bytes, card.vendor_id, card.device_id),
+        device=_device(name, memory_bytes, card.vendor_id, card.device_id, has_fp16, driver),
         card=card,
         driver=card.driver,
         good_for=_good_for(kind),
-        has_fp16=adapter.has_fp16 if adapter else kind.has_fp16 if kind else None,
+        has_fp16=has_fp16,
         obstacles=tuple(obstacles),
-        driver_version=_version(adapter) if adapter else "",
+        driver_version=version,
         environment=_selecting(card.vendor_id, card.device_id),
     )
 
@@ -149,7 +152,14 @@ def _driver_advice(card: Card) -> str:
 def _from_adapter(adapter: Adapter, has_provider: bool) -> FoundGpu:
     kind = family(adapter.vendor_id, adapter.device_id)
     return FoundGpu(
-        device=_device(adapter.name, adapter.memory_bytes, adapter.vendor_id, adapter.device_id),
+        device=_device(
+            adapter.name,
+            adapter.memory_bytes,
+            adapter.vendor_id,
+            adapter.device_id,
+            adapter.has_fp16,
+            f"Vulkan {adapter.api}",
+        ),
         card=None,
         driver="Vulkan",
         good_for="tests: it computes on the processor" if adapter.kind == "cpu" else _good_for(kind),
@@ -168,8 +178,17 @@ def _good_for(kind: Family | None) -> str:
     return f"{kind.good_for} ({kind.name})" if kind else "models that it computes as the processor does"
 
 
-def _device(name: str, memory_bytes: int, vendor_id: int, device_id: int) -> Device:
-    return Device(name[:NAME_CHARS_MAX], "gpu", WEBGPU_PROVIDER, memory_bytes, vendor_id, device_id)
+def _device(name: str, memory_bytes: int, vendor_id: int, device_id: int, has_fp16: bool | None, driver: str) -> Device:
+    return Device(
+        name[:NAME_CHARS_MAX],
+        "gpu",
+        WEBGPU_PROVIDER,
+        memory_bytes,
+        vendor_id,
+        device_id,
+        has_fp16=has_fp16,
+        driver=driver[:NAME_CHARS_MAX],
+    )
 
 
 def _selecting(vendor_id: int, device_id: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from peerinfer_node.devices.sysfs import Readings, read_sensors
 from peerinfer_node.inference.certificates import Certificates
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.inference.device_access import gpu_access
+from peerinfer_node.inference.remembered_sizes import RememberedSizes
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
 from peerinfer_node.ports import Executor, LocalClock, Store
@@ -45,7 +46,9 @@ class LentDevices:
 def lend(config: NodeConfig, gpus: Sequence[FoundGpu], store: Store, clock: LocalClock, log: Log) -> LentDevices:
     """Starts nothing yet. Raises `UsageError` if a card was asked for by number that is not there or not usable."""
     threads = config.cpu_threads or default_threads()
-    processor = SubprocessExecutor(cpu_device(), threads=threads)
+    own = cpu_device()
+    sizes = RememberedSizes(store, clock, own, f"{_software(None)} {threads} threads")
+    processor = SubprocessExecutor(own, threads=threads, sizes=sizes)
     chosen = _chosen(config.device, gpus)
     executors: list[Executor] = [processor]
     sources = [Source("cpu", worker_pid=lambda: processor.pid)]
@@ -53,8 +56,10 @@ def lend(config: NodeConfig, gpus: Sequence[FoundGpu], store: Store, clock: Loca
         device = found.device
         if config.max_vram_bytes is not None and config.max_vram_bytes < device.memory_bytes:
             device = replace(device, memory_bytes=config.max_vram_bytes)
-        card = SubprocessExecutor(device, threads=1, access=gpu_access(found))
-        certificates = Certificates(store, clock, device, _software(found))
+        software = _software(found)
+        sizes = RememberedSizes(store, clock, device, software)
+        card = SubprocessExecutor(device, threads=1, access=gpu_access(found), sizes=sizes)
+        certificates = Certificates(store, clock, device, software)
         executors.append(CertifiedExecutor(card, processor, certificates, clock, log))
         sources.append(Source("gpu", found.card, lambda card=card: card.pid))  # type: ignore[misc]
     lends_processor = "auto" in config.device or "cpu" in config.device
@@ -94,7 +99,11 @@ def _refused(found: FoundGpu) -> Json:
         "temperature_c": sensors.temperature_c,
         "power_w": sensors.power_w,
         "busy_ratio": sensors.busy_ratio,
-        "benchmark": {"gemm_gflops": 0.0, "bandwidth_gbs": 0.0},
+        "benchmark": {"gemm_gflops": 0.0, "bandwidth_gbs": 0.0, "conv_images_s": 0.0, "resnet50_images_s": 0.0},
+        "good_for": found.good_for,
+        "agreement": None,
+        "fp16": device.has_fp16,
+        "driver": device.driver,
         "certified": False,
         "state": "refused",
         "reasons": reasons or ["not lent: --device leaves it out"],
@@ -120,9 +129,9 @@ def _chosen(wanted: Sequence[str], gpus: Sequence[FoundGpu]) -> list[FoundGpu]:
     return chosen
 
 
-def _software(found: FoundGpu) -> str:
-    """What may change a card's answers."""
-    versions = [peerinfer.__version__, found.driver, found.driver_version]
+def _software(found: FoundGpu | None) -> str:
+    """What may change a device's answers and its speed; None is the processor."""
+    versions = [peerinfer.__version__, *((found.driver, found.driver_version) if found else ())]
     for package in ("onnxruntime", "onnxruntime-ep-webgpu"):
         try:
             versions.append(version(package))

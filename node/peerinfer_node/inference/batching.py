@@ -2,16 +2,16 @@
 
 Nothing here knows ONNX Runtime: a model is a function from named arrays to arrays.
 
-Joined tasks (`merge`) run in micro-batches. Past a megabyte of input a larger batch gains nothing on a processor
-(convolutions never gain; small dense models gain up to 1.8 times by 16 rows), and short runs can be stopped. Where the
-joined run fails, or does not give one row per item, every task runs alone, so that one bad task fails alone; where it
-runs out of memory, fewer rows are joined. Stacked items run one by one.
+Joined tasks (`merge`) run in batches of the size that was measured as the best for this model on this device
+(`peerinfer.batch_size`). Where the joined run fails, or does not give one row per item, every task runs alone, so that
+one bad task fails alone; where it runs out of memory, fewer rows are joined. Stacked items run one by one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peerinfer.limits import GIB, MIB
+from peerinfer.batch_size import BatchSize
+from peerinfer.limits import GIB
 from peerinfer.messages import OutputGroup, TaskFailure
 from peerinfer.tensors import ITEM_BYTES, TensorSpec
 from peerinfer_node.inference.pipe import TASK_REASON_CHARS_MAX, shortened
-
-RUN_INPUT_BYTES_TARGET = 1 * MIB
-"""Rows are joined up to about this much input."""
-
-RUN_ROWS_MAX = 256
 
 OUTPUT_BYTES_MAX = 1 * GIB
 """Of one batch. Tasks past it fail; the daemon would have to hold their outputs in memory."""
@@ -79,12 +75,16 @@ def run_batch(
     merge: bool,
     signature: Signature,
     run: RunModel,
+    size: BatchSize,
 ) -> Answer:
-    """Runs a batch as `ports.Batch` describes it. `body` must have exactly the bytes that `tensors` name."""
+    """Runs a batch as `ports.Batch` describes it. `body` must have exactly the bytes that `tensors` name.
+
+    `size` says how many rows to join, and learns from every run.
+    """
     feeds = _feeds(tensors, body)
     shared = {name: array for name, array in feeds.items() if array.ndim == 0}
     rows = {name: array for name, array in feeds.items() if array.ndim > 0}
-    tasks = _Joined(rows, shared, signature, run) if merge else _Stacked(rows, shared, signature, run)
+    tasks = _Joined(rows, shared, signature, run, size) if merge else _Stacked(rows, shared, signature, run)
     if isinstance(tasks, _Joined) and len(items) > 1:
         with contextlib.suppress(RunFailed):  # Which of the tasks is to blame shows when each runs alone.
             outputs = tasks.rows(0, sum(items))
@@ -109,32 +109,36 @@ def _alone(items: Sequence[int], tasks: _Joined | _Stacked, signature: Signature
 class _Joined:
     """Tasks whose rows may run together."""
 
-    def __init__(self, rows: Feeds, shared: Feeds, signature: Signature, run: RunModel) -> None:
+    def __init__(self, rows: Feeds, shared: Feeds, signature: Signature, run: RunModel, size: BatchSize) -> None:
         self._rows = rows
         self._shared = shared
         self._signature = signature
         self._run = run
-        row_bytes = sum(array.itemsize * math.prod(array.shape[1:]) for array in rows.values())
-        self._step = max(1, min(RUN_ROWS_MAX, RUN_INPUT_BYTES_TARGET // max(1, row_bytes)))
+        self._size = size
+        self._row_bytes = sum(array.itemsize * math.prod(array.shape[1:]) for array in rows.values())
 
     def rows(self, start: int, stop: int) -> Outputs | None:
         """The outputs of these rows, or None if they are not one row each. Raises `RunFailed`."""
         runs: list[list[Array]] = []
         first = start
         while first < stop or not runs:
-            last = min(first + self._step, stop)
+            last = min(first + self._size.rows(self._row_bytes, stop - first), stop)
+            started = time.perf_counter()
             try:
                 outputs = self._run_rows(first, last)
             except RunFailed as failure:
                 if failure.kind != "memory" or last - first < 2:
                     raise
-                self._step = (last - first) // 2  # for what is left of this batch as well
+                self._size.did_not_fit(self._row_bytes, last - first)
                 continue
+            taken_s = time.perf_counter() - started
             for number, output in enumerate(outputs):
                 if output.ndim == 0 or output.shape[0] != last - first:
                     return None
                 if runs and output.shape[1:] != runs[0][number].shape[1:]:
                     return None
+            if last > first:
+                self._size.ran(self._row_bytes, last - first, taken_s)
             runs.append(outputs)
             first = max(last, first + 1)
         return tuple(zip(*runs, strict=True))

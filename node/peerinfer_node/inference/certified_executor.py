@@ -12,9 +12,10 @@ for a while (`peerinfer.quarantine`). All refusals are `DeviceUnfit`: the same w
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import trio
@@ -53,7 +54,21 @@ SAMPLE_BYTES_MAX = 16 * MIB
 HALF_TOLERANCE = 1e-2
 """Where half precision was widened, the processor's own answer is this far off."""
 
+AGREEMENT_MIN = 1e-3
+"""A card whose answers are further off than this, as a share of the largest one, is broken or has a broken driver. The
+worst honest one was at 1e-6."""
+
 T = TypeVar("T")
+
+
+def _distance(found: Sequence[float], reference: Sequence[float]) -> float | None:
+    """The largest difference as a share of the largest answer; infinite for nonsense, None without a reference."""
+    if not reference:
+        return None
+    if len(found) != len(reference) or not all(math.isfinite(value) for value in found):
+        return math.inf
+    largest = max(abs(value) for value in reference)
+    return max(abs(one - other) for one, other in zip(found, reference, strict=True)) / max(largest, 1e-30)
 
 
 @dataclass(slots=True)
@@ -84,11 +99,12 @@ class CertifiedExecutor:
         """Called when a quarantine begins, with its reason and its end on the node's clock."""
         self._quarantine = Quarantine()
         self._broken = ""
+        self._measured: Device | None = None
         self._samples: OrderedDict[Cid, _Sample] = OrderedDict()
 
     @property
     def device(self) -> Device:
-        return self._card.device
+        return self._measured or self._card.device
 
     @property
     def sandbox(self) -> str:
@@ -144,13 +160,25 @@ class CertifiedExecutor:
         await self._card.unload(model)
 
     async def benchmark(self) -> Device:
-        """A card that cannot be measured is not used until the node starts anew; its figures stay 0."""
+        """A card that cannot be measured, or is wrong while it is, is not used until the node starts anew.
+
+        Then its figures are 0.
+        """
+        card = self._card.device
         try:
-            return await self._watched(self._card.benchmark)
+            card = await self._watched(self._card.benchmark)
+            reference = self._reference.device if self._reference.device.answers else await self._reference.benchmark()
+            self._measured = replace(card, agreement=_distance(card.answers, reference.answers))
         except ExecutionError as error:
             self._broken = f"it could not be measured: {error}"
+        if self._measured is not None and (self._measured.agreement or 0.0) > AGREEMENT_MIN:
+            self._broken = f"it computes a convolution network wrongly (off by {self._measured.agreement:.0e})"
+        if self._broken:
+            self._measured = replace(
+                card, gemm_gflops=0.0, bandwidth_gbs=0.0, conv_images_s=0.0, resnet50_images_s=0.0, answers=()
+            )
             self._log.warning("device not used", device=self.device.name, reason=self._broken)
-            return self.device
+        return self.device
 
     async def release(self) -> None:
         await self._card.release()

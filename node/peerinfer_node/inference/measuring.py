@@ -11,15 +11,19 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from peerinfer.limits import MIB
+from peerinfer_node.inference.networks import RESNET50, SMALL, Network, image_for, model_of
 
 MEASURE_SECONDS = 0.25
-"""For each of the two figures."""
+"""For each figure."""
 
 _GEMM_SIZES = (256, 1024)
 _CHAIN_BYTES = (4 * MIB, 64 * MIB)
 """The larger ones tell more of a fast device; one that is slow with the smaller ones is not asked for more."""
 
 SLOW_S = 0.02
+RESNET50_SECONDS_MAX = 1.0
+"""A device that would take longer for one image, by what it took for the small network, is not asked: nobody would wait."""
+
 _COPY_BYTES = 64 * MIB
 _CHAIN_STEPS = 8
 
@@ -80,6 +84,25 @@ def _chain_seconds(make_session: Callable[[bytes], Any], steps: int, size_bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     session = make_session(model.SerializeToString())
     return _best_seconds(lambda: session.run(None, {"x": np.ones(1, np.float32)}))
+
+
+def convolution(make_session: Callable[[bytes], Any]) -> tuple[float, float, tuple[float, ...]]:
+    """Images per second, one by one, of a small convolution network and of ResNet-50 (0: too slow to be measured).
+
+    The third is what the small network answers to its image: every device must say the same.
+    """
+    seconds, answers = _network_seconds(make_session, SMALL)
+    large_s = 0.0
+    if seconds * RESNET50.multiplications / SMALL.multiplications <= RESNET50_SECONDS_MAX:
+        large_s, _ = _network_seconds(make_session, RESNET50)
+    return 1 / seconds, 1 / large_s if large_s else 0.0, answers
+
+
+def _network_seconds(make_session: Callable[[bytes], Any], network: Network) -> tuple[float, tuple[float, ...]]:
+    session = make_session(model_of(network))
+    image = image_for(network)
+    (answers,) = session.run(None, {"x": image})
+    return _best_seconds(lambda: session.run(None, {"x": image})), tuple(map(float, answers[0]))
 
 
 def _best_seconds(action: Callable[[], object]) -> float:

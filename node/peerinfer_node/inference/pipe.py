@@ -21,6 +21,7 @@ from typing import Any
 
 import msgpack
 
+from peerinfer.batch_size import MEASURES_MAX, ROWS_MAX
 from peerinfer.codec import fields_of, flag, listed, number, one_of, packed_u32, part, record, text, uint, wire
 from peerinfer.errors import DecodeError
 from peerinfer.limits import (
@@ -63,6 +64,18 @@ _request = uint(63)
 _name = text(NAME_CHARS_MAX)
 _ports = listed(record(Port), TENSORS_MAX)
 
+
+@part
+class Speed:
+    """A `batch_size.Measure`."""
+
+    row_bytes_power: int = wire(uint(6))
+    rows: int = wire(uint(ROWS_MAX.bit_length() + 1))
+    run_s: float = wire(number)
+
+
+_speeds = listed(record(Speed), MEASURES_MAX)
+
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
@@ -72,6 +85,8 @@ class Load:
 
     request: int = wire(_request)
     model: str = wire(_model)
+    speeds: tuple[Speed, ...] = wire(_speeds)
+    """What was measured of it before."""
 
 
 @part
@@ -139,6 +154,8 @@ class Ran:
     groups: tuple[OutputGroup, ...] = wire(listed(record(OutputGroup), FRAME_TASKS_MAX))
     failures: tuple[TaskFailure, ...] = wire(listed(record(TaskFailure), FRAME_TASKS_MAX))
     compute_s: float = wire(number)
+    speeds: tuple[Speed, ...] = wire(_speeds)
+    """All that is measured of the model, where this batch brought something new; else empty."""
 
 
 @part
@@ -165,6 +182,11 @@ class Measured:
     request: int = wire(_request)
     gemm_gflops: float = wire(number)
     bandwidth_gbs: float = wire(number)
+    conv_images_s: float = wire(number)
+    resnet50_images_s: float = wire(number)
+    """0 if it would have taken too long."""
+    answers: tuple[float, ...] = wire(listed(number, 64))
+    """Of the small convolution network to its image."""
 
 
 Request = Load | Run | Unload | Measure

@@ -9,12 +9,14 @@ forgotten: `holds` is false and the caller loads them again.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import trio
 
+from peerinfer.batch_size import Measure
 from peerinfer.errors import (
     AttemptTimeout,
     DecodeError,
@@ -29,6 +31,7 @@ from peerinfer.limits import FRAME_TASKS_MAX, GIB, TENSORS_MAX
 from peerinfer_node.inference import pipe
 from peerinfer_node.inference.device_access import DeviceAccess
 from peerinfer_node.inference.device_process import DeviceProcess
+from peerinfer_node.inference.remembered_sizes import RememberedSizes
 from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Group, ModelInterface
 
 START_TIMEOUT_S = 30.0
@@ -72,10 +75,12 @@ class SubprocessExecutor:
         cache_bytes: int = CACHE_BYTES_DEFAULT,
         allow_loops: bool = False,
         access: DeviceAccess | None = None,
+        sizes: RememberedSizes | None = None,
     ) -> None:
         """`allow_loops` lets models with loops in, which may never end: for a node that runs its owner's models only.
 
-        `access` is for graphics cards: how the process reaches its own.
+        `access` is for graphics cards: how the process reaches its own. `sizes` keeps what is measured of batches;
+        without, every process measures anew.
         """
         access = access or DeviceAccess()
         self._device = device
@@ -83,6 +88,8 @@ class SubprocessExecutor:
         self._arguments = [f"--threads={threads}", f"--memory-bytes={memory_bytes}", f"--cache-bytes={cache_bytes}"]
         self._arguments += ["--allow-loops"] if allow_loops else []
         self._arguments += access.arguments()
+        self._sizes = sizes
+        self._measures: OrderedDict[Cid, tuple[Measure, ...]] = OrderedDict()
         self._turn = trio.Lock()
         self._process: DeviceProcess | None = None
         self._held: frozenset[str] = frozenset()
@@ -116,12 +123,15 @@ class SubprocessExecutor:
         """Raises `ModelRefused`, `DeviceUnfit`, `WorkerDied`, `AttemptTimeout`, `OutOfMemory`."""
         if memoryview(data).nbytes > pipe.MODEL_BYTES_MAX:
             raise ModelRefused(f"the model has {memoryview(data).nbytes} bytes, the limit is {pipe.MODEL_BYTES_MAX}")
+        known = await self._sizes.find(model) if self._sizes is not None else ()
         async with self._turn:
-            request = pipe.Load(self._next_request(), model)
+            speeds = tuple(pipe.Speed(one.row_bytes_power, one.rows, one.run_s) for one in known)
+            request = pipe.Load(self._next_request(), model, speeds)
             reply, _ = await self._ask(request, [data], (pipe.Loaded, pipe.NotLoaded), LOAD_TIMEOUT_S)
             self._held = frozenset(reply.held)
         if isinstance(reply, pipe.NotLoaded):
             raise _REFUSALS[reply.kind](reply.reason)
+        self._note(model, known)
         return ModelInterface(reply.inputs, reply.outputs, reply.load_s, reply.is_widened)
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
@@ -140,8 +150,23 @@ class SubprocessExecutor:
             )
         if isinstance(reply, pipe.Unknown):
             raise KeyError(model)
+        if reply.speeds:
+            measures = tuple(Measure(speed.row_bytes_power, speed.rows, speed.run_s) for speed in reply.speeds)
+            self._note(model, measures)
+            if self._sizes is not None:
+                await self._sizes.set(model, measures)
         failures = tuple((failure.position, failure.kind, failure.reason) for failure in reply.failures)
         return BatchResult(tuple(_groups(reply, body)), failures, reply.compute_s)
+
+    def measures(self, model: Cid) -> tuple[Measure, ...]:
+        """How long runs of this model took by the rows joined in them, as far as it is known."""
+        return self._measures.get(model, ())
+
+    def _note(self, model: Cid, measures: tuple[Measure, ...]) -> None:
+        self._measures[model] = measures
+        self._measures.move_to_end(model)
+        if len(self._measures) > pipe.SESSIONS_MAX:
+            self._measures.popitem(last=False)
 
     async def unload(self, model: Cid) -> None:
         async with self._turn:
@@ -153,8 +178,14 @@ class SubprocessExecutor:
         async with self._turn:
             request = pipe.Measure(self._next_request())
             reply, _ = await self._ask(request, (), (pipe.Measured,), MEASURE_TIMEOUT_S)
-        figures = {"gemm_gflops": max(0.0, reply.gemm_gflops), "bandwidth_gbs": max(0.0, reply.bandwidth_gbs)}
-        self._device = replace(self._device, **figures)
+        self._device = replace(
+            self._device,
+            gemm_gflops=max(0.0, reply.gemm_gflops),
+            bandwidth_gbs=max(0.0, reply.bandwidth_gbs),
+            conv_images_s=max(0.0, reply.conv_images_s),
+            resnet50_images_s=max(0.0, reply.resnet50_images_s),
+            answers=reply.answers,
+        )
         return self._device
 
     async def release(self) -> None:
@@ -297,6 +328,8 @@ def _check_results(reply: Any, body: memoryview, items: Sequence[int]) -> None:
         raise DecodeError("the outputs do not fill their body")
     if reply.compute_s < 0:
         raise DecodeError("the time spent is negative")
+    if any(speed.run_s < 0 for speed in reply.speeds):
+        raise DecodeError("a time measured is negative")
 
 
 def _groups(reply: pipe.Ran, body: memoryview) -> Iterator[Group]:

@@ -20,12 +20,14 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import peerinfer
 import peerinfer_node
+from peerinfer.batch_size import BatchSize, Measure
+from peerinfer.codec import fields_of
 from peerinfer.errors import DeviceUnfit, ModelRefused
 from peerinfer.limits import MIB, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
 from peerinfer.tensors import FREE, Port
@@ -60,6 +62,10 @@ class _Model:
     has_item_axis: dict[str, bool]
     cost_bytes: int
     is_widened: bool
+    size: BatchSize
+    """How many rows to join."""
+    told: int = 0
+    """The revision of it that the daemon knows."""
 
 
 class Stopping:
@@ -141,11 +147,18 @@ class Worker:
             _return_free_memory()
             return pipe.Outgoing(pipe.Unloaded(request.request))
         if isinstance(request, pipe.Measure):
-            from peerinfer_node.inference.measuring import copy_gbs, device_gbs, gemm_gflops
-
-            bandwidth_gbs = device_gbs(self._session) if self._is_gpu else copy_gbs()
-            return pipe.Outgoing(pipe.Measured(request.request, gemm_gflops(self._session), bandwidth_gbs))
+            return pipe.Outgoing(self._measure(request))
         raise AssertionError(f"{request} is not a request")
+
+    def _measure(self, request: pipe.Measure) -> pipe.Measured:
+        from peerinfer_node.inference.measuring import convolution, copy_gbs, device_gbs, gemm_gflops
+
+        bandwidth_gbs = device_gbs(self._session) if self._is_gpu else copy_gbs()
+        measured = pipe.Measured(
+            request.request, gemm_gflops(self._session), bandwidth_gbs, *convolution(self._session)
+        )
+        _return_free_memory()
+        return measured
 
     # --- loading ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +171,7 @@ class Worker:
                     raise MemoryError
                 data = bytes(body)
                 body.release()
-                model = self._made(data)
+                model = self._made(data, [Measure(*fields_of(speed)) for speed in request.speeds])
                 del data
                 self._make_room(model.cost_bytes)
                 self._models[request.model] = model
@@ -177,7 +190,7 @@ class Worker:
     def _not_loaded(self, request: pipe.Load, kind: str, reason: str) -> pipe.NotLoaded:
         return pipe.NotLoaded(request.request, kind, pipe.shortened(reason), tuple(self._models))
 
-    def _made(self, data: bytes) -> _Model:
+    def _made(self, data: bytes, known: Sequence[Measure]) -> _Model:
         from peerinfer_node.inference.static_check import check_model
 
         check_model(data, allow_loops=self._allow_loops)
@@ -200,7 +213,7 @@ class Worker:
         firsts = [found.shape[0] for found in session.get_inputs() if found.shape]
         has_item_axis = {found.name: _is_item_axis(found.shape, firsts) for found in session.get_outputs()}
         cost_bytes = max(len(data), _resident_bytes() - before)
-        return _Model(session, inputs, outputs, has_item_axis, cost_bytes, is_widened)
+        return _Model(session, inputs, outputs, has_item_axis, cost_bytes, is_widened, BatchSize(known))
 
     def _session(self, data: bytes) -> Any:
         options = self._ort.SessionOptions()
@@ -268,7 +281,9 @@ class Worker:
         try:
             if body is None:
                 raise MemoryError
-            answer = self._batching.run_batch(request.items, request.tensors, body, request.merge, signature, run)
+            answer = self._batching.run_batch(
+                request.items, request.tensors, body, request.merge, signature, run, model.size
+            )
         except self._batching.RunStopped:
             return pipe.Outgoing(pipe.Stopped(request.request))
         except MemoryError:
@@ -276,8 +291,14 @@ class Worker:
         finally:
             self._stopping.end()
         parts = [array.reshape(-1).view(self._numpy.uint8).data for array in answer.body]
+        speeds: tuple[pipe.Speed, ...] = ()
+        if model.told != model.size.revision:
+            model.told = model.size.revision
+            speeds = tuple(
+                pipe.Speed(found.row_bytes_power, found.rows, found.run_s) for found in model.size.measures()
+            )
         try:
-            return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s), parts)
+            return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s, speeds), parts)
         except ValueError:
             return _all_failed(request, "model", "the outputs have too many different shapes: send fewer tasks at once")
 
@@ -319,7 +340,7 @@ def _all_failed(request: pipe.Run, kind: str, reason: str) -> pipe.Outgoing:
 
     reason = pipe.shortened(reason, pipe.TASK_REASON_CHARS_MAX)
     failures = tuple(TaskFailure(position, kind, reason) for position in range(len(request.items)))
-    return pipe.Outgoing(pipe.Ran(request.request, (), failures, 0.0))
+    return pipe.Outgoing(pipe.Ran(request.request, (), failures, 0.0, ()))
 
 
 def _resident_bytes() -> int:

@@ -19,6 +19,7 @@ from peerinfer.ids import Cid, cid_of
 from peerinfer.quarantine import LOSSES_MAX, UNFIT_MODELS_MAX, WRONG_REST_S
 from peerinfer_node.devices import vulkan
 from peerinfer_node.devices.choice import judge
+from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.devices.probe import cpu_device
 from peerinfer_node.inference.certificates import VALID_S, Certificates, Verdict
 from peerinfer_node.inference.certified_executor import RECHECK_EVERY_S, CertifiedExecutor
@@ -112,6 +113,30 @@ async def test_a_model_is_certified_once_and_then_runs(bench: Bench) -> None:
     assert not (await bench.run(model)).failures
     await bench.executor.load(cid_of(model), model)
     assert bench.card.runs == 2
+
+
+async def test_a_card_that_agrees_with_the_processor_says_how_far(bench: Bench) -> None:
+    device = await bench.executor.benchmark()
+    assert device == bench.executor.device
+    assert device.agreement == 0  # here both are the processor
+    assert fit_words(device).endswith("agrees with the CPU to the last bit")
+
+
+async def test_a_card_that_computes_a_convolution_network_wrongly_is_not_used_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = bench.card.benchmark
+
+    async def wrong() -> Device:
+        device = await honest()
+        return replace(device, answers=(device.answers[0] * 1.5, *device.answers[1:]))
+
+    monkeypatch.setattr(bench.card, "benchmark", wrong)
+    device = await bench.executor.benchmark()
+    assert (device.gemm_gflops, fit_words(device)) == (0, "")
+    assert "convolution network wrongly" in bench.executor.broken
+    with pytest.raises(DeviceUnfit, match="wrongly"):
+        await bench.executor.load(cid_of(models.mlp()), models.mlp())
 
 
 async def test_a_verdict_survives_a_restart_but_not_another_driver_nor_a_week(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerinfer.limits import MIB
+from peerinfer.batch_size import BatchSize, Measure
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.inference import batching
 from peerinfer_node.inference.batching import Answer, Feeds, RunFailed, Signature, run_batch
@@ -37,11 +37,17 @@ def run(
     rank: int = 2,
     has_item_axis: tuple[bool, ...] = (True,),
     outputs: tuple[str, ...] = ("y",),
+    size: BatchSize | None = None,
     **arrays: Array,
 ) -> Answer:
+    """Without a `size`, of a model that is known to be fastest with as many rows as possible."""
+    if size is None:
+        size = BatchSize(
+            Measure(power, rows, 0.01) for power in range(8) for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        )
     specs = tuple(TensorSpec(name, array.dtype.name, array.shape) for name, array in arrays.items())
     body = memoryview(b"".join(array.tobytes() for array in arrays.values()))
-    return run_batch(items, specs, body, merge, Signature({"x": rank}, outputs, has_item_axis), model)
+    return run_batch(items, specs, body, merge, Signature({"x": rank}, outputs, has_item_axis), model, size)
 
 
 def rows_of(answer: Answer, number: int = 0) -> Array:
@@ -59,16 +65,13 @@ def test_small_tasks_run_together() -> None:
     assert np.array_equal(rows_of(answer), x * 2)
 
 
-def test_no_run_takes_more_than_its_rows_or_its_megabyte() -> None:
+def test_sizes_are_tried_while_work_goes_through_and_no_run_takes_more_than_was_chosen() -> None:
     many = Recorder(lambda x: [x])
+    run([1] * 21, many, size=BatchSize(), x=np.zeros((21, 1), np.float32))
+    assert [rows for rows, _ in many.shapes] == [2, 2, 2, 1, 1, 1, 4, 4, 4]
+    many.shapes.clear()
     run([1] * 600, many, x=np.zeros((600, 1), np.float32))
     assert many.shapes == [(256, 1), (256, 1), (88, 1)]
-    large = Recorder(lambda x: [x[:, :1]])
-    run([1, 4], large, x=np.zeros((5, MIB // 8), np.float32))
-    assert large.shapes == [(2, MIB // 8), (2, MIB // 8), (1, MIB // 8)]
-    huge = Recorder(lambda x: [x[:, :1]])
-    run([1, 1], huge, x=np.zeros((2, MIB), np.float32))
-    assert huge.shapes == [(1, MIB), (1, MIB)]
 
 
 def test_a_poison_task_fails_alone() -> None:
@@ -185,9 +188,15 @@ def test_a_bool_is_true_or_false_whatever_its_byte() -> None:
         return [feeds["x"]]
 
     run_batch(
-        [3], (TensorSpec("x", "bool", (3,)),), memoryview(b"\0\1\xff"), True, Signature({}, ("y",), (True,)), model
+        [3],
+        (TensorSpec("x", "bool", (3,)),),
+        memoryview(b"\0\1\xff"),
+        True,
+        Signature({}, ("y",), (True,)),
+        model,
+        BatchSize(),
     )
-    assert seen[0].tolist() == [0, 1, 1]
+    assert np.concatenate(seen).tolist() == [0, 1, 1]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.booleans(), st.integers(0, 10))
@@ -227,7 +236,7 @@ def test_out_of_memory_halves_the_rows_that_run_together_and_goes_on() -> None:
     answer = run([4, 6], model, x=x)
     assert not answer.failures
     assert np.array_equal(rows_of(answer), x * 2)
-    assert [shape[0] for shape in model.shapes] == [10, 5, 2, 2, 2, 2, 2]
+    assert [shape[0] for shape in model.shapes] == [10, 4, 2, 2, 2, 2, 2]
 
 
 def test_a_row_that_does_not_fit_alone_fails() -> None:

@@ -16,7 +16,7 @@ from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.inference import pipe
 
 MESSAGES = [
-    pipe.Load(1, "cid"),
+    pipe.Load(1, "cid", (pipe.Speed(10, 2, 0.5),)),
     pipe.Run(2, "cid", (1, 5), (TensorSpec("x", "float32", (6, 64)),), True, ("y",)),
     pipe.Unload(3, "cid"),
     pipe.Measure(4),
@@ -28,11 +28,12 @@ MESSAGES = [
         (OutputGroup((0,), (TensorSpec("y", "float32", (1, 2)),)),),
         (TaskFailure(1, "model", "why"),),
         0.25,
+        (pipe.Speed(63, 512, 0.0),),
     ),
     pipe.Stopped(2),
     pipe.Unknown(2),
     pipe.Unloaded(3),
-    pipe.Measured(4, 100.0, 10.0),
+    pipe.Measured(4, 100.0, 10.0, 900.0, 2.0, (0.5, -1.0)),
 ]
 
 

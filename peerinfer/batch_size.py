@@ -1,0 +1,171 @@
+"""How many rows of one model go into one run on one device: measured where it runs, remembered, never guessed twice.
+
+Joining rows pays on a graphics card, where each run has a price of its own, and on a processor for small dense models;
+convolutions gain nothing there and some lose. No rule tells which, so a few runs of each size are timed while real work
+goes through: 2 rows, 1, 4, 8 and so on, `SAMPLES` of each. The fastest of them counts: a run is only ever slowed down,
+by other programs, by shaders that compile, by memory touched for the first time. Looking ends where two sizes one after
+the other brought nothing, where a run takes longer than `RUN_SECONDS_MAX`, or where rows do not fit into the memory.
+
+The smallest size that is within `WORTH` of the best is used: short runs can be stopped, and take less memory. Rows of
+other sizes (longer texts, larger images) are another question, so every power of two of bytes has answers of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from peerinfer.limits import MIB
+
+ROWS_MAX = 256
+SAMPLES = 3
+"""Runs of each size: one of three is hardly ever disturbed."""
+
+WORTH = 1.03
+"""A larger run must be faster by this, per row."""
+
+RUN_SECONDS_MAX = 0.2
+"""A frame holds about this much work, and a device must be free within a second."""
+
+RUN_BYTES_MAX = 64 * MIB
+"""Inputs of one run. What a model makes of them may be a hundred times as much."""
+
+SIZES_OF_ROWS_MAX = 8
+"""Powers of two of bytes per row for which answers are kept, of one model."""
+
+DID_NOT_FIT = 0.0
+
+_ORDER = (2, 1, *(1 << power for power in range(2, 9)))
+"""Two first: only a run of several rows shows whether the model gives one row for each."""
+
+MEASURES_MAX = SIZES_OF_ROWS_MAX * len(_ORDER)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """So long takes one run of so many rows; `DID_NOT_FIT` where memory ran out."""
+
+    row_bytes_power: int
+    rows: int
+    run_s: float
+
+
+class BatchSize:
+    """What is known of one model on one device. `ran` and `did_not_fit` teach it, `rows` asks."""
+
+    def __init__(self, known: Iterable[Measure] = ()) -> None:
+        self._answers: dict[int, _Answer] = {}
+        self.gives_rows = False
+        """A run of several rows gave one row for each."""
+        self.revision = 0
+        """Grows with all that is worth keeping."""
+        for measure in known:
+            if measure.rows in _ORDER and len(self._answers) <= SIZES_OF_ROWS_MAX and measure.run_s >= 0:
+                answer = self._answers.setdefault(measure.row_bytes_power, _Answer())
+                if measure.run_s == DID_NOT_FIT:
+                    answer.rows_max = min(answer.rows_max, max(1, measure.rows // 2))
+                else:
+                    answer.run_s[measure.rows] = [measure.run_s] * SAMPLES
+
+    def rows(self, row_bytes: int, remaining: int) -> int:
+        """How many of the remaining rows to run next."""
+        rows_max = self._rows_max(row_bytes)
+        wanted = self._of(row_bytes).next_size(rows_max, remaining)
+        if not self.gives_rows:
+            wanted = max(min(2, rows_max), wanted)
+        return max(1, min(wanted, remaining))
+
+    def ran(self, row_bytes: int, rows: int, run_s: float) -> None:
+        self.gives_rows = self.gives_rows or rows > 1
+        self.revision += self._of(row_bytes).learn(rows, run_s)
+
+    def did_not_fit(self, row_bytes: int, rows: int) -> None:
+        answer = self._of(row_bytes)
+        answer.rows_max = min(answer.rows_max, max(1, rows // 2))
+        self.revision += 1
+
+    def best(self, row_bytes: int) -> int:
+        """The size that is used where enough rows are there."""
+        return self._of(row_bytes).best()
+
+    def is_settled(self, row_bytes: int) -> bool:
+        """Nothing more is to be tried."""
+        return self._of(row_bytes).untried(self._rows_max(row_bytes)) is None
+
+    def measures(self) -> tuple[Measure, ...]:
+        found: list[Measure] = []
+        for power, answer in self._answers.items():
+            found += [Measure(power, rows, run_s) for rows, run_s in sorted(answer.known().items())]
+            if answer.rows_max < ROWS_MAX:
+                found.append(Measure(power, _size_above(answer.rows_max), DID_NOT_FIT))
+        return tuple(found[:MEASURES_MAX])
+
+    def _rows_max(self, row_bytes: int) -> int:
+        return min(self._of(row_bytes).rows_max, max(1, RUN_BYTES_MAX // max(1, row_bytes)))
+
+    def _of(self, row_bytes: int) -> _Answer:
+        power = max(0, row_bytes - 1).bit_length()
+        if power not in self._answers and len(self._answers) >= SIZES_OF_ROWS_MAX:
+            power = min(self._answers, key=lambda known: abs(known - power))
+        return self._answers.setdefault(power, _Answer())
+
+
+class _Answer:
+    """For rows of one size in bytes."""
+
+    def __init__(self) -> None:
+        self.run_s: dict[int, list[float]] = {}
+        self.rows_max = ROWS_MAX
+
+    def learn(self, rows: int, run_s: float) -> bool:
+        """True if this run was the last that was needed to know how fast this size is."""
+        if rows not in _ORDER:
+            return False  # what was left over at the end of a batch
+        samples = self.run_s.setdefault(rows, [])
+        if len(samples) >= SAMPLES:
+            return False
+        samples.append(max(run_s, 1e-9))
+        return len(samples) == SAMPLES
+
+    def known(self) -> dict[int, float]:
+        return {rows: min(samples) for rows, samples in self.run_s.items() if len(samples) >= SAMPLES}
+
+    def next_size(self, rows_max: int, remaining: int) -> int:
+        untried = self.untried(rows_max)
+        if untried is not None and untried <= remaining:
+            return untried
+        return min(self.best(), rows_max)
+
+    def untried(self, rows_max: int) -> int | None:
+        """The size to look at next, or None when enough is known."""
+        known = self.known()
+        best_s = float("inf")
+        without_gain, is_slow = 0, False
+        for rows in _ORDER:
+            if rows > rows_max:
+                return None
+            if rows not in known:
+                return rows
+            is_slow = is_slow or known[rows] > RUN_SECONDS_MAX
+            if is_slow and rows != 2:
+                return None
+            row_s = known[rows] / rows
+            without_gain = 0 if row_s * WORTH < best_s else without_gain + (rows > 2)
+            best_s = min(best_s, row_s)
+            if without_gain >= 2:
+                return None
+        return None
+
+    def best(self) -> int:
+        known = {rows: run_s / rows for rows, run_s in self.known().items() if rows <= self.rows_max}
+        in_time = {rows: row_s for rows, row_s in known.items() if rows * row_s <= RUN_SECONDS_MAX}
+        if not known:
+            return 1
+        if not in_time:
+            return min(known)
+        fastest_s = min(in_time.values())
+        return min(rows for rows, row_s in in_time.items() if row_s <= fastest_s * WORTH)
+
+
+def _size_above(rows_max: int) -> int:
+    return min(rows for rows in (*sorted(_ORDER), 2 * ROWS_MAX) if rows > rows_max)

@@ -1,0 +1,149 @@
+"""One device's worker process: what batching gives, what a hand-over costs, what the sandbox adds to a start.
+
+The baseline of batching is ONNX Runtime itself, in this process, in a tight loop at the batch that was chosen: no other
+process, no checks, no tensors that travel.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from harness import Measurement
+from onnx import TensorProto, helper
+
+from peerinfer.batch_size import BatchSize
+from peerinfer.ids import cid_of
+from peerinfer_node.devices.probe import cpu_device
+from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import models
+from models import batch_of
+
+RNG = np.random.default_rng(0)
+HANDOVER_BYTES = 10_000_000
+
+
+async def run(quick: bool) -> list[Measurement]:
+    found: list[Measurement] = []
+    for name, data, inputs in (
+        ("orientation", models.orientation(), {"x": RNG.standard_normal((96, 3, 224, 224)).astype(np.float32)}),
+        ("magika", models.magika(), {"bytes": RNG.integers(0, 256, (512, 2048)).astype(np.int32)}),
+        ("mlp", models.mlp(), {"x": RNG.standard_normal((1024, 64)).astype(np.float32)}),
+    ):
+        # The small one computes a thousand items in 0.2 ms: what is left to see there is the hand-over.
+        found += await _batching(name, data, inputs, 3 if quick else 9, budget=None if name == "mlp" else 0.8)
+    found += await _handover(30 if quick else 200)
+    found += _sandbox(5 if quick else 21)
+    return found
+
+
+async def _batching(
+    name: str, data: bytes, inputs: dict[str, Any], repetitions: int, budget: float | None
+) -> list[Measurement]:
+    """Items per second of both, in turn, so that what disturbs one disturbs the other."""
+    ((port, rows),) = inputs.items()
+    executor = SubprocessExecutor(cpu_device(), threads=1)
+    try:
+        await executor.load(cid_of(data), data)
+        items = len(rows)
+        while not await _is_settled(executor, data, port, rows):
+            pass
+        batch = min(items, BatchSize(executor.measures(cid_of(data))).best(rows[0].nbytes))
+        session = _session(data)
+        ours, theirs = [], []
+        for _ in range(repetitions):
+            started = perf_counter()
+            result = await executor.run(cid_of(data), batch_of([1] * items, **{port: rows}), 60)
+            ours.append(items / (perf_counter() - started))
+            if result.failures:
+                raise ValueError(f"{result.failures[0]}: the measurement is void")
+            started = perf_counter()
+            for first in range(0, items, batch):
+                session.run(None, {port: rows[first : first + batch]})
+            theirs.append(items / (perf_counter() - started))
+    finally:
+        await executor.close()
+    loop = f"onnxruntime_loop_{name}"
+    return [
+        Measurement(f"device_batch_{name}", batch, "rows", "higher"),
+        Measurement(loop, median(theirs), "items/s", "higher"),
+        Measurement(f"device_batched_{name}", median(ours), "items/s", "higher", baseline=loop, budget=budget),
+    ]
+
+
+async def _is_settled(executor: SubprocessExecutor, data: bytes, port: str, rows: Any) -> bool:
+    """Works on until nothing new is measured."""
+    before = executor.measures(cid_of(data))
+    await executor.run(cid_of(data), batch_of([1] * len(rows), **{port: rows}), 60)
+    return executor.measures(cid_of(data)) == before
+
+
+def _session(data: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+async def _handover(rounds: int) -> list[Measurement]:
+    """Ten megabytes to a model that looks at one number of them; its own time is taken off."""
+    floats = HANDOVER_BYTES // 4
+    nodes = [helper.make_node("Gather", ["x", "first"], ["y"], axis=1)]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", floats), ("y", 1))
+    ]
+    data = models.model(nodes, ports[:1], ports[1:], [models.constant("first", np.array([0], np.int64))])
+    row = RNG.standard_normal((1, floats)).astype(np.float32)
+    batch = batch_of([1], x=row)
+    target = np.empty_like(row)
+    executor = SubprocessExecutor(cpu_device(), threads=1)
+    ours, copies = [], []
+    try:
+        await executor.load(cid_of(data), data)
+        for number in range(-3, rounds):
+            started = perf_counter()
+            result = await executor.run(cid_of(data), batch, 60)
+            taken_s = perf_counter() - started - result.compute_s
+            started = perf_counter()
+            np.copyto(target, row)
+            copied_s = perf_counter() - started
+            if number >= 0:
+                ours.append(taken_s * 1e3)
+                copies.append(copied_s * 1e3)
+    finally:
+        await executor.close()
+    return [
+        Measurement("memory_copy_10mb", median(copies), "ms"),
+        Measurement("device_handover_10mb", median(ours), "ms", baseline="memory_copy_10mb"),
+        Measurement("device_handover_10mb_above_copy", median(ours) - median(copies), "ms", budget=5.0),
+    ]
+
+
+_LOCK_IN = """
+import time
+started = time.perf_counter()
+import peerinfer, peerinfer_node
+from peerinfer_node.inference import sandbox
+imported = time.perf_counter()
+layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=4 << 30, opening=sandbox.Opening((), ()))
+print(time.perf_counter() - started, time.perf_counter() - imported, layers.level)
+"""
+
+
+def _sandbox(rounds: int) -> list[Measurement]:
+    """What the sandbox adds to the start of a process: its modules imported, every layer put on."""
+    added = []
+    for _ in range(rounds):
+        child = subprocess.run([sys.executable, "-I", "-B", "-c", _LOCK_IN], capture_output=True, check=True, text=True)
+        with_imports_s, _, level = child.stdout.split()
+        added.append(float(with_imports_s) * 1e3)
+    return [Measurement(f"device_sandbox_start_{level}", median(added), "ms", budget=150.0)]
