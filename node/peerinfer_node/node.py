@@ -163,7 +163,9 @@ class Node:
             log=log,
             swarm=swarm,
         )
+        blob_server = BlobServer(ports.blobs, agent=AGENT, swarm=swarm)
         self.jobs = Jobs(
+            blob_server=blob_server,
             store=ports.store,
             blobs=ports.blobs,
             keys=ports.keys,
@@ -201,7 +203,7 @@ class Node:
         self._recruited: dict[PeerId, None] = {}
         self._nursery: trio.Nursery | None = None
         network.serve(WORK_PROTOCOL, self.worker.serve)
-        network.serve(BLOB_PROTOCOL, BlobServer(ports.blobs, agent=AGENT, swarm=swarm).serve)
+        network.serve(BLOB_PROTOCOL, blob_server.serve)
         network.serve(MEMBERS_PROTOCOL, self.members.serve)
         network.serve(REACH_PROTOCOL, self.reachability.serve)
         network.serve(LEASE_PROTOCOL, self.elections.serve)

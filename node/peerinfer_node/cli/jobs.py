@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from peerinfer.control import Control, Json
@@ -37,6 +38,12 @@ def add(commands: Subcommands) -> None:
         actions, "cancel", "Stop a job; what is done is kept.", "peerinfer jobs cancel 3f2a", prog=_PROG
     )
     fetch = add_command(actions, "fetch", "Write a job's outputs.", "peerinfer jobs fetch 3f2a -o out.npz", prog=_PROG)
+    for returns in (attach, fetch):
+        returns.add_argument(
+            "--bootstrap", metavar="ADDR", action="append", help="where no daemon runs: reach the swarm by this peer"
+        )
+        returns.add_argument("--swarm", metavar="INVITE", help="where no daemon runs: reach this private swarm")
+        returns.add_argument("--config", metavar="FILE", help="where no daemon runs: read this file")
     fetch.add_argument(
         "-o", "--output", metavar="OUT", required=True, help=".npz, .parquet, .jsonl, or a folder ending in /"
     )
@@ -47,6 +54,22 @@ def add(commands: Subcommands) -> None:
         add_json(action, watch=action is show, nested=True)
         add_place(action, nested=True)
         action.set_defaults(command=command)
+
+
+Act = Callable[[Control, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+
+def _with_home(arguments: argparse.Namespace, act: Act) -> None:
+    """Runs `act` with the daemon of this home, or with a node that comes back to its jobs."""
+    import trio
+
+    from peerinfer_node.cli.reaching import revisit
+
+    async def reached() -> None:
+        async with revisit(arguments) as (control, come_back_to):
+            await act(control, come_back_to)
+
+    trio.run(reached)
 
 
 async def find(control: Control, text: str) -> str:
@@ -87,12 +110,13 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 
 def _attach(arguments: argparse.Namespace) -> int:
-    async def attach(control: Control) -> None:
+    async def attach(control: Control, come_back_to: Callable[[str], Awaitable[None]]) -> None:
         from peerinfer_node.cli.following import follow
         from peerinfer_node.cli.interrupts import open_stop
         from peerinfer_node.cli.progress import LiveLine
 
         job = await find(control, arguments.job)
+        await come_back_to(job)
         last: Json = {}
         async with open_stop() as stop:
             last = await follow(control, job, LiveLine(), stop, cancels=False)
@@ -103,20 +127,22 @@ def _attach(arguments: argparse.Namespace) -> int:
             say(f"job {job} is done; write its outputs with: peerinfer jobs fetch {job} -o OUT")
         _raise_error_of(last)
 
-    with_daemon(arguments, attach)
+    _with_home(arguments, attach)
     return 0
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
     output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
 
-    async def fetch(control: Control) -> None:
+    async def fetch(control: Control, come_back_to: Callable[[str], Awaitable[None]]) -> None:
         import trio
 
         from peerinfer_node.cli.following import begin_writing, bring_home
         from peerinfer_node.cli.progress import LiveLine
 
-        job = await control.job(await find(control, arguments.job))
+        job_id = await find(control, arguments.job)
+        await come_back_to(job_id)
+        job = await control.job(job_id)
         if not is_worth_writing(job):
             state = job.get("state")
             raise error_of(job) or UsageError(
@@ -136,7 +162,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from peerinfer_node.formats import check_writable
 
     check_writable(output)
-    with_daemon(arguments, fetch)
+    _with_home(arguments, fetch)
     return 0
 
 

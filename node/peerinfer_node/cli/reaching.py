@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,34 @@ async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
     config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
     async with embedded(home, config, lends=False, networked=not arguments.standalone) as reached:
         yield reached
+
+
+@asynccontextmanager
+async def revisit(
+    arguments: argparse.Namespace,
+) -> AsyncGenerator[tuple[Control, Callable[[str], Awaitable[None]]], None]:
+    """The daemon of this home, or a node of its identity that lives as long as the command.
+
+    With it comes what to call with a job's id before anything is asked about that job: such a node then learns how it
+    stands. Raises `NoDaemon` where neither is: nothing was ever submitted from this home.
+    """
+    home = home_of(arguments)
+    async with HttpControl(home.socket) as control:
+        if await _answers(control) or not home.state_db.exists():
+            await control.status()
+
+            async def knows(job: str) -> None:
+                pass
+
+            yield control, knows
+            return
+    flags = {"bootstrap": arguments.bootstrap, "swarm": arguments.swarm}
+    config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
+    from peerinfer_node.node import open_node
+
+    log = Log(say, level="error")
+    async with open_node(home, config, lends=False, networked=True, log=log) as node:
+        yield node.control, node.jobs.revisit
 
 
 @asynccontextmanager

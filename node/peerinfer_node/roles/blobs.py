@@ -7,7 +7,8 @@ each question in turn: with what was asked for, or with a refusal. Questions may
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -57,6 +58,9 @@ BLOB_PROTOCOL = "/peerinfer/blob/1"
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of the whole blob."""
 
+Given = Callable[[Cid, int], None]
+"""Called with the blob and the bytes that a peer has taken of it."""
+
 _log = logging.getLogger("peerinfer.blobs")
 
 
@@ -67,6 +71,16 @@ class BlobServer:
         self._store = store
         self._hello = Hello(PROTOCOL_VERSION, agent, swarm)
         self._streams: dict[PeerId, int] = {}
+        self._watchers: list[Given] = []
+
+    @contextmanager
+    def watched(self, watcher: Given) -> Iterator[None]:
+        """Tells of every chunk that is given away."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.remove(watcher)
 
     async def serve(self, stream: Stream) -> None:
         """Returns when the conversation is over, however it ended."""
@@ -138,6 +152,8 @@ class BlobServer:
                 await messages.send(BlobRefused(cid, f"does not hold chunk {number}"))
                 return
             await messages.send(BlobChunk(cid, number), (data,))
+            for watcher in self._watchers:
+                watcher(cid, len(data))
 
 
 class BlobFetcher:

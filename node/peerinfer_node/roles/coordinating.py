@@ -135,13 +135,14 @@ class Coordinating:
             if copier is not None:
                 nursery.start_soon(copier.run)
                 nursery.start_soon(self.bring_home, job, live.manifest, machine.chain.copy())
-            elif len(live.manifest.committee) > 1 and live.request.replicate and not live.request.detach:
-                nursery.start_soon(self._replicate_later, live)
+            # A submitter that was killed while it handed the job over, or before, does it now.
+            is_own = live.manifest.submitter == self._own and len(live.manifest.committee) > 1
+            if is_own and live.request.replicate and not (live.survives or live.is_replicated_by_command):
+                nursery.start_soon(self._replicate_later, live, nursery)
 
-    async def _replicate_later(self, live: LiveJob) -> None:
-        assert live.files is not None
+    async def _replicate_later(self, live: LiveJob, nursery: trio.Nursery) -> None:
         try:
-            await self._replication.replicate(live.job, live.manifest, live.files, live.request, live.seconds_per_item)
+            await self._replication.replicate(live, nursery)
         except PeerinferError as error:
             self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
             return

@@ -38,6 +38,8 @@ _BLANK: Json = {
     "handovers": [],
     "elapsed_s": 0.0,
     "survives": False,
+    "copied_bytes": 0,
+    "copies_bytes": 0,
 }
 
 

@@ -20,7 +20,6 @@ from peerinfer.binding import bind
 from peerinfer.candidacy import Candidacy
 from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
-from peerinfer.elector import candidates_of
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
@@ -36,27 +35,26 @@ from peerinfer.messages import (
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, ResultRow, Store
+from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
+from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
+from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
 from peerinfer_node.roles.stored_job import read_results
 
 WATCH_INTERVAL_S = 0.1
 ENDS_WITH_NODE = "attached"
 """State, in the store, of a job whose node lives as long as the command that submitted it."""
 
-REJOIN_S = 5.0
-"""A submitter that comes back tries so long to hear of its job from the committee."""
-
-REJOIN_AGAIN_S = 0.5
-FOLLOW_INTERVAL_S = 1.0
-"""A submitter that is no elector asks so often how its job goes on. Shorter than a lease, so that it does not campaign."""
+REVISIT_S = 20.0
+"""A command without a daemon waits so long until it is known how a job of its home stands."""
 
 JOURNALS_REMEMBERED_MAX = 64
 
@@ -86,6 +84,7 @@ class Jobs:
         propose: Callable[[bytes, JobRequest], tuple[PeerId, ...]],
         rng: random.Random,
         on_accept: Callable[[], None],
+        blob_server: BlobServer,
         in_thread: InThread,
         outlasts_jobs: bool,
     ) -> None:
@@ -103,7 +102,13 @@ class Jobs:
         self._outlasts_jobs = outlasts_jobs
         self._preparation = Preparation(blobs=blobs, executor=executor, in_thread=in_thread, log=log)
         self._replication = Replication(
-            blobs=blobs, replicas=replicas, elections=elections, in_thread=in_thread, log=log, sign=keys.sign
+            blobs=blobs,
+            blob_server=blob_server,
+            replicas=replicas,
+            elections=elections,
+            in_thread=in_thread,
+            log=log,
+            sign=keys.sign,
         )
         self._coordinating = Coordinating(
             own=self._own,
@@ -120,6 +125,13 @@ class Jobs:
             on_accept=on_accept,
             on_end=self._note_end,
             forget=self._forget,
+        )
+        self._returning = Returning(
+            own=self._own,
+            replicas=replicas,
+            elections=elections,
+            log=log,
+            stand=lambda live, campaign: self._stand(live, campaign=campaign),
         )
         self._live: dict[JobId, LiveJob] = {}
         self._journals: dict[JobId, Chain] = {}
@@ -143,6 +155,8 @@ class Jobs:
         prepared = await self._preparation.prepare(request)
         nonce = self._rng.randbytes(16)
         committee = self._propose(nonce, request)
+        if request.detach and len(committee) > 1:
+            check_size(prepared.inputs)
         manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee)
         job = job_id_of(encode(manifest))
         signed = seal(manifest, self._own, self._keys.sign)
@@ -155,6 +169,7 @@ class Jobs:
         live = self._add(job, manifest, signed, request)
         live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
         live.model_bytes = prepared.model_bytes
+        live.is_replicated_by_command = request.detach
         self._stand(live, campaign=True)
         with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):
             await live.accepted.wait()
@@ -164,7 +179,7 @@ class Jobs:
         assert self._nursery is not None
         if request.detach and len(committee) > 1:
             try:
-                await self._replication.replicate(live.job, live.manifest, live.files, request, live.seconds_per_item)
+                await self._replication.replicate(live, self._nursery)
             except PeerinferError:
                 # Whoever was told that it failed must not find it running, here or at an elector that took its copy.
                 with suppress(PeerinferError):
@@ -213,53 +228,47 @@ class Jobs:
     async def take_up(self) -> None:
         """Goes on with what this node did before it stopped: its own jobs, and those it keeps copies of."""
         for row in await self._store.jobs():
-            if row.state in JOB_ENDED or row.job in self._live:
-                continue
-            if row.state == STANDBY:
-                self.stand_by(row.job, row.manifest)
-                continue
-            if row.state == ENDS_WITH_NODE:
-                await self._give_up(row.job, "the command that ran it ended; run it again with --resume", "JobFailed")
-                continue
-            try:
-                request = JobRequest.from_json(row.request)
-                _, manifest = unseal(Manifest, row.manifest)
-                live = self._add(row.job, manifest, row.manifest, request)
-                if manifest.committee == (self._own,):
-                    self._stand(live, campaign=True)
-                else:
-                    live.accepted.set()
-                    assert self._nursery is not None
-                    self._nursery.start_soon(self._rejoin, live)
-            except PeerinferError as error:
-                self._log.warning("job cannot go on", job=row.job, reason=str(error))
-                await self._give_up(row.job, str(error), type(error).__name__)
+            if row.state not in JOB_ENDED and row.job not in self._live:
+                await self._take_up(row)
+
+    async def _take_up(self, row: JobRow) -> None:
+        if row.state == STANDBY:
+            self.stand_by(row.job, row.manifest)
+            return
+        if row.state == ENDS_WITH_NODE:
+            await self._give_up(row.job, "the command that ran it ended; run it again with --resume", "JobFailed")
+            return
+        try:
+            request = JobRequest.from_json(row.request)
+            _, manifest = unseal(Manifest, row.manifest)
+            live = self._add(row.job, manifest, row.manifest, request)
+            if manifest.committee == (self._own,):
+                self._stand(live, campaign=True)
+            else:
+                live.accepted.set()
+                assert self._nursery is not None
+                self._nursery.start_soon(self._returning.rejoin, live)
+        except PeerinferError as error:
+            self._log.warning("job cannot go on", job=row.job, reason=str(error))
+            await self._give_up(row.job, str(error), type(error).__name__)
+
+    async def revisit(self, job: str) -> None:
+        """Takes up one job, in a node that lives as long as a command; returns when it is known how it stands."""
+        row = await self._row(job)
+        if row.state in JOB_ENDED or row.job in self._live:
+            return
+        await self._take_up(row)
+        with trio.move_on_after(REVISIT_S):
+            while (live := self._live.get(row.job)) is not None and live.body is None:
+                state = await self._returning.ask_others(live)
+                # Of one that says that it has ended, the journals are read and the results fetched first.
+                if state is not None and state.get("state") not in JOB_ENDED:
+                    return
+                await trio.sleep(REJOIN_AGAIN_S)
 
     async def _give_up(self, job: JobId, reason: str, kind: str) -> None:
         summary = json.dumps({"reason": reason, "kind": kind})
         await self._store.set_job_state(job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
-
-    async def _rejoin(self, live: LiveJob) -> None:
-        """Asks how a job went on without this node before it stands for it again."""
-        has_ended = False
-        with trio.move_on_after(REJOIN_S):
-            while True:
-                state = await self._ask_others(live)
-                if state is not None:
-                    has_ended = state.get("state") in JOB_ENDED
-                    break
-                await trio.sleep(REJOIN_AGAIN_S)
-        # One that says that it has ended is not believed: who campaigns reads it in the journals of a quorum.
-        self._stand(live, campaign=has_ended)
-        await self._follow(live)
-
-    async def _follow(self, live: LiveJob) -> None:
-        """Keeps a submitter that is no elector from campaigning as long as somebody coordinates."""
-        while self._own not in live.manifest.committee and not live.is_over and live.body is None:
-            state = await self._ask_others(live)
-            if state is not None and state.get("state") not in JOB_ENDED:
-                self._elections.note_lease(live.job, str(state.get("coordinator", "")))
-            await trio.sleep(FOLLOW_INTERVAL_S)
 
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
         """Is ready to coordinate a job that this node keeps a copy of."""
@@ -284,7 +293,7 @@ class Jobs:
             live.scope.cancel()
         live.note_change()
         assert self._nursery is not None
-        self._nursery.start_soon(self._follow, live)
+        self._nursery.start_soon(self._returning.follow, live)
 
     def _committed(self, live: LiveJob, batches: Sequence[bytes]) -> None:
         tasks = [
@@ -319,11 +328,13 @@ class Jobs:
         final, failed = in_journal(chain)
         known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
         known |= led(chain, live.manifest)
-        await self._forget(live, state, str(reason), str(kind), known)
-        if live.manifest.submitter == self._own and len(live.manifest.committee) > 1:
+        is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
+        if not is_others:
             while len(self._journals) >= JOURNALS_REMEMBERED_MAX:
                 del self._journals[next(iter(self._journals))]
             self._journals[live.job] = chain
+        await self._forget(live, state, str(reason), str(kind), known)
+        if not is_others:
             await self._coordinating.bring_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
@@ -353,7 +364,7 @@ class Jobs:
                     while row.job in self._live and live.body is not None:
                         await live.wait_change(live.changes)
                     continue
-                state = await self._ask_others(live, cancel=True)
+                state = await self._returning.ask_others(live, cancel=True)
                 if state is not None and state.get("state") in JOB_ENDED:
                     return
                 await trio.sleep(CANCEL_AGAIN_S)
@@ -397,7 +408,7 @@ class Jobs:
         row = await self._row(job)
         live = self._live.get(row.job)
         if live is not None and live.body is None and len(live.manifest.committee) > 1:
-            other = await self._ask_others(live)
+            other = await self._returning.ask_others(live)
             if other is not None:
                 return other
         return self._json(row)
@@ -409,29 +420,6 @@ class Jobs:
         live = self._live.get(job)
         knows = live.body is not None if live is not None else row.state in JOB_ENDED
         return self._json(row) if knows else None
-
-    async def _ask_others(self, live: LiveJob, *, cancel: bool = False) -> Json | None:
-        """What the job's coordinator says of it; None if nobody who knows can be reached.
-
-        All are asked at once: one that hangs must not hide one that knows.
-        """
-        found: list[Json] = []
-        async with trio.open_nursery() as nursery:
-
-            async def ask(peer: PeerId) -> None:
-                try:
-                    state = await self._replicas.state(peer, live.job, cancel=cancel)
-                except PeerinferError as error:
-                    self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
-                    return
-                if state is not None:
-                    found.append(state)
-                    nursery.cancel_scope.cancel()
-
-            for peer in candidates_of(live.manifest):
-                if peer != self._own:
-                    nursery.start_soon(ask, PeerId(peer))
-        return found[0] if found else None
 
     async def watch(self, job: str) -> AsyncIterator[Json]:
         row = await self._row(job)
@@ -493,6 +481,7 @@ class Jobs:
                 known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
+        known["copied_bytes"], known["copies_bytes"] = live.copied_bytes, live.copies_bytes
         known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
         return known
 

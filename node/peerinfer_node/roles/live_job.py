@@ -35,6 +35,11 @@ class LiveJob:
     scope: trio.CancelScope | None = None
     survives: bool = False
     """Copies of its inputs are on a quorum."""
+    is_replicated_by_command: bool = False
+    """Whoever submitted it waits until copies are on a quorum; otherwise they are made beside the work."""
+    copied_bytes: int = 0
+    copies_bytes: int = 0
+    """What has been sent of its copies, and how much that will be."""
     is_over: bool = False
     waiting: str = "is being elected"
     picture: JobPicture | None = None

@@ -39,14 +39,20 @@ def inputs_bytes(binding: Binding) -> int:
     return sum(spec.size_bytes for spec in binding.specs)
 
 
-def pack_inputs(inputs: Inputs, key: bytes) -> bytes:
-    """The sealed inputs. Reads everything: to be called in a thread. Raises `LimitExceeded`, `InputError`."""
-    binding = inputs.binding
-    size = inputs_bytes(binding)
+def check_size(inputs: Inputs) -> None:
+    """Raises `LimitExceeded` if they are too large to be copied to a committee."""
+    size = inputs_bytes(inputs.binding)
     if size > REPLICATED_BYTES_MAX:
         raise LimitExceeded(
             "inputs copied to a committee", current=0, attempted=size, limit=REPLICATED_BYTES_MAX, unit="bytes"
         )
+
+
+def pack_inputs(inputs: Inputs, key: bytes) -> bytes:
+    """The sealed inputs. Reads everything: to be called in a thread. Raises `LimitExceeded`, `InputError`."""
+    check_size(inputs)
+    binding = inputs.binding
+    size = inputs_bytes(binding)
     plain = bytearray(size)
     starts = _starts(binding.specs)
     step = max(_ROWS_TOGETHER_BYTES // max(binding.item_bytes, 1), 1)

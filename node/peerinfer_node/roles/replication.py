@@ -7,18 +7,17 @@ from collections.abc import Callable
 
 import trio
 
-from peerinfer.control import JobRequest
 from peerinfer.elector import quorum_of
 from peerinfer.errors import JobFailed, PeerinferError
-from peerinfer.ids import Cid, JobId, PeerId
-from peerinfer.messages import Manifest
+from peerinfer.ids import Cid, PeerId
 from peerinfer.replica_messages import ReplicaOffered
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, InThread
+from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.packed_inputs import pack_inputs
+from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.packed_inputs import check_size, pack_inputs
 from peerinfer_node.roles.replicas import Replicas
-from peerinfer_node.roles.stored_job import JobFiles
 
 
 class Replication:
@@ -28,6 +27,7 @@ class Replication:
         self,
         *,
         blobs: BlobStore,
+        blob_server: BlobServer,
         replicas: Replicas,
         elections: Elections,
         in_thread: InThread,
@@ -35,26 +35,33 @@ class Replication:
         sign: Callable[[bytes], bytes],
     ) -> None:
         self._blobs = blobs
+        self._blob_server = blob_server
         self._replicas = replicas
         self._elections = elections
         self._in_thread = in_thread
         self._log = log
         self._sign = sign
 
-    async def replicate(
-        self, job: JobId, manifest: Manifest, files: JobFiles, request: JobRequest, seconds_per_item: float
-    ) -> None:
-        """Returns when a quorum holds copies; goes on to the others in that time only.
+    async def replicate(self, live: LiveJob, nursery: trio.Nursery) -> None:
+        """Returns when a quorum holds copies; the others go on fetching theirs, in `nursery`.
 
         Raises `LimitExceeded` if the inputs are too large to be copied, `JobFailed` if too few electors took them.
         """
+        job, manifest, files = live.job, live.manifest, live.files
+        assert files is not None
+        check_size(files.inputs)
         key = hashlib.sha256(self._sign(b"peerinfer/1/job-key\0" + job.encode())).digest()
         sealed = await self._in_thread(lambda: pack_inputs(files.inputs, key))
-        inputs = await self._blobs.put(sealed)
+        inputs, model = await self._blobs.put(sealed), Cid(manifest.model)
         await self._blobs.pin(inputs, job)
-        model_bytes = len(await self._blobs.read(Cid(manifest.model)))
         offer = ReplicaOffered(
-            job, request.to_json(), model_bytes, inputs, len(sealed), key, int(seconds_per_item * 1e9)
+            job,
+            live.request.to_json(),
+            live.model_bytes,
+            inputs,
+            len(sealed),
+            key,
+            int(live.seconds_per_item * 1e9),
         )
         own = self._elections.own
         others = [PeerId(elector) for elector in manifest.committee if elector != own]
@@ -71,12 +78,18 @@ class Replication:
             if len(held) >= quorum_of(manifest) or len(held) + len(problems) == len(manifest.committee):
                 enough.set()
 
-        async with trio.open_nursery() as nursery:
+        def note_given(cid: Cid, size: int) -> None:
+            if cid in (inputs, model):
+                live.copied_bytes = min(live.copied_bytes + size, live.copies_bytes)
+                live.note_change()
+
+        needed = quorum_of(manifest) - len(held)
+        live.copied_bytes, live.copies_bytes = 0, needed * (len(sealed) + live.model_bytes)
+        with self._blob_server.watched(note_given):
             for elector in others:
                 nursery.start_soon(one, elector)
             await enough.wait()
-            if len(held) < quorum_of(manifest):
-                nursery.cancel_scope.cancel()
+        live.copied_bytes = live.copies_bytes
         if len(held) < quorum_of(manifest):
             raise JobFailed(f"{len(held)} of {len(manifest.committee)} electors took copies: {'; '.join(problems)}")
         self._log.info("job outlives its submitter", job=job, electors=len(held))

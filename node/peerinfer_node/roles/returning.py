@@ -1,0 +1,82 @@
+"""Coming back to a job that others coordinate: who is asked how it goes on, and when one stands for it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from peerinfer.control import JOB_ENDED, Json
+from peerinfer.elector import candidates_of
+from peerinfer.errors import PeerinferError
+from peerinfer.ids import PeerId
+from peerinfer_node.log import Log
+from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.replicas import Replicas
+
+REJOIN_S = 5.0
+"""A submitter that comes back tries so long to hear of its job from the committee."""
+
+REJOIN_AGAIN_S = 0.5
+FOLLOW_INTERVAL_S = 1.0
+"""A submitter that is no elector asks so often how its job goes on. Shorter than a lease, so that it does not campaign."""
+
+Stand = Callable[[LiveJob, bool], None]
+"""Becomes a candidate; True: and campaigns at once."""
+
+
+class Returning:
+    """This node as one of a job's candidates that does not coordinate it now."""
+
+    def __init__(self, *, own: PeerId, replicas: Replicas, elections: Elections, log: Log, stand: Stand) -> None:
+        self._own = own
+        self._replicas = replicas
+        self._elections = elections
+        self._log = log
+        self._stand = stand
+
+    async def rejoin(self, live: LiveJob) -> None:
+        """Asks how a job went on without this node before it stands for it again."""
+        has_ended = False
+        with trio.move_on_after(REJOIN_S):
+            while True:
+                state = await self.ask_others(live)
+                if state is not None:
+                    has_ended = state.get("state") in JOB_ENDED
+                    break
+                await trio.sleep(REJOIN_AGAIN_S)
+        # One that says that it has ended is not believed: who campaigns reads it in the journals of a quorum.
+        self._stand(live, has_ended)
+        await self.follow(live)
+
+    async def follow(self, live: LiveJob) -> None:
+        """Keeps a submitter that is no elector from campaigning as long as somebody coordinates."""
+        while self._own not in live.manifest.committee and not live.is_over and live.body is None:
+            state = await self.ask_others(live)
+            if state is not None and state.get("state") not in JOB_ENDED:
+                self._elections.note_lease(live.job, str(state.get("coordinator", "")))
+            await trio.sleep(FOLLOW_INTERVAL_S)
+
+    async def ask_others(self, live: LiveJob, *, cancel: bool = False) -> Json | None:
+        """What the job's coordinator says of it; None if nobody who knows can be reached.
+
+        All are asked at once: one that hangs must not hide one that knows.
+        """
+        found: list[Json] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask(peer: PeerId) -> None:
+                try:
+                    state = await self._replicas.state(peer, live.job, cancel=cancel)
+                except PeerinferError as error:
+                    self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
+                    return
+                if state is not None:
+                    found.append(state)
+                    nursery.cancel_scope.cancel()
+
+            for peer in candidates_of(live.manifest):
+                if peer != self._own:
+                    nursery.start_soon(ask, PeerId(peer))
+        return found[0] if found else None

@@ -1,0 +1,111 @@
+"""A detached job and the home that it came from: killed while it hands the job over, gone, and back without a daemon."""
+
+import numpy as np
+import onnx
+import pytest
+from committees import Five
+from onnx import TensorProto, helper
+from swarm import Swarm, wait_for
+
+pytestmark = pytest.mark.slow
+
+WIDTH = 65_536
+ITEMS = 128
+BATCH = 4
+TASKS = ITEMS // BATCH
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    with Swarm(tmp_path_factory.mktemp("three")) as swarm:
+        daemons = Five(swarm, ("ada", "bob", "cyd"))
+        daemons.ensure_up()
+        yield daemons
+
+
+@pytest.fixture(scope="module")
+def negation(tmp_path_factory):
+    """A model that computes nothing to speak of, 32 MiB of inputs for it, and its outputs."""
+    folder = tmp_path_factory.mktemp("negation")
+    shape = ["n", WIDTH]
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "negation",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "negation.onnx")
+    rows = np.random.default_rng(1).random((ITEMS, WIDTH), dtype=np.float32)
+    np.savez(folder / "rows.npz", x=rows)
+    return folder / "negation.onnx", folder / "rows.npz", -rows
+
+
+def fetch(swarm, name, job, out, *flags):
+    fetched = swarm.run(name, "jobs", "fetch", job, "-o", out, *flags)
+    assert fetched.code == 0, fetched.told()
+    with np.load(out) as found:
+        return found["y"]
+
+
+def test_a_submitter_killed_while_it_hands_a_job_over_does_so_when_it_is_back(three, negation, tmp_path):
+    model, inputs, expected = negation
+    run = three.swarm.start("ada", "run", model, inputs, "--detach", "--batch", str(BATCH))
+
+    def is_being_copied():
+        jobs = three["ada"].ask("GET", "/jobs")
+        return next((job["job_id"] for job in jobs if 0 < job["copied_bytes"] < job["copies_bytes"]), None)
+
+    job = wait_for(is_being_copied, timeout_s=60, saying="the copies to begin")
+    three.kill("ada")
+    assert run.wait() != 0
+    assert "daemon" in run.stderr
+    assert "Traceback" not in run.stderr
+    three.ensure_up("ada")
+
+    def is_done():
+        view = three["ada"].ask("GET", f"/jobs/{job}")
+        return view if view["state"] == "done" else None
+
+    view = wait_for(is_done, timeout_s=60, saying="the job's end")
+    assert view["final"] == view["tasks"] == TASKS
+    # Its daemon goes; a command alone brings the results home.
+    assert three.swarm.run("ada", "leave").code == 0
+    three["ada"].wait()
+    np.testing.assert_array_equal(fetch(three.swarm, "ada", job[:8], tmp_path / "out.npz"), expected)
+    three.ensure_up("ada")
+
+
+def test_a_home_without_a_daemon_hands_over_attaches_and_fetches(three, negation, tmp_path):
+    model, inputs, expected = negation
+    where = ("--bootstrap", three["bob"].address)
+    run = three.swarm.run("me", "run", model, inputs, "--detach", "--batch", str(BATCH), "--json", *where)
+    assert run.code == 0, run.told()
+    job = run.json["job_id"]
+    assert len(run.json["committee"]) == 3
+    assert f"come back with: peerinfer jobs fetch {job[:8]} -o OUT --bootstrap" in run.stderr
+    attached = three.swarm.run("me", "jobs", "attach", job[:8], "--json", *where)
+    assert attached.code == 0, attached.told()
+    assert attached.json["state"] == "done"
+    assert attached.json["final"] == TASKS
+    np.testing.assert_array_equal(fetch(three.swarm, "me", job, tmp_path / "out.npz", *where), expected)
+
+
+def test_where_nothing_was_ever_submitted_a_daemon_is_asked_for(three, tmp_path):
+    for action in (("attach", "1234"), ("fetch", "1234", "-o", tmp_path / "out.npz")):
+        run = three.swarm.run("nobody", "jobs", *action)
+        assert run.code == 7, run.told()
+        assert "peerinfer join" in run.stderr
+
+
+def test_inputs_too_large_to_be_copied_are_refused_before_anything_is(three, tmp_path, negation):
+    model, _, _ = negation
+    huge = tmp_path / "huge.npy"
+    # A hole in a file takes no disk, and must not be read.
+    header = np.lib.format.open_memmap(huge, mode="w+", dtype=np.float32, shape=(2_100, WIDTH))
+    del header
+    run = three.swarm.run("ada", "run", model, huge, "--detach", "--batch", str(BATCH))
+    assert run.code != 0
+    assert "inputs copied to a committee" in run.stderr, run.told()
+    assert "512" in run.stderr
+    assert all(job["tasks"] != 525 for job in three["ada"].ask("GET", "/jobs"))
