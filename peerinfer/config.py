@@ -210,8 +210,13 @@ def _check_exclusive(names: tuple[str, ...]) -> None:
 
 def _check_api(value: str | None) -> None:
     host, _, port = (value or "127.0.0.1:1").rpartition(":")
-    if not host or not is_port("tcp", port, 1):
-        raise UsageError(f"{value!r} is not an address; write it like 127.0.0.1:7741")
+    if not host or not is_port("tcp", port, 0):
+        raise UsageError(f"{str(value)[:128]!r} is not an address; write it like 127.0.0.1:7741")
+
+
+def _check_folder(value: str) -> None:
+    if "\0" in value or len(value) > 4096:
+        raise UsageError("not a path: give a folder, like /srv/models")
 
 
 def _check_swarm(value: str) -> None:
@@ -324,10 +329,12 @@ class NodeConfig:
     """Disk for models and inputs of others, least recently used go first. More saves fetching them again; blobs that a
     running job needs are kept even beyond it."""
 
-    api: str | None = _setting(
-        None, "api", _or_none("none", str), _check_api, show=_show_none_as("none", str), unavailable_yet=True
-    )
-    """HOST:PORT on which to serve the HTTP gateway. Whoever reaches it and has its token can use this node."""
+    api: str | None = _setting(None, "api", _or_none("none", str), _check_api, show=_show_none_as("none", str))
+    """HOST:PORT on which to serve HTTP, like 127.0.0.1:7741; port 0 takes a free one. Whoever reaches it and has the
+    token of this home can use this node; beyond this machine, token and data can be read on the way."""
+
+    models: str = _setting("", "models", str, _check_folder)
+    """The folder whose models are served online by their names. "" is models/ beside the identity."""
 
     swarm: str = _setting("", "swarm", str, _check_swarm)
     """The invite of a private swarm. "" is the swarm that this home was created in or has joined, else the open one.

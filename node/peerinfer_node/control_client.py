@@ -15,7 +15,7 @@ import httpx
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.errors import DecodeError, NoDaemon, PeerinferError, StreamClosed
 from peerinfer.limits import MIB
-from peerinfer_node.gateway.blocks import BlockDecoder, error_from
+from peerinfer.result_blocks import BlockDecoder, error_from
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0

@@ -72,6 +72,15 @@ class Home:
         return self.data / "seats.db"
 
     @property
+    def token_file(self) -> Path:
+        """What programs must know to use this node over TCP."""
+        return self.data / "api.token"
+
+    @property
+    def models(self) -> Path:
+        return self.data / "models"
+
+    @property
     def jobs(self) -> Path:
         return self.data / "jobs"
 

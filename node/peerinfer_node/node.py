@@ -420,12 +420,13 @@ def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def open_node(
-    home: Home, config: NodeConfig, *, lends: bool, networked: bool, log: Log | None = None
+    home: Home, config: NodeConfig, *, lends: bool, networked: bool, stays: bool = False, log: Log | None = None
 ) -> AsyncIterator[Node]:
     """A real node: libp2p, SQLite, files, one process for the device. `home` belongs to it while it is open.
 
-    `lends` offers its device to others; without a network it serves the node's own jobs. Raises `HomeInUse`,
-    `StateUnusable` (a port is taken, a file cannot be used) before anything has happened.
+    `lends` offers its device to others; without a network it serves the node's own jobs. A node that `stays` is a daemon
+    though it lends nothing. Raises `HomeInUse`, `StateUnusable` (a port is taken, a file cannot be used) before
+    anything has happened.
     """
     from peerinfer_node.blob_store import FileBlobStore
     from peerinfer_node.clock import SystemClock
@@ -487,12 +488,12 @@ async def open_node(
                 lends_processor=devices.lends_processor,
                 limits=devices.limits,
                 refused_devices=devices.refused,
-                is_daemon=lends,
+                is_daemon=lends or stays,
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
                 else (),
                 relays=config.relay and networked,
-                api=str(home.socket) if lends else "",
+                api=str(home.socket) if lends or stays else "",
             )
             node = Node(ports, settings, log)
             devices.report_to(node.governor.confine)

@@ -29,6 +29,9 @@ class NodeControl:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.http = ""
+        """The URL under which this node's HTTP is reached over TCP, "" if it is not."""
+        self.token_file = ""
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -64,6 +67,8 @@ class NodeControl:
             "version": peerinfer.__version__,
             "pid": os.getpid(),
             "api": node.settings.api,
+            "http": self.http,
+            "token_file": self.token_file,
         }
 
     async def peers(self) -> list[Json]:

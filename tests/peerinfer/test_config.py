@@ -52,6 +52,7 @@ SAMPLES = {
     "max_down": "50Mbit/s",
     "max_cache": "1.5G",
     "api": "127.0.0.1:7741",
+    "models": "/srv/models",
     "swarm": format_invite(Invite(PrivateSwarm("lab", b"k" * 32))),
     "log_format": "json",
     "log_level": "debug",

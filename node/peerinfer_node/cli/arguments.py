@@ -18,7 +18,6 @@ UNAVAILABLE: dict[str, dict[str, str | None]] = {
         "--service": "install|remove",
         "--max-up": "RATE",
         "--max-down": "RATE",
-        "--api": "HOST:PORT",
     },
     "tui": {"--serve": "PORT"},
 }

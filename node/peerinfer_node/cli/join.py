@@ -20,6 +20,8 @@ FLAGS = {
     "max_power": ("W", "a graphics card that takes more rests"),
     "schedule": ("HOURS", "lend only then, like 22:00-08:00 or mon-fri 22:00-08:00; may be repeated"),
     "exclusive": ("PROGRAM", "lend nothing while this program runs; may be repeated"),
+    "api": ("HOST:PORT", "serve HTTP there too, like 127.0.0.1:7741; without, on this home's Unix socket alone"),
+    "models": ("DIR", "serve the models in this folder online, by their names"),
     "log_format": ("text|json", "how to log"),
     "log_level": ("LEVEL", "debug, info, warning or error"),
 }

@@ -1,7 +1,8 @@
-"""Carries out `peerinfer join`: a node and its control API, until it is told to leave."""
+"""Carries out `peerinfer join` and `peerinfer serve`: a node and its control API, until it is told to leave."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,8 @@ from peerinfer_node.cli.interrupts import Stop, open_stop
 from peerinfer_node.cli.output import printable, say, show, show_json
 from peerinfer_node.cli.progress import LiveLine
 from peerinfer_node.cli.view import device_lines
-from peerinfer_node.gateway.server import open_gateway
+from peerinfer_node.gateway.access import load_token
+from peerinfer_node.gateway.server import TcpDoor, open_gateway
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
@@ -25,28 +27,60 @@ from peerinfer_node.node import Node, open_node
 LIVE_INTERVAL_S = 1.0
 
 
-def join(home: Home, config: NodeConfig) -> int:
-    """Returns 0 after a clean end. Raises `Interrupted` if the user did not wait for it."""
-    return trio.run(_join, home, config)
+def join(home: Home, config: NodeConfig, *, lends: bool = True, ends_with_stdin: bool = False) -> int:
+    """Returns 0 after a clean end. Raises `Interrupted` if the user did not wait for it.
+
+    `ends_with_stdin`: when standard input ends, which it does when the program that holds its other end has ended, however
+    that came about.
+    """
+    return trio.run(_join, home, config, lends, ends_with_stdin)
 
 
-async def _join(home: Home, config: NodeConfig) -> int:
+async def _join(home: Home, config: NodeConfig, lends: bool, ends_with_stdin: bool) -> int:
     live = LiveLine()
     as_json = config.log_format == "json"
     log = Log(say if as_json else live.note, level=config.log_level, as_json=as_json, wall_s=time.time)
     has_left = False
     async with (
         open_stop() as stop,
-        open_node(home, config, lends=True, networked=not config.is_standalone, log=log) as node,
-        open_gateway(node.control, home.socket, lambda line: log.error("control API", reason=line)),
+        open_node(home, config, lends=lends, networked=not config.is_standalone, stays=True, log=log) as node,
+        open_gateway(
+            node.control,
+            home.socket,
+            lambda line: log.error("control API", reason=line),
+            tcp=_tcp_door(home, config),
+            log=log,
+        ) as url,
     ):
-        _announce(node.ready(), await node.control.devices(), as_json=as_json)
-        await _until_left(node, stop, live, is_live=not as_json and sys.stderr.isatty())
+        if url:
+            node.control.http, node.control.token_file = url, str(home.token_file)
+        ready = {**node.ready(), "http": url, "token_file": node.control.token_file}
+        _announce(ready, await node.control.devices(), as_json=as_json)
+        async with trio.open_nursery() as nursery:
+            if ends_with_stdin:
+                nursery.start_soon(_leave_with_stdin, node)
+            await _until_left(node, stop, live, is_live=not as_json and sys.stderr.isatty())
+            nursery.cancel_scope.cancel()
         has_left = True
     live.clear()
     if not has_left:
         raise Interrupted("stopped at once; tasks that ran here are done again elsewhere")
     return 0
+
+
+def _tcp_door(home: Home, config: NodeConfig) -> TcpDoor | None:
+    if config.api is None:
+        return None
+    host, _, port = config.api.rpartition(":")
+    return TcpDoor(host.strip("[]"), int(port), load_token(home.token_file))
+
+
+async def _leave_with_stdin(node: Node) -> None:
+    is_open = True
+    while is_open:
+        await trio.lowlevel.wait_readable(sys.stdin.fileno())
+        is_open = bool(os.read(sys.stdin.fileno(), 4096))
+    await node.control.leave()
 
 
 async def _until_left(node: Node, stop: Stop, live: LiveLine, *, is_live: bool) -> None:
@@ -86,6 +120,8 @@ def ready_lines(ready: Json, devices: list[Json]) -> list[str]:
     lines += [f"sandbox    {ready.get('sandbox')}"]
     if ready.get("reachability"):
         lines.append(f"reachable  {ready['reachability']}")
+    if ready.get("http"):
+        lines.append(f"http       {ready['http']}, with the token in {ready.get('token_file')}")
     lines += device_lines(devices)
     lines.append(" ".join(["ready", str(ready.get("peer_id")), *addresses[:1]]))
     return lines

@@ -15,6 +15,7 @@ from peerinfer_node.cli import (
     jobs,
     join,
     run,
+    serve,
     swarm,
     switch,
     view,
@@ -22,7 +23,7 @@ from peerinfer_node.cli import (
 )
 from peerinfer_node.cli.arguments import NOT_AVAILABLE, Parser, Subcommands
 
-LATER = ("serve", "reputation")
+LATER = ("reputation",)
 
 _HELP = """\
 usage: peerinfer COMMAND [options]
@@ -31,6 +32,7 @@ Lend computers to AI inference and use them, peer to peer.
 
   join      lend this machine's devices; join INVITE enters a private swarm
   run       run an ONNX model over inputs, on the swarm or here
+  serve     HTTP for online inference, by a node that lends nothing
   jobs      list jobs; show, attach, cancel or fetch one
   status    what this node does now
   peers     who is there; --why MODEL: who may run it, and why not
@@ -72,7 +74,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="store_true")
     parser.set_defaults(command=_no_command)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for family in (join, run, jobs, view, switch, swarm, bench, doctor, configuration, identity, window):
+    for family in (join, run, serve, jobs, view, switch, swarm, bench, doctor, configuration, identity, window):
         family.add(commands)
     _add_later(commands)
     parser.known = commands.choices

@@ -93,6 +93,7 @@ def status_lines(status: Json) -> list[str]:
         ("version", status.get("version")),
         ("process", status.get("pid")),
         ("api", status.get("api")),
+        *((("http", status["http"]), ("token file", status.get("token_file"))) if status.get("http") else ()),
     ]
     return [f"{name:<13} {'-' if value in (None, '') else value}" for name, value in rows]
 

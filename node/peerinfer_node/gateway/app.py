@@ -1,15 +1,4 @@
-"""The routes of the control API, over whatever implements `peerinfer.control.Control`.
-
-    GET    /api/v1/node                     status
-    POST   /api/v1/node/pause               {"until_s": seconds since 1970 or null}, or no body
-    POST   /api/v1/node/resume, /finish, /leave
-    GET    /api/v1/peers[?why=MODEL]        MODEL is the absolute path of a model file
-    GET    /api/v1/devices, /models, /jobs
-    POST   /api/v1/jobs                     a JobRequest -> 201 {"job_id": …}
-    GET    /api/v1/jobs/ID                  DELETE cancels
-    GET    /api/v1/jobs/ID/watch            one JSON object per line, whenever the job changed
-    GET    /api/v1/jobs/ID/results          see `blocks`
-    GET    /api/v1/jobs/ID/provenance
+"""The application: all routes of this node's HTTP, behind limits on what a request may carry.
 
 Calls that only do something answer 204. Errors are {"error": one line, "kind": the class in `peerinfer.errors`}; an
 error in the middle of `watch` or `results` is the last line or record of the stream.
@@ -17,216 +6,22 @@ error in the middle of `watch` or `results` is the last line or record of the st
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
-from peerinfer.control import Control, JobRequest
-from peerinfer.errors import PeerinferError, UsageError
-from peerinfer_node.gateway import blocks
-from peerinfer_node.gateway.body import Application, BoundedBody
-from peerinfer_node.gateway.streaming import Streamed, closed_after
-
-Note = Callable[[str], None]
-"""Takes one line for the log."""
-
-_PREFIX = "/api/v1"
-
-PATH_CHARS_MAX = 4096
-UNTIL_S_MAX = 1e11
-"""The wall clock of the year 5138."""
+from peerinfer.control import Control
+from peerinfer_node.gateway.body import Application, BoundedBody, small_body
+from peerinfer_node.gateway.control_routes import ControlRoutes
+from peerinfer_node.gateway.events import EventRoutes, Feed
+from peerinfer_node.gateway.refusals import Note, Refusals, error_answer
 
 
-def build_app(control: Control, note: Note) -> Application:
-    """The application, for an ASGI server that runs on trio."""
-    gateway = _Gateway(control, note)
-    app = Starlette(
-        routes=gateway.routes(),
-        exception_handlers={
-            PeerinferError: gateway.handle_refusal,
-            HTTPException: gateway.handle_http,
-            Exception: gateway.handle_unexpected,
-        },
-    )
+def build_app(control: Control, note: Note, feed: Feed) -> Application:
+    """The application, for an ASGI server that runs on trio. Somebody must run `feed`."""
+    refusals = Refusals(note)
+    routes: Sequence[BaseRoute] = [*ControlRoutes(control, refusals).routes(), *EventRoutes(feed).routes()]
+    app = Starlette(routes=routes, exception_handlers=refusals.handlers())
     app.router.redirect_slashes = False
-    return BoundedBody(app, lambda status, line: _error(status, line, UsageError.__name__))
-
-
-class _Gateway:
-    def __init__(self, control: Control, note: Note) -> None:
-        self._control = control
-        self._note = note
-
-    def routes(self) -> list[Route]:
-        return [
-            Route(f"{_PREFIX}/node", self.status, methods=["GET"]),
-            Route(f"{_PREFIX}/node/pause", self.pause, methods=["POST"]),
-            Route(f"{_PREFIX}/node/resume", self.resume, methods=["POST"]),
-            Route(f"{_PREFIX}/node/finish", self.finish, methods=["POST"]),
-            Route(f"{_PREFIX}/node/leave", self.leave, methods=["POST"]),
-            Route(f"{_PREFIX}/peers", self.peers, methods=["GET"]),
-            Route(f"{_PREFIX}/devices", self.devices, methods=["GET"]),
-            Route(f"{_PREFIX}/models", self.models, methods=["GET"]),
-            Route(f"{_PREFIX}/jobs", self.jobs, methods=["GET"]),
-            Route(f"{_PREFIX}/jobs", self.submit, methods=["POST"]),
-            Route(f"{_PREFIX}/jobs/{{job}}", self.job, methods=["GET"]),
-            Route(f"{_PREFIX}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
-            Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
-            Route(f"{_PREFIX}/jobs/{{job}}/results", self.results, methods=["GET"]),
-            Route(f"{_PREFIX}/jobs/{{job}}/provenance", self.provenance, methods=["GET"]),
-        ]
-
-    # --- the node --------------------------------------------------------------------------------------------------
-
-    async def status(self, request: Request) -> Response:
-        return JSONResponse(await self._control.status())
-
-    async def pause(self, request: Request) -> Response:
-        await self._control.pause(until_s=_until_s(await request.body()))
-        return _done()
-
-    async def resume(self, request: Request) -> Response:
-        await self._control.resume()
-        return _done()
-
-    async def finish(self, request: Request) -> Response:
-        await self._control.finish()
-        return _done()
-
-    async def leave(self, request: Request) -> Response:
-        await self._control.leave()
-        return _done()
-
-    async def peers(self, request: Request) -> Response:
-        model = request.query_params.get("why")
-        if model is None:
-            return JSONResponse(await self._control.peers())
-        _check_path("why", model)
-        return JSONResponse(await self._control.why(model))
-
-    async def devices(self, request: Request) -> Response:
-        return JSONResponse(await self._control.devices())
-
-    async def models(self, request: Request) -> Response:
-        return JSONResponse(await self._control.models())
-
-    # --- jobs ------------------------------------------------------------------------------------------------------
-
-    async def jobs(self, request: Request) -> Response:
-        return JSONResponse(await self._control.jobs())
-
-    async def submit(self, request: Request) -> Response:
-        job_request = JobRequest.from_json(await request.body())
-        for name, path in (("model", job_request.model), *(("inputs", path) for path in job_request.inputs)):
-            _check_path(name, path)
-        return JSONResponse({"job_id": await self._control.submit(job_request)}, HTTPStatus.CREATED)
-
-    async def job(self, request: Request) -> Response:
-        return JSONResponse(await self._control.job(request.path_params["job"]))
-
-    async def cancel(self, request: Request) -> Response:
-        await self._control.cancel(request.path_params["job"])
-        return _done()
-
-    async def provenance(self, request: Request) -> Response:
-        return JSONResponse(await self._control.provenance(request.path_params["job"]))
-
-    async def watch(self, request: Request) -> Streamed:
-        job = request.path_params["job"]
-
-        async def lines() -> AsyncGenerator[bytes | memoryview, None]:
-            async with closed_after(self._control.watch(job)) as pictures:
-                async for picture in pictures:
-                    yield _line(picture)
-
-        return self._streamed(lines(), "application/x-ndjson", lambda error: _line(_words(error)))
-
-    async def results(self, request: Request) -> Streamed:
-        job = request.path_params["job"]
-
-        async def records() -> AsyncGenerator[bytes | memoryview, None]:
-            async with closed_after(self._control.results(job)) as results:
-                async for block in results:
-                    for chunk in blocks.encode_block(block):
-                        yield chunk
-            yield blocks.encode_end()
-
-        return self._streamed(records(), blocks.MEDIA_TYPE, blocks.encode_error)
-
-    def _streamed(
-        self,
-        chunks: AsyncGenerator[bytes | memoryview, None],
-        media_type: str,
-        last_words: Callable[[PeerinferError], bytes],
-    ) -> Streamed:
-        return Streamed(chunks, media_type, failed=self._told, refuse=_refusal, last_words=last_words)
-
-    # --- errors ----------------------------------------------------------------------------------------------------
-
-    def _told(self, error: Exception) -> PeerinferError:
-        """The error as the client may know it. What nobody expected goes to the log, without its details to the client."""
-        if isinstance(error, PeerinferError):
-            return error
-        self._note(f"the control API failed: {type(error).__name__}: {error}")
-        return PeerinferError("the node failed to answer; its log says why")
-
-    async def handle_refusal(self, request: Request, error: Exception) -> Response:
-        return _refusal(self._told(error))
-
-    async def handle_unexpected(self, request: Request, error: Exception) -> Response:
-        return _refusal(self._told(error))
-
-    async def handle_http(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        where = f"{request.method} {request.url.path}"
-        line = f"there is no {where[:PATH_CHARS_MAX]}" if error.status_code in (404, 405) else str(error.detail)
-        return _error(error.status_code, line, UsageError.__name__, dict(error.headers or {}))
-
-
-def _words(error: PeerinferError) -> dict[str, str]:
-    return {"error": str(error), "kind": type(error).__name__}
-
-
-def _refusal(error: PeerinferError) -> Response:
-    return _error(error.http_status, str(error), type(error).__name__)
-
-
-def _error(status: int, line: str, kind: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": line, "kind": kind}, status, headers)
-
-
-def _done() -> Response:
-    return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False).encode() + b"\n"
-
-
-def _check_path(name: str, path: str) -> None:
-    if not os.path.isabs(path) or "\0" in path or len(path) > PATH_CHARS_MAX:
-        raise UsageError(f"{name}: give an absolute path of at most {PATH_CHARS_MAX} characters")
-
-
-def _until_s(body: bytes) -> float | None:
-    if not body:
-        return None
-    try:
-        raw = json.loads(body)
-    except (ValueError, RecursionError):
-        raise UsageError("the request is not JSON") from None
-    until_s = raw.get("until_s") if isinstance(raw, dict) and raw.keys() <= {"until_s"} else math.nan
-    if until_s is None:
-        return None
-    if type(until_s) not in (int, float) or not 0 <= until_s <= UNTIL_S_MAX:
-        raise UsageError('until_s: give {"until_s": seconds since 1970} or {"until_s": null}')
-    return float(until_s)
+    return BoundedBody(app, error_answer, small_body)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from peerinfer.control import ResultBlock
 from peerinfer.errors import DecodeError, InputError, LimitExceeded, PeerinferError
+from peerinfer.result_blocks import CHUNK_BYTES, BlockDecoder, encode_block, encode_end, encode_error
 from peerinfer.tensors import ITEM_BYTES
-from peerinfer_node.gateway.blocks import CHUNK_BYTES, BlockDecoder, encode_block, encode_end, encode_error
 
 
 def _bytes_of(*blocks: ResultBlock) -> bytes:

@@ -1,0 +1,178 @@
+"""Node, peers, devices, models and jobs: routes over whatever implements `peerinfer.control.Control`.
+
+    GET    /api/v1/node                     status
+    POST   /api/v1/node/pause               {"until_s": seconds since 1970 or null}, or no body
+    POST   /api/v1/node/resume, /finish, /leave
+    GET    /api/v1/peers[?why=MODEL]        MODEL is the absolute path of a model file
+    GET    /api/v1/devices, /models, /jobs
+    POST   /api/v1/jobs                     a JobRequest -> 201 {"job_id": …}
+    GET    /api/v1/jobs/ID                  DELETE cancels
+    GET    /api/v1/jobs/ID/watch            one JSON object per line, whenever the job changed
+    GET    /api/v1/jobs/ID/results          see `peerinfer.result_blocks`
+    GET    /api/v1/jobs/ID/provenance
+
+Calls that only do something answer 204. Errors are {"error": one line, "kind": the class in `peerinfer.errors`}; an
+error in the middle of `watch` or `results` is the last line or record of the stream.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from peerinfer import result_blocks
+from peerinfer.control import Control, JobRequest
+from peerinfer.errors import PeerinferError, UsageError
+from peerinfer_node.gateway.refusals import PATH_CHARS_MAX, Refusals, refusal, words
+from peerinfer_node.gateway.streaming import Streamed, closed_after
+
+_PREFIX = "/api/v1"
+
+UNTIL_S_MAX = 1e11
+"""The wall clock of the year 5138."""
+
+
+class ControlRoutes:
+    def __init__(self, control: Control, refusals: Refusals) -> None:
+        self._control = control
+        self._refusals = refusals
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(f"{_PREFIX}/node", self.status, methods=["GET"]),
+            Route(f"{_PREFIX}/node/pause", self.pause, methods=["POST"]),
+            Route(f"{_PREFIX}/node/resume", self.resume, methods=["POST"]),
+            Route(f"{_PREFIX}/node/finish", self.finish, methods=["POST"]),
+            Route(f"{_PREFIX}/node/leave", self.leave, methods=["POST"]),
+            Route(f"{_PREFIX}/peers", self.peers, methods=["GET"]),
+            Route(f"{_PREFIX}/devices", self.devices, methods=["GET"]),
+            Route(f"{_PREFIX}/models", self.models, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs", self.jobs, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs", self.submit, methods=["POST"]),
+            Route(f"{_PREFIX}/jobs/{{job}}", self.job, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/results", self.results, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/provenance", self.provenance, methods=["GET"]),
+        ]
+
+    # --- the node --------------------------------------------------------------------------------------------------
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(await self._control.status())
+
+    async def pause(self, request: Request) -> Response:
+        await self._control.pause(until_s=_until_s(await request.body()))
+        return _done()
+
+    async def resume(self, request: Request) -> Response:
+        await self._control.resume()
+        return _done()
+
+    async def finish(self, request: Request) -> Response:
+        await self._control.finish()
+        return _done()
+
+    async def leave(self, request: Request) -> Response:
+        await self._control.leave()
+        return _done()
+
+    async def peers(self, request: Request) -> Response:
+        model = request.query_params.get("why")
+        if model is None:
+            return JSONResponse(await self._control.peers())
+        _check_path("why", model)
+        return JSONResponse(await self._control.why(model))
+
+    async def devices(self, request: Request) -> Response:
+        return JSONResponse(await self._control.devices())
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse(await self._control.models())
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    async def jobs(self, request: Request) -> Response:
+        return JSONResponse(await self._control.jobs())
+
+    async def submit(self, request: Request) -> Response:
+        job_request = JobRequest.from_json(await request.body())
+        for name, path in (("model", job_request.model), *(("inputs", path) for path in job_request.inputs)):
+            _check_path(name, path)
+        return JSONResponse({"job_id": await self._control.submit(job_request)}, HTTPStatus.CREATED)
+
+    async def job(self, request: Request) -> Response:
+        return JSONResponse(await self._control.job(request.path_params["job"]))
+
+    async def cancel(self, request: Request) -> Response:
+        await self._control.cancel(request.path_params["job"])
+        return _done()
+
+    async def provenance(self, request: Request) -> Response:
+        return JSONResponse(await self._control.provenance(request.path_params["job"]))
+
+    async def watch(self, request: Request) -> Streamed:
+        job = request.path_params["job"]
+
+        async def lines() -> AsyncGenerator[bytes | memoryview, None]:
+            async with closed_after(self._control.watch(job)) as pictures:
+                async for picture in pictures:
+                    yield _line(picture)
+
+        return self._streamed(lines(), "application/x-ndjson", lambda error: _line(words(error)))
+
+    async def results(self, request: Request) -> Streamed:
+        job = request.path_params["job"]
+
+        async def records() -> AsyncGenerator[bytes | memoryview, None]:
+            async with closed_after(self._control.results(job)) as results:
+                async for block in results:
+                    for chunk in result_blocks.encode_block(block):
+                        yield chunk
+            yield result_blocks.encode_end()
+
+        return self._streamed(records(), result_blocks.MEDIA_TYPE, result_blocks.encode_error)
+
+    def _streamed(
+        self,
+        chunks: AsyncGenerator[bytes | memoryview, None],
+        media_type: str,
+        last_words: Callable[[PeerinferError], bytes],
+    ) -> Streamed:
+        return Streamed(chunks, media_type, failed=self._refusals.told, refuse=refusal, last_words=last_words)
+
+
+def _done() -> Response:
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
+
+
+def _check_path(name: str, path: str) -> None:
+    if not os.path.isabs(path) or "\0" in path or len(path) > PATH_CHARS_MAX:
+        raise UsageError(f"{name}: give an absolute path of at most {PATH_CHARS_MAX} characters")
+
+
+def _until_s(body: bytes) -> float | None:
+    if not body:
+        return None
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("the request is not JSON") from None
+    until_s = raw.get("until_s") if isinstance(raw, dict) and raw.keys() <= {"until_s"} else math.nan
+    if until_s is None:
+        return None
+    if type(until_s) not in (int, float) or not 0 <= until_s <= UNTIL_S_MAX:
+        raise UsageError('until_s: give {"until_s": seconds since 1970} or {"until_s": null}')
+    return float(until_s)
