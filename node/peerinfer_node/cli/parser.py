@@ -27,7 +27,6 @@ LATER = ("reputation",)
 
 _HELP = """\
 usage: peerinfer COMMAND [options]
-
 Lend computers to AI inference and use them, peer to peer.
 
   join      lend this machine's devices; join INVITE enters a private swarm

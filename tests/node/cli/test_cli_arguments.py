@@ -86,7 +86,6 @@ WRONG = [
     ("config get no_such_key", "no setting"),
     ("config set name", "VALUE"),
     ("config set cpu_threads many", "whole number"),
-    ("serve", "not available in this version"),
     ("swarm", "swarm create NAME"),
     ("swarm create", "NAME"),
     (f"{RUN} --standalone --swarm peerinfer1:abc", "choose one"),
