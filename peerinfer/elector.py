@@ -52,6 +52,7 @@ from peerinfer.lease_messages import (
     SeatOffered,
     SeatTaken,
 )
+from peerinfer.lease_profile import SOLO, STATED, LeaseProfile
 from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import (
@@ -417,7 +418,18 @@ def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
     if author != manifest.submitter:
         raise ProtocolError("the manifest is not signed by its submitter")
     check_committee(manifest.committee, manifest.byzantine)
+    if manifest.lease_s not in STATED:
+        raise ProtocolError(f"the manifest wants leases of {manifest.lease_s:g} s; {_lengths()} s are possible")
     return job_id_of(decode_as(Signed, signed).payload), manifest
+
+
+def _lengths() -> str:
+    return " or ".join(f"{lease_s:g}" for lease_s in STATED)
+
+
+def profile_of(manifest: Manifest) -> LeaseProfile:
+    """The times that all candidates of the job go by."""
+    return SOLO if manifest.committee == (manifest.submitter,) else STATED[manifest.lease_s]
 
 
 def check_lease(job: JobId, term: Term, signed_manifest: bytes, grants: Sequence[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DRIFT = 0.01
@@ -35,5 +36,28 @@ class LeaseProfile:
 LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s=0.15)
 WAN = LeaseProfile(lease_s=12.0, renew_s=3.0, answer_s=2.0, margin_s=0.5, slot_s=0.7)
 
+LAN_RTT_S_MAX = 0.15
+"""Electors that are all answered within this time take the short lease: a campaign is three round trips, and candidates
+follow each other at `LAN.slot_s`."""
+
+STATED = {LAN.lease_s: LAN, WAN.lease_s: WAN}
+"""By the length that a manifest states. All candidates of a job go by it, whatever they measure themselves."""
+
 SOLO = LeaseProfile(lease_s=30.0, renew_s=7.0, answer_s=10.0, margin_s=0.5, slot_s=0.05)
 """For a committee of the coordinator alone: nobody could take over, so a slow disk must not cost it the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far an elector is from the submitter."""
+
+    rtt_s: float | None
+    """None where it was not measured yet."""
+    is_public: bool
+    """It is reachable at a public address."""
+
+
+def choose_profile(electors: Sequence[Distance]) -> LeaseProfile:
+    """For a job with these electors beside the submitter. One that was not measured counts as far if it is public."""
+    far = (one.is_public if one.rtt_s is None else one.rtt_s > LAN_RTT_S_MAX for one in electors)
+    return WAN if any(far) else LAN

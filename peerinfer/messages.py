@@ -464,6 +464,8 @@ class Manifest:
     committee: tuple[str, ...] = wire(listed(_id, 16))
     byzantine: int = wire(uint(8))
     """How many liars among the committee are tolerated (b of the quorum formula)."""
+    lease_s: float = wire(number, default=3.0)
+    """How long its leases are; only the lengths of `lease_profile` are taken."""
 
 
 # --- records on disk -----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from peerinfer.committee import quorum
+from peerinfer.committee import ELIGIBLE_AFTER_S, quorum
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import PeerinferError
 from peerinfer.lease_profile import LAN
@@ -41,16 +41,21 @@ WORK_S = 36.0
 """How long the swarm should have to compute; so many files are chosen. `--work` says otherwise."""
 
 SAMPLE_ITEMS = 200
-ITEMS_MAX = 20_000
+ITEMS_MAX = 40_000
 ITEMS_PER_TASK = 5
 KILL_AT = (0.1, 0.35)
 """Shares of the job at which its coordinator is killed."""
 
 PROMISED_S = LAN.lease_s + 1.0
-BUSY_S = 2.0
-"""What a machine that has other things to do may take longer."""
+GIVEN_UP_S = 20.0
+"""A machine that has other things to do takes longer, which is told; after this time something is wrong."""
+
+TRIES_MAX = 4
+"""The job's length is guessed from a sample. One that ends before everything was shown is followed by one twice as long."""
 
 ENDS_WITHIN_S = 240.0
+"""For each try."""
+
 POLL_S = 0.1
 TOLD_EVERY_S = 3.0
 
@@ -61,6 +66,10 @@ PADDING = 256
 
 class Broken(Exception):
     """Something is not as promised. Its text says what."""
+
+
+class TooShort(Exception):
+    """The job ended before everything was shown. Nothing is wrong with that."""
 
 
 @dataclass(slots=True)
@@ -186,21 +195,36 @@ class _Stage:
 
 
 async def _demo(stage: _Stage) -> None:
-    with trio.move_on_after(ENDS_WITHIN_S) as limit:
-        items = await _choose_items(stage)
-        inputs = stage.folder / "files.npz"
-        np.savez(inputs, bytes=items)
-        await _start(stage)
-        job = await _submit(stage, inputs)
-        await _Watcher(stage, job).watch()
-        await _compare(stage, job, inputs)
-    if limit.cancelled_caught:
-        raise Broken(f"it did not end within {ENDS_WITHIN_S:g} s")
-
-
-async def _choose_items(stage: _Stage) -> NDArray[np.int32]:
-    """As many files as keep the swarm busy for `WORK_S`: measured with some of them, on one thread."""
     files = _standard_library()
+    count = await _choose_count(stage, files)
+    await _start(stage)
+    for _ in range(TRIES_MAX):
+        was_shown = False
+        with trio.move_on_after(ENDS_WITHIN_S) as limit:
+            try:
+                await _show(stage, _as_seen([files[number % len(files)] for number in range(count)]))
+                was_shown = True
+            except* TooShort:
+                stage.say("the job was done before its coordinator could be killed twice: again, with more to do")
+        if was_shown:
+            return
+        if limit.cancelled_caught:
+            raise Broken(f"it did not end within {ENDS_WITHIN_S:g} s")
+        count = min(2 * count, ITEMS_MAX)
+        await _start(stage)
+    raise Broken(f"{TRIES_MAX} jobs ended before everything was shown; give them more --work")
+
+
+async def _show(stage: _Stage, items: NDArray[np.int32]) -> None:
+    inputs = stage.folder / "files.npz"
+    np.savez(inputs, bytes=items)
+    job = await _submit(stage, inputs)
+    await _Watcher(stage, job).watch()
+    await _compare(stage, job, inputs)
+
+
+async def _choose_count(stage: _Stage, files: list[Path]) -> int:
+    """As many files as keep the swarm busy for `WORK_S`: measured with some of them, on one thread."""
     sample = stage.folder / "sample.npz"
     np.savez(sample, bytes=_as_seen(files[:SAMPLE_ITEMS]))
     measure = stage.folder / "alone"
@@ -210,7 +234,7 @@ async def _choose_items(stage: _Stage) -> NDArray[np.int32]:
     wanted = int(per_s * stage.work_s)
     count = max(min(wanted, ITEMS_MAX), 5 * SAMPLE_ITEMS)
     stage.say(f"this machine looks at {per_s:.0f} files per second; the job is to tell the types of {count}")
-    return _as_seen([files[number % len(files)] for number in range(count)])
+    return count
 
 
 def _standard_library() -> list[Path]:
@@ -234,17 +258,20 @@ def _as_seen(files: list[Path]) -> NDArray[np.int32]:
 
 
 async def _start(stage: _Stage) -> None:
-    first, *others = stage.nodes
-    first.start(None)
-    await first.wait_ready()
-    for node in others:
-        node.start(first.ready["addresses"][0])
-    for node in others:
+    """Returns when all daemons run, know each other, and have been there for long enough to elect."""
+    up = [node for node in stage.nodes if node.is_up]
+    down = [node for node in stage.nodes if not node.is_up]
+    if not up:
+        up = [down.pop(0)]
+        up[0].start(None)
+    await up[0].wait_ready()
+    for node in down:
+        node.start(up[0].ready["addresses"][0])
+    for node in stage.nodes:
         await node.wait_ready()
-    async with HttpControl(first.home / "peerinfer.sock") as control:
-        await _wait_for(lambda: _knows(control, len(others)))
-    # A peer may elect when it has been there for two seconds.
-    await trio.sleep(2.5)
+    async with HttpControl(up[0].home / "peerinfer.sock") as control:
+        await _wait_for(lambda: _knows(control, len(stage.nodes) - 1))
+    await trio.sleep(ELIGIBLE_AFTER_S + 0.5)
     stage.say(f"five daemons run and know each other: {', '.join(node.name for node in stage.nodes)}")
 
 
@@ -325,8 +352,10 @@ class _Watcher:
             f"lost nothing: {first} tasks were final at the hand-over, {takeover_s:.1f} s after the kill; "
             f"the next one is final {time.monotonic() - killed_s:.1f} s after it"
         )
-        if takeover_s > PROMISED_S + BUSY_S:
+        if takeover_s > GIVEN_UP_S:
             raise Broken(f"the hand-over took {takeover_s:.1f} s; {PROMISED_S:g} s are promised")
+        if takeover_s > PROMISED_S:
+            stage.say(f"that is more than the {PROMISED_S:g} s promised: this machine has other things to do")
 
     async def _restart(self, victim: Node) -> None:
         other = next(node for node in self._stage.nodes if node.is_ready)
@@ -342,9 +371,9 @@ class _Watcher:
                 if is_enough(view):
                     return view
                 if view["state"] in JOB_ENDED and not may_end:
-                    raise Broken(
-                        f"the job is {view['state']} before everything was shown; give it more --work {view['reason']}"
-                    )
+                    if view["state"] == "done":
+                        raise TooShort
+                    raise Broken(f"the job is {view['state']}: {view['reason']}")
             await trio.sleep(POLL_S)
 
     async def _view(self) -> Json | None:

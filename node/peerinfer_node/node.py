@@ -13,7 +13,6 @@ import trio
 
 from peerinfer.addresses import peer_of
 from peerinfer.assignment import LinkMeasured, WorkerOffer
-from peerinfer.candidacy import LAN, LeaseProfile
 from peerinfer.committee import Eligible, propose, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
@@ -22,6 +21,7 @@ from peerinfer.errors import NoSuitablePeer, PeerinferError
 from peerinfer.governor import NO_LIMITS, Limits
 from peerinfer.ids import Cid, PeerId
 from peerinfer.invites import parse_invite
+from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
 from peerinfer.membership import Member, Membership
 from peerinfer.spreading import Spreading
 from peerinfer_node.home import Home
@@ -80,7 +80,6 @@ class NodeSettings:
     """Graphics cards that were found and are not used, as `devices` shows them."""
     is_daemon: bool = False
     """Stays when its job is done: goes on with jobs that were running when it stopped, and is an elector of others'."""
-    profile: LeaseProfile = LAN
     remembers_peers: bool = True
     relays: bool = False
     """Carries connections for peers that cannot be dialled."""
@@ -150,7 +149,6 @@ class Node:
             clock=clock,
             log=log,
             swarm=swarm,
-            profile=settings.profile,
             rng=random.Random(rng.random()),  # noqa: S311
         )
         self.replicas = Replicas(
@@ -324,19 +322,27 @@ class Node:
             speed=max(device.gemm_gflops for device in devices),
         )
 
-    def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[PeerId, ...]:
-        """Who should elect the coordinator of a job that this node submits. This node alone where it must do."""
+    def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
+        """Who should elect the coordinator of a job that this node submits, and for how long at once.
+
+        This node alone where it must do.
+        """
         wanted = request.detach or self.settings.is_daemon
         if not wanted or request.local_only:
-            return (self.peer_id,)
+            return (self.peer_id,), LAN
         wall_s = self.ports.clock.wall_s()
-        eligible = [
-            Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
+        electing = [
+            member
             for member in self.members.machine.members()
             if member.state == "alive"
             and member.path == "direct"
             and member.advert is not None
             and member.advert.elects
+        ]
+        eligible = [
+            Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
+            for member in electing
+            if member.advert is not None
         ]
         if self.settings.is_daemon:
             eligible.append(Eligible(self.peer_id, math.inf, subnets_of(self.ports.network.addresses())))
@@ -346,7 +352,12 @@ class Node:
                 f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
                 "start a daemon here with `peerinfer join` and submit to it"
             )
-        return committee
+        distances = [
+            Distance(member.rtt_s, bool(subnets_of(member.addresses)))
+            for member in electing
+            if member.peer in committee
+        ]
+        return committee, choose_profile(distances)
 
     # --- peers -------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from peerinfer.lease_profile import LAN, WAN
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_sim.lease import mutants, runs, signatures
 from peerinfer_sim.lease.__main__ import main
@@ -49,6 +50,7 @@ def test_scenarios_differ_in_everything_that_matters() -> None:
         *("paused", "suspended", "disk full", "hand over", "campaign"),
     }
     assert any(one.dead for one in drawn)
+    assert {one.profile for one in drawn} == {LAN, WAN}
     assert any(not one.clocks_are_sound for one in drawn)
     assert all(fault.at_s + fault.for_s <= one.chaos_s + 1e-9 for one in drawn for fault in one.faults)
 

@@ -209,6 +209,7 @@ def job_lines(job: Json) -> list[str]:
         ("coordinator", job.get("coordinator")),
         ("term", job.get("term")),
         ("committee", ", ".join(str(peer) for peer in job.get("committee") or ())),
+        ("lease", _duration(job.get("lease_s"))),
         ("items", format_count(count_of(job, "items"))),
         ("tasks", format_count(count_of(job, "tasks"))),
         ("accepted", format_count(count_of(job, "accepted"))),

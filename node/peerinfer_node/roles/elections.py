@@ -37,6 +37,7 @@ from peerinfer.elector import (
     SeatGivenUp,
     SeatRow,
     open_manifest,
+    profile_of,
 )
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
@@ -51,7 +52,6 @@ from peerinfer.lease_messages import (
     Prepare,
     SeatOffered,
 )
-from peerinfer.lease_profile import SOLO
 from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.messages import (
     Goodbye,
@@ -111,7 +111,6 @@ class Elections:
         clock: LocalClock,
         log: Log,
         swarm: str,
-        profile: LeaseProfile,
         rng: random.Random,
     ) -> None:
         self._keys = keys
@@ -120,15 +119,12 @@ class Elections:
         self._clock = clock
         self._log = log
         self._swarm = swarm
-        self._profile = profile
         self._rng = rng
         self.elector = Elector(keys.peer_id, keys.sign)
         self._elector_driver: Driver[elector.Event, elector.Effect] = Driver(
             self.elector, _Clock(clock.elector_s), self._perform_elector
         )
-        self._lines = ElectorLines(
-            network=network, log=log, swarm=swarm, answer_s=profile.answer_s, on_reply=self._on_reply
-        )
+        self._lines = ElectorLines(network=network, log=log, swarm=swarm, on_reply=self._on_reply)
         self._candidates: dict[JobId, _Candidate] = {}
         self._telling: dict[JobId, _Candidate] = {}
         """Of jobs that are over: each tells the electors that do not know it, for one lease at most."""
@@ -185,7 +181,7 @@ class Elections:
             on_over(chain)
             return
         _, manifest = open_manifest(signed_manifest)
-        profile = SOLO if manifest.committee == (self._own,) else self._profile
+        profile = profile_of(manifest)
         machine = Candidacy(
             self._own,
             self._keys.sign,
@@ -204,7 +200,7 @@ class Elections:
         if campaign:
             driver.post(Campaign())
         else:
-            driver.post(LeaseSeen("", self._clock.holder_s() + self._profile.lease_s))
+            driver.post(LeaseSeen("", self._clock.holder_s() + profile.lease_s))
         self._nursery.start_soon(self._run_candidate, self._candidates[job])
 
     def write(self, job: JobId, entries: tuple[Entry, ...], *, event: str = "", detail: str = "", now: bool) -> None:
@@ -222,7 +218,7 @@ class Elections:
         """Another candidate says who coordinates. Its term is not asked for: a liar's would spoil this node's own."""
         candidate = self._candidates.get(job)
         if candidate is not None and holder != self._own:
-            candidate.driver.post(LeaseSeen(holder, self._clock.holder_s() + self._profile.lease_s))
+            candidate.driver.post(LeaseSeen(holder, self._clock.holder_s() + candidate.profile.lease_s))
 
     def machine(self, job: JobId) -> Candidacy | None:
         candidate = self._candidates.get(job)
@@ -264,7 +260,8 @@ class Elections:
         leaving = [candidate for job in jobs if (candidate := self._candidates.get(job)) is not None]
         for candidate in leaving:
             candidate.driver.post(HandOver(reason))
-        with trio.move_on_after(HAND_OVER_S + self._profile.answer_s):
+        answer_s = max((candidate.profile.answer_s for candidate in leaving), default=0.0)
+        with trio.move_on_after(HAND_OVER_S + answer_s):
             await _until(lambda: not any(one.machine.has_lease(self._clock.holder_s()) for one in leaving))
             await _until(lambda: self._lines.is_quiet)
 
@@ -319,7 +316,8 @@ class Elections:
             else:
                 self._ask_own(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
         else:
-            self._lines.ask(self._nursery, elector_id, job, request)
+            candidate = self._candidates.get(job) or self._telling[job]
+            self._lines.ask(self._nursery, elector_id, job, request, candidate.profile.answer_s)
 
     def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy.Reply | None) -> None:
         candidate = self._candidates.get(job) or self._telling.get(job)

@@ -40,9 +40,10 @@ OnReply = Callable[[JobId, PeerId, "Reply | None"], None]
 @dataclass(slots=True)
 class _Line:
     elector: PeerId
-    waiting: deque[tuple[JobId, Request]] = field(default_factory=deque)
-    asked: deque[tuple[JobId, float]] = field(default_factory=deque)
-    """Sent and not answered: the job, and when."""
+    waiting: deque[tuple[JobId, Request, float]] = field(default_factory=deque)
+    """The job, what is asked, and how long an answer is waited for."""
+    asked: deque[tuple[JobId, float, float]] = field(default_factory=deque)
+    """Sent and not answered: the job, until when it is waited for, and how long that is."""
     is_running: bool = False
     work: trio.Event = field(default_factory=trio.Event)
 
@@ -50,20 +51,19 @@ class _Line:
 class ElectorLines:
     """Talks to other nodes' electors."""
 
-    def __init__(self, *, network: Network, log: Log, swarm: str, answer_s: float, on_reply: OnReply) -> None:
+    def __init__(self, *, network: Network, log: Log, swarm: str, on_reply: OnReply) -> None:
         self._network = network
         self._log = log
         self._swarm = swarm
-        self._answer_s = answer_s
         self._on_reply = on_reply
         self._lines: dict[PeerId, _Line] = {}
 
-    def ask(self, nursery: trio.Nursery, elector: PeerId, job: JobId, request: Request) -> None:
+    def ask(self, nursery: trio.Nursery, elector: PeerId, job: JobId, request: Request, answer_s: float) -> None:
         line = self._lines.setdefault(elector, _Line(elector))
         if len(line.waiting) + len(line.asked) >= REQUESTS_WAITING_MAX:
             self._on_reply(job, elector, None)
             return
-        line.waiting.append((job, request))
+        line.waiting.append((job, request, answer_s))
         line.work.set()
         if not line.is_running:
             line.is_running = True
@@ -91,7 +91,7 @@ class ElectorLines:
                 del self._lines[line.elector]
 
     def _drop(self, line: _Line) -> None:
-        lost = [job for job, _ in line.asked] + [job for job, _ in line.waiting]
+        lost = [job for job, _, _ in line.asked] + [job for job, _, _ in line.waiting]
         line.asked.clear()
         line.waiting.clear()
         for job in lost:
@@ -132,8 +132,8 @@ class ElectorLines:
     async def _send(self, line: _Line, stream: MessageStream, scope: trio.CancelScope) -> None:
         while True:
             while line.waiting:
-                job, request = line.waiting.popleft()
-                line.asked.append((job, trio.current_time()))
+                job, request, answer_s = line.waiting.popleft()
+                line.asked.append((job, trio.current_time() + answer_s, answer_s))
                 await stream.send(request)
             line.work = trio.Event()
             with trio.move_on_after(IDLE_S) as idle:
@@ -147,15 +147,16 @@ class ElectorLines:
             reply, _ = await stream.receive_as(SeatTaken, Promise, Granted, LeaseRefused, Appended, JournalPart)
             if not line.asked:
                 raise PeerinferError("the elector answered what was not asked")
-            job, _ = line.asked.popleft()
+            job, _, _ = line.asked.popleft()
             self._on_reply(job, line.elector, reply)
 
     async def _watch(self, line: _Line, stream: MessageStream) -> None:
         """An elector that does not answer in time is not waited for: its stream ends, and all that was asked on it."""
         while True:
             now_s = trio.current_time()
-            oldest_s = line.asked[0][1] if line.asked else now_s
-            await trio.sleep(max(oldest_s + self._answer_s - now_s, 0.05))
-            if line.asked and trio.current_time() >= line.asked[0][1] + self._answer_s:
+            # Answers come in order: one that is waited for longer holds up those behind it, which wait no less.
+            until_s = line.asked[0][1] if line.asked else now_s
+            await trio.sleep(max(until_s - now_s, 0.05))
+            if line.asked and trio.current_time() >= line.asked[0][1]:
                 await stream.reset()
-                raise PeerinferError(f"no answer within {self._answer_s:g} s")
+                raise PeerinferError(f"no answer within {line.asked[0][2]:g} s")

@@ -88,6 +88,7 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
         "state": state,
         "submitter": manifest.submitter,
         "committee": list(manifest.committee),
+        "lease_s": manifest.lease_s,
         "items": manifest.items,
         "tasks": manifest.tasks,
         "items_per_task": manifest.items_per_task,

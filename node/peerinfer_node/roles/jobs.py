@@ -27,6 +27,7 @@ from peerinfer.journal import Chain, entries_of
 from peerinfer.lease_messages import (
     JournalBatch,
 )
+from peerinfer.lease_profile import LeaseProfile
 from peerinfer.messages import (
     Manifest,
     Signed,
@@ -81,7 +82,7 @@ class Jobs:
         coordinator: CoordinatorRole,
         elections: Elections,
         replicas: Replicas,
-        propose: Callable[[bytes, JobRequest], tuple[PeerId, ...]],
+        propose: Callable[[bytes, JobRequest], tuple[tuple[PeerId, ...], LeaseProfile]],
         rng: random.Random,
         on_accept: Callable[[], None],
         blob_server: BlobServer,
@@ -154,10 +155,10 @@ class Jobs:
         """Checks everything, has the job accepted by its committee, returns its id. Nothing was sent if this raises."""
         prepared = await self._preparation.prepare(request)
         nonce = self._rng.randbytes(16)
-        committee = self._propose(nonce, request)
+        committee, profile = self._propose(nonce, request)
         if request.detach and len(committee) > 1:
             check_size(prepared.inputs)
-        manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee)
+        manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee, profile.lease_s)
         job = job_id_of(encode(manifest))
         signed = seal(manifest, self._own, self._keys.sign)
         await self._blobs.pin(prepared.model, job)

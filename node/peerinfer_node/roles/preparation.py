@@ -50,6 +50,7 @@ def manifest_of(
     created_at_s: float,
     nonce: bytes,
     committee: tuple[PeerId, ...],
+    lease_s: float,
 ) -> Manifest:
     """The description of a job that never changes. `created_at_s` is of the wall clock."""
     return Manifest(
@@ -71,6 +72,7 @@ def manifest_of(
         atol=request.atol if request.atol is not None else -1.0,
         committee=committee,
         byzantine=0,
+        lease_s=lease_s,
     )
 
 

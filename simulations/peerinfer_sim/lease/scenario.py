@@ -6,12 +6,16 @@ import random
 from dataclasses import dataclass, replace
 
 from peerinfer.committee import quorum
+from peerinfer.lease_profile import LAN, WAN, LeaseProfile
 
 LIARS = ("yes", "boaster", "withholder", "refuser", "forgetful")
 """Kinds of lying electors; see `liars`."""
 
 COMMITTEES = ((1, 0), (3, 0), (3, 0), (3, 0), (3, 0), (5, 0), (5, 0), (7, 0), (4, 1), (5, 1), (5, 1), (7, 2))
 """Electors, and how many liars among them are tolerated."""
+
+FAR_SHARE = 0.15
+"""So many runs are of electors far apart, under the profile for them."""
 
 RHO = 0.01
 """The drift that the protocol promises to bear."""
@@ -80,6 +84,7 @@ class Scenario:
     tasks: int
     chaos_s: float
     faults: tuple[Fault, ...]
+    profile: LeaseProfile = LAN
 
     @property
     def clocks_are_sound(self) -> bool:
@@ -92,7 +97,8 @@ class Scenario:
     def __str__(self) -> str:
         lines = [
             f"seed {self.seed}: {self.electors} electors, {self.byzantine} liars tolerated, {self.nodes} nodes, "
-            f"submitter {self.submitter}, latency {1000 * self.latency_s:.1f} ms, sync {1000 * self.sync_s:.1f} ms, "
+            f"submitter {self.submitter}, a lease of {self.profile.lease_s:g} s, "
+            f"latency {1000 * self.latency_s:.1f} ms, sync {1000 * self.sync_s:.1f} ms, "
             f"{self.tasks} tasks, {self.chaos_s:.1f} s of faults"
         ]
         lines += [f"  node {node} lies: {kind}" for node, kind in self.liars.items()]
@@ -121,7 +127,7 @@ def draw(seed: int) -> Scenario:
         node: dice.uniform(0.5, chaos_s) for node in dice.sample(honest, min(dice.randint(0, 1), may_die, len(honest)))
     }
     is_unsound = dice.random() < 0.2
-    return Scenario(
+    found = Scenario(
         seed=seed,
         electors=electors,
         byzantine=byzantine,
@@ -138,6 +144,21 @@ def draw(seed: int) -> Scenario:
         tasks=30,
         chaos_s=chaos_s,
         faults=tuple(sorted(_faults(dice, nodes, submitter, lying, chaos_s), key=lambda fault: fault.at_s)),
+    )
+    distance = random.Random(f"{seed}:distance")
+    return _far(found, distance) if distance.random() < FAR_SHARE else found
+
+
+def _far(near: Scenario, dice: random.Random) -> Scenario:
+    """The same over long links, with the long lease: everything takes as many times longer as the lease does."""
+    longer = WAN.lease_s / LAN.lease_s
+    return replace(
+        near,
+        profile=WAN,
+        latency_s=dice.choice((0.03, 0.08, 0.2)),
+        chaos_s=near.chaos_s * longer,
+        dead={node: at_s * longer for node, at_s in near.dead.items()},
+        faults=tuple(replace(fault, at_s=fault.at_s * longer, for_s=fault.for_s * longer) for fault in near.faults),
     )
 
 

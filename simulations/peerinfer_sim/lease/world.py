@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from peerinfer.candidacy import (
-    LAN,
     Ask,
     Campaign,
     Candidacy,
@@ -62,9 +61,9 @@ from peerinfer_sim.lease.node import Node
 from peerinfer_sim.lease.scenario import Fault, Scenario
 from peerinfer_sim.watch import Violation
 
-PROFILE = LAN
 WRITE_EVERY_S = 0.55
-ENDS_WITHIN_S = 40.0
+ENDS_WITHIN_LEASES = 8.0
+ENDS_WITHIN_MORE_S = 16.0
 """After the faults have ended: a boot wait, the longest wait of a candidate, and room for both to come again."""
 
 EVENTS_MAX = 20_000
@@ -127,6 +126,7 @@ class World:
             atol=-1.0,
             committee=tuple(node.peer for node in self.nodes[: scenario.electors]),
             byzantine=scenario.byzantine,
+            lease_s=scenario.profile.lease_s,
         )
         self._signed_manifest = seal(manifest, submitter.peer, submitter.sign)
         self._job, self._manifest = open_manifest(self._signed_manifest)
@@ -141,7 +141,8 @@ class World:
         for number, at_s in scenario.dead.items():
             self._at(at_s, self._crash, self.nodes[number], False)
         self._at(scenario.chaos_s, self._heal)
-        ends_s, events = scenario.chaos_s + ENDS_WITHIN_S, 0
+        within_s, events = ENDS_WITHIN_LEASES * scenario.profile.lease_s + ENDS_WITHIN_MORE_S, 0
+        ends_s = scenario.chaos_s + within_s
         while self._due and self._due[0][0] < min(self._ends_s, ends_s):
             self.now_s, _, action, arguments = heapq.heappop(self._due)
             events += 1
@@ -149,7 +150,7 @@ class World:
                 raise Violation(f"more than {EVENTS_MAX} events: somebody asks and asks", self._pictures())
             action(*arguments)
         if not self.checks.end:
-            late = f"the job has not ended within {ENDS_WITHIN_S:g} s after the last fault"
+            late = f"the job has not ended within {within_s:g} s after the last fault"
             raise Violation(late, self._pictures())
         for node in self.nodes:
             if node.candidate is not None:
@@ -291,13 +292,13 @@ class World:
             self._manifest,
             self._signed_manifest,
             Chain(),
-            profile=PROFILE,
+            profile=self.scenario.profile,
             rng=random.Random(f"{self.scenario.seed}:{node.number}:{node.life}"),
         )
-        holder, until_s = "", PROFILE.lease_s
+        holder, until_s = "", self.scenario.profile.lease_s
         if node.elector is not None:
             for seat in node.elector.snapshot_at(node.elector_s(self.now_s)):
-                holder, until_s = seat.holder, seat.remaining_s if seat.holder else PROFILE.lease_s
+                holder, until_s = seat.holder, seat.remaining_s if seat.holder else self.scenario.profile.lease_s
         self._candidate(node, LeaseSeen(holder, node.holder_s(self.now_s) + until_s))
 
     # --- electors ----------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ class World:
         """Requests that were not answered in time are given up; their answer may come nevertheless."""
         node.sweep_is_due = False
         for request, (sent_s, elector) in list(node.open_requests.items()):
-            if self.now_s >= sent_s + PROFILE.answer_s:
+            if self.now_s >= sent_s + self.scenario.profile.answer_s:
                 del node.open_requests[request]
                 self._candidate(node, Unheard(elector))
         self._sweep_later(node)
@@ -388,7 +389,7 @@ class World:
         if node.open_requests and not node.sweep_is_due:
             node.sweep_is_due = True
             sent_s, _ = next(iter(node.open_requests.values()))
-            self._at(max(sent_s + PROFILE.answer_s, self.now_s), self._in, node, node.life, self._sweep)
+            self._at(max(sent_s + self.scenario.profile.answer_s, self.now_s), self._in, node, node.life, self._sweep)
 
     def _candidate(self, node: Node, event: Any) -> None:
         candidate = node.candidate

@@ -23,15 +23,13 @@ class World:
         self.nursery = nursery
         self.wires = Wires(nursery, OWN.peer_id)
         self.replies = []
-        self.lines = ElectorLines(
-            network=self.wires, log=Log(), swarm=SWARM, answer_s=ANSWER_S, on_reply=self._note_reply
-        )
+        self.lines = ElectorLines(network=self.wires, log=Log(), swarm=SWARM, on_reply=self._note_reply)
 
     def _note_reply(self, job, elector, reply):
         self.replies.append((job, elector, None if reply is None else reply.nonce))
 
     def ask(self, nonce, *, elector=ADA, job=JOB):
-        self.lines.ask(self.nursery, elector.peer_id, job, Prepare(job, 0, Term(1, OWN.peer_id), nonce))
+        self.lines.ask(self.nursery, elector.peer_id, job, Prepare(job, 0, Term(1, OWN.peer_id), nonce), ANSWER_S)
 
     async def settle(self):
         await trio.testing.wait_all_tasks_blocked()
