@@ -488,3 +488,5 @@ class ResultRecord:
     peer: str = wire(_id)
     frame: int = wire(uint(48))
     groups: tuple[RecordGroup, ...] = wire(listed(record(RecordGroup), FRAME_TASKS_MAX))
+    receipt: bytes = wire(blob(16384), default=b"")
+    """The frame's `Signed` `Receipt`. After a job was resumed with another order of tasks it names them as they were."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReceiptRow, ResultRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import HEADER_BYTES, RECORD_BYTES_MAX
 
 
@@ -17,11 +18,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, JobRow] = {}
-        self._results: dict[JobId, dict[int, ResultRow]] = {}
-        self._receipts: dict[JobId, dict[tuple[int, PeerId], ReceiptRow]] = {}
+        self._rows: dict[JobId, list[RecordRow]] = {}
         self._records: dict[JobId, dict[int, bytes]] = {}
         self._ends: dict[JobId, int] = {}
-        self._keys: dict[bytes, dict[tuple[JobId, int], ResultRow]] = {}
         self._peers: dict[PeerId, PeerRow] = {}
         self._settings: dict[str, str] = {}
 
@@ -35,8 +34,7 @@ class MemoryStore:
                 raise LimitExceeded("jobs kept", current=len(self._jobs), attempted=1, limit=JOBS_KEPT_MAX, unit="jobs")
             await self.forget_job(min(ended, key=lambda pair: pair[0])[1])
         self._jobs[row.job] = row
-        self._results.setdefault(row.job, {})
-        self._receipts.setdefault(row.job, {})
+        self._rows.setdefault(row.job, [])
 
     async def set_job_state(self, job: JobId, state: str, *, ended_at_s: float | None, summary: str) -> None:
         """No effect on a job that is not known."""
@@ -52,8 +50,7 @@ class MemoryStore:
         return rows[: max(0, limit)]
 
     async def forget_job(self, job: JobId) -> None:
-        await self.void_results(job, list(self._results.get(job, ())))
-        for table in (self._jobs, self._results, self._receipts, self._records, self._ends):
+        for table in (self._jobs, self._rows, self._records, self._ends):
             table.pop(job, None)
 
     async def append_results(self, job: JobId, record: Sequence[Buffer]) -> int:
@@ -73,38 +70,25 @@ class MemoryStore:
         except KeyError:
             raise StateUnusable(f"there is no record of job {job} at {offset}; run the job again") from None
 
-    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None:
-        """Inserts or replaces. Raises `StateUnusable` if a job is not known."""
-        for job in [row.job for row in rows] + [row.job for row in receipts]:
-            if job not in self._jobs:
-                raise StateUnusable(f"job {job} is not known")
-        for row in rows:
-            self._drop_key(row.job, row.task)
-            self._results[row.job][row.task] = row
-            self._keys.setdefault(row.task_key, {})[row.job, row.task] = row
-        for receipt in receipts:
-            self._receipts[receipt.job][receipt.frame, receipt.peer] = receipt
+    async def add_record(self, row: RecordRow) -> None:
+        if row.job not in self._jobs:
+            raise StateUnusable(f"job {row.job} is not known")
+        self._rows[row.job].append(row)
 
-    async def results_of(self, job: JobId) -> list[ResultRow]:
-        return [row for _, row in sorted(self._results.get(job, {}).items())]
+    async def records_of(self, job: JobId) -> list[RecordRow]:
+        return counting(self._rows.get(job, []))
 
-    async def find_results(self, task_keys: Sequence[bytes]) -> dict[bytes, ResultRow]:
-        """Those that there are; of several with the same key, the one of the job added last."""
-        order = {job: position for position, job in enumerate(self._jobs)}
-        return {
-            key: max(self._keys[key].values(), key=lambda row: (order[row.job], -row.task))
-            for key in task_keys
-            if key in self._keys
-        }
+    async def find_records(self, keys: Iterable[bytes]) -> list[RecordRow]:
+        missing = set(keys)
+        return [row for job in reversed(self._jobs) for row in with_keys(counting(self._rows[job]), missing)]
 
     async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
-        for task in tasks:
-            self._drop_key(job, task)
-            self._results.get(job, {}).pop(task, None)
+        void = set(tasks)
+        if job in self._rows:
+            self._rows[job] = [row.with_tasks(lambda task, _: task not in void) for row in self._rows[job]]
 
-    async def receipts_of(self, job: JobId) -> list[ReceiptRow]:
-        """By frame, then by peer."""
-        return [row for _, row in sorted(self._receipts.get(job, {}).items())]
+    async def receipts_of(self, job: JobId) -> list[RecordRow]:
+        return in_order(self._rows.get(job, []))
 
     async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
         for row in rows:
@@ -123,11 +107,3 @@ class MemoryStore:
             self._settings.pop(key, None)
         else:
             self._settings[key] = value
-
-    def _drop_key(self, job: JobId, task: int) -> None:
-        old = self._results.get(job, {}).get(task)
-        if old is not None:
-            same = self._keys[old.task_key]
-            del same[job, task]
-            if not same:
-                del self._keys[old.task_key]

@@ -5,7 +5,7 @@ Nothing here decides. Foreign exceptions are translated inside the adapters: cal
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -16,6 +16,7 @@ from peerinfer.elector import SeatRow
 from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node.record_rows import RecordRow
 
 Buffer = bytes | bytearray | memoryview
 T = TypeVar("T")
@@ -129,30 +130,6 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ResultRow:
-    """Where the output of one task lies in a job's spool."""
-
-    task_key: bytes
-    """SHA-256 over model, outputs wanted and the task's inputs: the same work has the same key in every job."""
-    job: JobId
-    task: int
-    offset: int
-    """Start of the spool record that holds it."""
-    group: int
-    first_item: int
-    """First row of the task inside the group of the record."""
-    items: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptRow:
-    job: JobId
-    frame: int
-    peer: PeerId
-    signed: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class PeerRow:
     peer: PeerId
     addresses: tuple[str, ...]
@@ -183,16 +160,20 @@ class Store(Protocol):
     async def read_results(self, job: JobId, offset: int) -> bytes:
         """The record at `offset`. Raises `StateUnusable` if it is not whole."""
 
-    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None: ...
+    async def add_record(self, row: RecordRow) -> None:
+        """Its tasks count from now on as this record says. Raises `StateUnusable` if the job is not known."""
 
-    async def results_of(self, job: JobId) -> list[ResultRow]:
-        """By task."""
+    async def records_of(self, job: JobId) -> list[RecordRow]:
+        """Every task that has a result stands in one of them, the one that was added last."""
 
-    async def find_results(self, task_keys: Sequence[bytes]) -> dict[bytes, ResultRow]: ...
+    async def find_records(self, keys: Iterable[bytes]) -> list[RecordRow]:
+        """Records of any job, with only those of their tasks that have these keys; each key once, newest job first."""
 
-    async def void_results(self, job: JobId, tasks: Sequence[int]) -> None: ...
+    async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
+        """Nothing counts of these tasks any more. The receipts stay."""
 
-    async def receipts_of(self, job: JobId) -> list[ReceiptRow]: ...
+    async def receipts_of(self, job: JobId) -> list[RecordRow]:
+        """Every record that has one, by frame, then by peer."""
 
     async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
         """Inserts or replaces; keeps the `PEERS_REMEMBERED_MAX` seen last."""

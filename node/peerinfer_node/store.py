@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -22,14 +23,15 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
 from peerinfer_node.lane import Call, Lane
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReceiptRow, ResultRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import Spool
 from peerinfer_node.store_schema import Damaged, connect, move_aside, open_checked, unusable
 
 T = TypeVar("T")
 
 _JOB = "job, manifest, request, state, created_at_s, ended_at_s, summary"
-_RESULT = "task_key, job, task, record_offset, record_group, first_item, items"
+_RECORD = "record_offset, tasks, task_keys, frame, peer, receipt"
 
 
 class SqliteStore:
@@ -174,75 +176,49 @@ class SqliteStore:
     async def read_results(self, job: JobId, offset: int) -> bytes:
         return await self._spooling.call(lambda: self._spool.read(job, offset))
 
-    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None:
-        """Inserts or replaces. Raises `StateUnusable` if a job is not known."""
+    async def add_record(self, row: RecordRow) -> None:
+        tasks = struct.pack(f"<{len(row.tasks)}I", *row.tasks)
 
         def work() -> None:
-            jobs = dict.fromkeys([row.job for row in rows] + [receipt.job for receipt in receipts])
-            numbers = {job: self._number(job) for job in jobs}
-            self._writer.executemany(
-                "INSERT OR REPLACE INTO results "
-                "(number, task, task_key, record_offset, record_group, first_item, items) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (numbers[row.job], row.task, row.task_key, row.offset, row.group, row.first_item, row.items)
-                    for row in rows
-                ],
-            )
-            self._writer.executemany(
-                "INSERT OR REPLACE INTO receipts (number, frame, peer, signed) VALUES (?, ?, ?, ?)",
-                [(numbers[row.job], row.frame, row.peer, row.signed) for row in receipts],
+            self._writer.execute(
+                f"INSERT INTO records (number, {_RECORD}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (self._number(row.job), row.offset, tasks, row.keys, row.frame, row.peer, row.receipt),
             )
 
         await self._write(work)
 
-    async def results_of(self, job: JobId) -> list[ResultRow]:
-        def work() -> list[ResultRow]:
-            rows = self._reader.execute(
-                f"SELECT {_RESULT} FROM results JOIN jobs USING (number) WHERE job = ? ORDER BY task",  # noqa: S608
-                (job,),
-            )
-            return [ResultRow(*row) for row in rows]
+    async def records_of(self, job: JobId) -> list[RecordRow]:
+        return await self._read(lambda: counting(_rows(self._reader, job)))
 
-        return await self._read(work)
+    async def find_records(self, keys: Iterable[bytes]) -> list[RecordRow]:
+        missing = set(keys)
 
-    async def find_results(self, task_keys: Sequence[bytes]) -> dict[bytes, ResultRow]:
-        """Those that there are; of several with the same key, the one of the job added last."""
-
-        def work() -> dict[bytes, ResultRow]:
-            found = {}
-            for key in task_keys:
-                row = self._reader.execute(
-                    f"SELECT {_RESULT} FROM results JOIN jobs USING (number) WHERE task_key = ? "  # noqa: S608
-                    "ORDER BY number DESC, task LIMIT 1",
-                    (key,),
-                ).fetchone()
-                if row is not None:
-                    found[key] = ResultRow(*row)
+        def work() -> list[RecordRow]:
+            found: list[RecordRow] = []
+            for (job,) in self._reader.execute("SELECT job FROM jobs ORDER BY number DESC").fetchall():
+                found += with_keys(counting(_rows(self._reader, JobId(job))), missing)
+                if not missing:
+                    break
             return found
 
         return await self._read(work)
 
     async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
+        void = set(tasks)
+
         def work() -> None:
-            self._writer.executemany(
-                "DELETE FROM results WHERE number = (SELECT number FROM jobs WHERE job = ?) AND task = ?",
-                [(job, task) for task in tasks],
-            )
+            for record, row in _numbered(self._writer, job):
+                if not void.isdisjoint(row.tasks):
+                    left = row.with_tasks(lambda task, _: task not in void)
+                    self._writer.execute(
+                        "UPDATE records SET tasks = ?, task_keys = ? WHERE record = ?",
+                        (struct.pack(f"<{len(left.tasks)}I", *left.tasks), left.keys, record),
+                    )
 
         await self._write(work)
 
-    async def receipts_of(self, job: JobId) -> list[ReceiptRow]:
-        """By frame, then by peer."""
-
-        def work() -> list[ReceiptRow]:
-            rows = self._reader.execute(
-                "SELECT job, frame, peer, signed FROM receipts JOIN jobs USING (number) WHERE job = ? "
-                "ORDER BY frame, peer",
-                (job,),
-            )
-            return [ReceiptRow(*row) for row in rows]
-
-        return await self._read(work)
+    async def receipts_of(self, job: JobId) -> list[RecordRow]:
+        return await self._read(lambda: in_order(_rows(self._reader, job)))
 
     # --- peers and settings ---
 
@@ -329,6 +305,25 @@ class SqliteStore:
                 self._writer.execute("ROLLBACK")
 
 
+def _numbered(connection: sqlite3.Connection, job: JobId) -> list[tuple[int, RecordRow]]:
+    """The rows of a job in the order in which they were added, each with its number in the table."""
+    found = connection.execute(
+        f"SELECT record, {_RECORD} FROM records JOIN jobs USING (number) WHERE job = ? ORDER BY record",  # noqa: S608
+        (job,),
+    )
+    return [
+        (
+            record,
+            RecordRow(job, offset, struct.unpack(f"<{len(tasks) // 4}I", tasks), keys, frame, PeerId(peer), receipt),
+        )
+        for record, offset, tasks, keys, frame, peer, receipt in found
+    ]
+
+
+def _rows(connection: sqlite3.Connection, job: JobId) -> list[RecordRow]:
+    return [row for _, row in _numbered(connection, job)]
+
+
 def _make_agree(writer: sqlite3.Connection, spool: Spool) -> None:
     """Removes spools without a job, and rows whose record is not there."""
     numbers = {JobId(job): number for job, number in writer.execute("SELECT job, number FROM jobs") if is_job_id(job)}
@@ -336,4 +331,6 @@ def _make_agree(writer: sqlite3.Connection, spool: Spool) -> None:
         if job not in numbers:
             spool.forget(job)
     for job, number in numbers.items():
-        writer.execute("DELETE FROM results WHERE number = ? AND record_offset >= ?", (number, spool.end(job)))
+        writer.execute(
+            "DELETE FROM records WHERE number = ? AND record_offset >= ? AND tasks != x''", (number, spool.end(job))
+        )

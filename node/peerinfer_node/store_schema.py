@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from peerinfer.errors import StateUnusable
+from peerinfer_node.record_rows import TASK_KEY_BYTES
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -30,9 +31,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX peers_by_last_seen ON peers (last_seen_s)",
         "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # One row for each record of a spool in place of one for each task. `tasks` holds 32-bit numbers, little-endian.
+        """CREATE TABLE records (
+            record INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES jobs(number) ON DELETE CASCADE,
+            record_offset INTEGER NOT NULL, tasks BLOB NOT NULL, task_keys BLOB NOT NULL, frame INTEGER NOT NULL,
+            peer TEXT NOT NULL, receipt BLOB NOT NULL)""",
+        "CREATE INDEX records_by_job ON records (number)",
+        """INSERT INTO records (number, record_offset, tasks, task_keys, frame, peer, receipt)
+            SELECT number, record_offset, packed(task), joined_keys(task_key), 0, '', x'' FROM results
+            GROUP BY number, record_offset ORDER BY number, record_offset""",
+        """INSERT INTO records (number, record_offset, tasks, task_keys, frame, peer, receipt)
+            SELECT number, 0, x'', x'', frame, peer, signed FROM receipts""",
+        "DROP TABLE results",
+        "DROP TABLE receipts",
+    ),
 )
 
-_TABLES = ("jobs", "results", "receipts", "peers", "settings")
+_TABLES = ("jobs", "records", "peers", "settings")
+_TABLES_OF_FIRST = ("jobs", "results", "receipts", "peers", "settings")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -117,11 +134,40 @@ def _check(connection: sqlite3.Connection) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 and tables:
         raise Damaged("it is the database of another program")
-    if version > 0 and not tables.issuperset(_TABLES):
-        raise Damaged("it lacks the table " + next(name for name in _TABLES if name not in tables))
+    lacking = [name for name in (_TABLES_OF_FIRST if version == 1 else _TABLES) if name not in tables]
+    if version > 0 and lacking:
+        raise Damaged(f"it lacks the table {lacking[0]}")
+
+
+class _Packed:
+    """An SQL aggregate: task numbers in one byte string."""
+
+    def __init__(self) -> None:
+        self._found: list[bytes] = []
+
+    def step(self, task: int) -> None:
+        self._found.append(task.to_bytes(4, "little"))
+
+    def finalize(self) -> bytes:
+        return b"".join(self._found)
+
+
+class _JoinedKeys:
+    """An SQL aggregate: keys in one byte string, or none if one of them is not a key of a task's contents."""
+
+    def __init__(self) -> None:
+        self._found: list[bytes] = []
+
+    def step(self, key: bytes) -> None:
+        self._found.append(key)
+
+    def finalize(self) -> bytes:
+        return b"".join(self._found) if all(len(key) == TASK_KEY_BYTES for key in self._found) else b""
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
+    connection.create_aggregate("packed", 1, _Packed)  # type: ignore[arg-type]
+    connection.create_aggregate("joined_keys", 1, _JoinedKeys)  # type: ignore[arg-type]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")

@@ -33,14 +33,20 @@ def volunteer(shared):
     return shared.join("ada")
 
 
-def computed_tasks(provenance):
-    """The tasks that workers signed for in this job, by what they signed."""
+def signed_tasks(provenance):
+    """The tasks that workers signed for, each with the job for which it was computed."""
     found = []
     for receipt in json.loads(provenance.read_text())["receipts"]:
         signer, statement = unseal(Receipt, bytes.fromhex(receipt["signed"]))
         assert signer == receipt["peer"]
-        found += statement.tasks
+        found += [(statement.job, task) for task in statement.tasks]
     return found
+
+
+def computed_tasks(provenance):
+    """The tasks that were computed for this job and not taken over from an earlier one."""
+    job = json.loads(provenance.read_text())["job_id"]
+    return [task for of_job, task in signed_tasks(provenance) if of_job == job]
 
 
 def assert_only_the_rest_was_computed(run, out, done_before, expected):
@@ -94,7 +100,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(swarm, volunteer, slow_job, 
     # Once more: nothing is left to be computed.
     third = start(swarm, volunteer, slow_job, out, "--resume")
     assert third.wait() == 0, third.told()
-    assert computed_tasks(tmp_path / "out.npz.provenance.json") == []
+    provenance = tmp_path / "out.npz.provenance.json"
+    assert computed_tasks(provenance) == []
+    signed = signed_tasks(provenance)
+    assert {task for _, task in signed} == set(range(TASKS)), "some result that was taken over has lost its receipt"
+    assert len({job for job, _ in signed}) == 2
     assert_same(out, slow_job[2], atol=SLOW_ATOL)
 
 

@@ -20,7 +20,8 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer_node import memory_store, store, store_schema
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow, PeerRow, ReceiptRow, ResultRow, Store
+from peerinfer_node.ports import JobRow, PeerRow, Store
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.spool import RECORD_BYTES_MAX
 from peerinfer_node.store import SqliteStore
 
@@ -33,8 +34,17 @@ def job_row(number: int, *, ended_at_s: float | None = None, state: str = "runni
     return JobRow(job_id(number), b"manifest %d" % number, "{}", state, float(number), ended_at_s, "{}")
 
 
-def result_row(job: int, task: int, *, key: bytes | None = None, offset: int = 0) -> ResultRow:
-    return ResultRow(key if key is not None else b"%016d%016d" % (job, task), job_id(job), task, offset, 1, 2, 3)
+def key_of(job: int, task: int) -> bytes:
+    return b"%016d%016d" % (job, task)
+
+
+def record_row(job: int, *tasks: int, offset: int = 0, keys: bytes | None = None, frame: int = 0) -> RecordRow:
+    known = b"".join(key_of(job, task) for task in tasks) if keys is None else keys
+    return RecordRow(job_id(job), offset, tasks, known, frame, PeerId("p"), b"signed %d" % frame if frame else b"")
+
+
+async def tasks_of(kept: Store, job: int) -> list[int]:
+    return sorted(task for row in await kept.records_of(job_id(job)) for task in row.tasks)
 
 
 def peer_row(number: int, last_seen_s: float) -> PeerRow:
@@ -68,10 +78,10 @@ async def test_a_job_is_remembered_changed_and_forgotten(kept: Store) -> None:
 
 async def test_a_job_added_again_replaces_the_old_row_and_keeps_its_results(kept: Store) -> None:
     await kept.add_job(job_row(1))
-    await kept.add_results([result_row(1, 0)], [])
+    await kept.add_record(record_row(1, 0))
     await kept.add_job(job_row(1, state="paused"))
     assert await kept.job(job_id(1)) == job_row(1, state="paused")
-    assert await kept.results_of(job_id(1)) == [result_row(1, 0)]
+    assert await kept.records_of(job_id(1)) == [record_row(1, 0)]
 
 
 async def test_jobs_come_newest_first_and_as_many_as_asked_for(kept: Store) -> None:
@@ -112,66 +122,78 @@ async def test_records_are_read_back_at_their_offsets(kept: Store) -> None:
         await kept.append_results(job_id(1), [bytes(RECORD_BYTES_MAX + 1)])
 
 
-async def test_results_come_by_task_and_the_newest_of_a_task_counts(kept: Store) -> None:
+async def test_the_record_that_was_added_last_counts_for_a_task(kept: Store) -> None:
     await kept.add_job(job_row(1))
-    await kept.add_results([result_row(1, task) for task in (3, 1, 2)], [])
-    await kept.add_results([result_row(1, 2, key=b"n" * 32, offset=99)], [])
-    found = await kept.results_of(job_id(1))
-    assert [row.task for row in found] == [1, 2, 3]
-    assert found[1] == result_row(1, 2, key=b"n" * 32, offset=99)
-    assert await kept.find_results([result_row(1, 2).task_key]) == {}
-    assert await kept.results_of(job_id(2)) == []
+    await kept.add_record(record_row(1, 3, 1, 2))
+    await kept.add_record(record_row(1, 4, offset=60))
+    await kept.add_record(record_row(1, 2, 4, keys=b"n" * 64, offset=99))
+    assert await kept.records_of(job_id(1)) == [
+        record_row(1, 3, 1),
+        record_row(1, 2, 4, keys=b"n" * 64, offset=99),
+    ]
+    assert await kept.find_records([key_of(1, 2)]) == []
+    assert await kept.records_of(job_id(2)) == []
 
 
 async def test_results_are_found_by_key_across_jobs_and_the_last_job_counts(kept: Store) -> None:
     for number in (1, 2):
         await kept.add_job(job_row(number))
     key = b"k" * 32
-    await kept.add_results([result_row(2, 7, key=key), result_row(1, 0, key=key), result_row(1, 1)], [])
-    other = result_row(1, 1).task_key
-    assert await kept.find_results([key, other, b"x" * 32]) == {
-        key: result_row(2, 7, key=key),
-        other: result_row(1, 1),
-    }
+    await kept.add_record(record_row(2, 6, 7, keys=b"j" * 32 + key))
+    await kept.add_record(record_row(1, 0, 1, 2, keys=key + key_of(1, 1) + key_of(1, 2)))
+    await kept.add_record(record_row(1, 5, keys=b"", offset=70))
+    assert await kept.find_records([key, key_of(1, 1), b"x" * 32]) == [
+        record_row(2, 7, keys=key),
+        record_row(1, 1),
+    ]
     await kept.forget_job(job_id(2))
-    assert await kept.find_results([key]) == {key: result_row(1, 0, key=key)}
+    assert await kept.find_records([key]) == [record_row(1, 0, keys=key)]
+    assert await kept.find_records([]) == []
+
+
+async def test_of_two_tasks_with_the_same_key_one_is_found(kept: Store) -> None:
+    await kept.add_job(job_row(1))
+    await kept.add_record(record_row(1, 4, 9, keys=b"k" * 64))
+    assert await kept.find_records([b"k" * 32]) == [record_row(1, 4, keys=b"k" * 32)]
 
 
 async def test_voided_results_are_gone_and_may_come_again(kept: Store) -> None:
     await kept.add_job(job_row(1))
-    rows = [result_row(1, task) for task in range(5)]
-    await kept.add_results(rows, [])
+    await kept.add_record(record_row(1, 0, 1, 2, 3, 4, frame=5))
+    await kept.add_record(record_row(1, 3, offset=50, frame=6))
     await kept.void_results(job_id(1), [1, 3, 77])
-    assert [row.task for row in await kept.results_of(job_id(1))] == [0, 2, 4]
-    assert await kept.find_results([rows[1].task_key]) == {}
-    await kept.add_results([rows[1]], [])
-    assert [row.task for row in await kept.results_of(job_id(1))] == [0, 1, 2, 4]
+    assert await kept.records_of(job_id(1)) == [record_row(1, 0, 2, 4, frame=5)]
+    assert await kept.find_records([key_of(1, 1), key_of(1, 3)]) == []
+    assert [row.frame for row in await kept.receipts_of(job_id(1))] == [5, 6], "what was signed stays signed"
+    await kept.add_record(record_row(1, 1, offset=90))
+    assert await tasks_of(kept, 1) == [0, 1, 2, 4]
 
 
 async def test_receipts_come_by_frame(kept: Store) -> None:
     await kept.add_job(job_row(1))
-    receipts = [ReceiptRow(job_id(1), frame, PeerId("p"), b"signed %d" % frame) for frame in (2**48 - 1, 1, 2)]
-    await kept.add_results([], receipts)
-    assert await kept.receipts_of(job_id(1)) == [receipts[1], receipts[2], receipts[0]]
+    rows = [record_row(1, 3 * number, offset=number, frame=frame) for number, frame in enumerate((2**48 - 1, 1, 2))]
+    for row in [*rows, record_row(1, 100, offset=3)]:
+        await kept.add_record(row)
+    assert await kept.receipts_of(job_id(1)) == [rows[1], rows[2], rows[0]]
     assert await kept.receipts_of(job_id(2)) == []
 
 
-async def test_results_of_an_unknown_job_are_refused_whole(kept: Store) -> None:
+async def test_a_record_of_an_unknown_job_is_refused(kept: Store) -> None:
     await kept.add_job(job_row(1))
     with pytest.raises(StateUnusable, match="is not"):
-        await kept.add_results([result_row(1, 0), result_row(2, 0)], [])
-    assert await kept.results_of(job_id(1)) == []
+        await kept.add_record(record_row(2, 0))
+    assert await kept.find_records([key_of(2, 0)]) == []
 
 
 async def test_a_forgotten_job_takes_everything_with_it(kept: Store) -> None:
     await kept.add_job(job_row(1))
     offset = await kept.append_results(job_id(1), [b"record"])
-    await kept.add_results([result_row(1, 0)], [ReceiptRow(job_id(1), 1, PeerId("p"), b"s")])
+    await kept.add_record(record_row(1, 0, frame=1))
     await kept.forget_job(job_id(1))
     await kept.add_job(job_row(1))
-    assert await kept.results_of(job_id(1)) == []
+    assert await kept.records_of(job_id(1)) == []
     assert await kept.receipts_of(job_id(1)) == []
-    assert await kept.find_results([result_row(1, 0).task_key]) == {}
+    assert await kept.find_records([key_of(1, 0)]) == []
     with pytest.raises(StateUnusable):
         await kept.read_results(job_id(1), offset)
 
@@ -220,7 +242,7 @@ async def test_many_calls_at_once_all_take_effect_and_a_bad_one_harms_no_other(k
 
     async def add(task: int) -> None:
         try:
-            await kept.add_results([result_row(2 if task % 10 == 0 else 1, task)], [])
+            await kept.add_record(record_row(2 if task % 10 == 0 else 1, task))
         except StateUnusable:
             refused.append(task)
 
@@ -228,7 +250,7 @@ async def test_many_calls_at_once_all_take_effect_and_a_bad_one_harms_no_other(k
         for task in range(200):
             nursery.start_soon(add, task)
     assert sorted(refused) == list(range(0, 200, 10))
-    assert [row.task for row in await kept.results_of(job_id(1))] == [task for task in range(200) if task % 10]
+    assert await tasks_of(kept, 1) == [task for task in range(200) if task % 10]
 
 
 # --- on disk -------------------------------------------------------------------------------------------------------
@@ -240,7 +262,7 @@ async def filled(path: Path) -> int:
         await opened.add_job(job_row(1))
         await opened.append_results(job_id(1), [b"zeroth"])
         offset = await opened.append_results(job_id(1), [b"record"])
-        await opened.add_results([result_row(1, 0, offset=offset)], [ReceiptRow(job_id(1), 1, PeerId("p"), b"s")])
+        await opened.add_record(record_row(1, 0, offset=offset, frame=1))
         await opened.remember_peers([peer_row(1, 1.0)])
         await opened.set_setting("key", "value")
     return offset
@@ -251,7 +273,7 @@ async def test_everything_is_there_when_it_is_opened_again(tmp_path: Path) -> No
     with SqliteStore.open(tmp_path / "state.db") as opened:
         assert opened.warning is None
         assert await opened.jobs() == [job_row(1)]
-        assert await opened.results_of(job_id(1)) == [result_row(1, 0, offset=offset)]
+        assert await opened.records_of(job_id(1)) == [record_row(1, 0, offset=offset, frame=1)]
         assert await opened.read_results(job_id(1), offset) == b"record"
         assert len(await opened.receipts_of(job_id(1))) == 1
         assert await opened.peers() == [peer_row(1, 1.0)]
@@ -288,9 +310,9 @@ async def test_calls_that_wait_together_share_a_transaction(tmp_path: Path) -> N
         opened._writer.set_trace_callback(statements.append)
         async with trio.open_nursery() as nursery:
             for task in range(500):
-                nursery.start_soon(opened.add_results, [result_row(1, task)], [])
+                nursery.start_soon(opened.add_record, record_row(1, task))
         opened._writer.set_trace_callback(None)
-        assert len(await opened.results_of(job_id(1))) == 500
+        assert len(await opened.records_of(job_id(1))) == 500
     assert statements.count("COMMIT") < 100
 
 
@@ -333,7 +355,7 @@ def make_foreign(path: Path) -> None:
 
 def make_incomplete(path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("DROP TABLE receipts")
+    connection.execute("DROP TABLE records")
     connection.close()
 
 
@@ -345,7 +367,7 @@ def make_incomplete(path: Path) -> None:
         (make_damaged_inside, ""),
         (make_future, "version is 999"),
         (make_foreign, "another program"),
-        (make_incomplete, "lacks the table receipts"),
+        (make_incomplete, "lacks the table records"),
     ],
 )
 async def test_a_state_db_that_is_no_good_is_moved_aside_and_said(tmp_path: Path, spoil: Any, reason: str) -> None:
@@ -362,7 +384,7 @@ async def test_a_state_db_that_is_no_good_is_moved_aside_and_said(tmp_path: Path
             assert await opened.jobs() == []
             await opened.add_job(job_row(1))
             await opened.append_results(job_id(1), [b"x"])
-            await opened.add_results([result_row(1, task) for task in range(500)], [])
+            await opened.add_record(record_row(1, *range(500)))
         assert (tmp_path / f"state.db.corrupt-{number}").read_bytes() == spoilt
         assert (tmp_path / f"state.db.corrupt-{number}-jobs" / f"{job_id(1)}.spool").exists()
         with SqliteStore.open(path) as opened:
@@ -390,6 +412,30 @@ async def test_a_state_db_of_an_older_version_is_brought_forward(
             assert opened._reader.execute("SELECT note FROM jobs").fetchone() == ("none",)
 
 
+async def test_results_that_stood_one_to_a_row_are_kept_with_their_receipts(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    connection = sqlite3.connect(path)
+    for statement in store_schema.MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("INSERT INTO jobs VALUES (7, ?, x'', '{}', 'done', 1.0, 2.0, '{}')", (job_id(1),))
+    rows = [(3, key_of(1, 3), 0), (1, key_of(1, 1), 0), (2, key_of(1, 2), 40), (5, b"no key of its contents" * 2, 80)]
+    connection.executemany("INSERT INTO results VALUES (7, ?, ?, ?, 0, 0, 1)", rows)
+    connection.execute("INSERT INTO receipts VALUES (7, 4, 'p', x'01')")
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / f"{job_id(1)}.spool").write_bytes(bytes(200))
+    with SqliteStore.open(path) as opened:
+        assert opened.warning is None
+        assert [(row.offset, sorted(row.keyed())) for row in await opened.records_of(job_id(1))] == [
+            (0, [(1, key_of(1, 1)), (3, key_of(1, 3))]),
+            (40, [(2, key_of(1, 2))]),
+            (80, [(5, b"")]),
+        ]
+        assert [(row.frame, row.peer, row.receipt) for row in await opened.receipts_of(job_id(1))] == [(4, "p", b"\1")]
+
+
 async def test_a_place_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "folder.db").mkdir()
     for path in (tmp_path / "folder.db", tmp_path / "missing" / "state.db"):
@@ -414,8 +460,8 @@ async def test_rows_whose_record_a_power_cut_took_are_cleared_at_the_start(tmp_p
     spool = tmp_path / "jobs" / f"{job_id(1)}.spool"
     spool.write_bytes(spool.read_bytes()[:offset])
     with SqliteStore.open(tmp_path / "state.db") as opened:
-        assert await opened.results_of(job_id(1)) == []
-        await opened.add_results([result_row(1, 1, offset=0)], [])
+        assert await opened.records_of(job_id(1)) == []
+        await opened.add_record(record_row(1, 1, offset=0))
         assert await opened.read_results(job_id(1), 0) == b"zeroth"
 
 
@@ -425,11 +471,11 @@ async def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path: Path) -> N
         pages = opened._writer.execute("PRAGMA page_count").fetchone()[0]
         opened._writer.execute(f"PRAGMA max_page_count={pages + 2}")
         with pytest.raises(StateUnusable, match="full; free some space"):
-            await opened.add_results([result_row(1, task) for task in range(5000)], [])
-        assert await opened.results_of(job_id(1)) == []
+            await opened.add_record(record_row(1, *range(5000)))
+        assert await opened.records_of(job_id(1)) == []
         opened._writer.execute("PRAGMA max_page_count=1000000")
-        await opened.add_results([result_row(1, 0)], [])
-        assert await opened.results_of(job_id(1)) == [result_row(1, 0)]
+        await opened.add_record(record_row(1, 0))
+        assert await opened.records_of(job_id(1)) == [record_row(1, 0)]
 
 
 # --- kill -9 -------------------------------------------------------------------------------------------------------
@@ -441,7 +487,8 @@ CHILD = """
 import random, sys, trio
 from pathlib import Path
 from peerinfer.ids import JobId, PeerId
-from peerinfer_node.ports import JobRow, ReceiptRow, ResultRow
+from peerinfer_node.ports import JobRow
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.store import SqliteStore
 
 job = JobId("ab" * 16)
@@ -452,9 +499,7 @@ async def write(store, task):
         record = random.Random(task).randbytes(random.Random(task).randrange(200_000))
         offset = await store.append_results(job, [record[:7], record[7:]])
         key = b"%032d" % task
-        await store.add_results(
-            [ResultRow(key, job, task, offset, 0, 0, 1)], [ReceiptRow(job, task, PeerId("p"), key)]
-        )
+        await store.add_record(RecordRow(job, offset, (task,), key, task, PeerId("p"), key))
         print(task, offset, flush=True)
         task += writers
 
@@ -493,7 +538,7 @@ async def test_what_was_acknowledged_survives_kill_9_at_any_point(tmp_path: Path
         acknowledged |= run_and_kill(tmp_path / "state.db", kill_round * 1_000_000, rng.randrange(1, 60))
         with SqliteStore.open(tmp_path / "state.db") as opened:
             assert opened.warning is None
-            rows = {row.task: row for row in await opened.results_of(job)}
+            rows = {row.tasks[0]: row for row in await opened.records_of(job)}
             receipts = {row.frame for row in await opened.receipts_of(job)}
             assert rows.keys() == receipts
             for task, offset in acknowledged.items():

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import pytest
+import trio
 
-from peerinfer_sim import scenario
+from peerinfer.control import Json
+from peerinfer.ids import JobId
+from peerinfer_node.memory_store import MemoryStore
+from peerinfer_node.ports import JobRow
+from peerinfer_node.roles.jobs import Jobs
+from peerinfer_sim import scenario, whole
 from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.outcome import Outcome
 from peerinfer_sim.scenario import Scenario
@@ -115,3 +122,30 @@ def test_every_scenario_can_be_read(name: str) -> None:
     found = scenario.load(name)
     assert isinstance(found, Scenario)
     assert found.about.endswith(".")
+
+
+def test_a_job_that_ends_while_its_row_is_read_is_shown_as_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = MemoryStore.job
+
+    show = Jobs.show
+    shown: list[str] = []
+    reads: list[JobId] = []
+
+    async def read_slowly(self: MemoryStore, job: JobId) -> JobRow | None:
+        row = await read(self, job)
+        reads.append(job)
+        if len(reads) > 1:  # the first finds out that there is such a job
+            await trio.sleep(5.0)
+        return row
+
+    async def show_and_note(self: Jobs, job: str) -> Json:
+        picture = await show(self, job)
+        shown.append(picture["state"])
+        return picture
+
+    monkeypatch.setattr(MemoryStore, "job", read_slowly)
+    monkeypatch.setattr(Jobs, "show", show_and_note)
+    monkeypatch.setattr(whole, "NodeSettings", partial(whole.NodeSettings, is_daemon=False))
+    outcome, _ = run("calm", 1, nodes=4, items=100)
+    assert outcome.job_s < 5.0, "it did not end while its row was read"
+    assert set(shown) == {"done"}

@@ -20,7 +20,8 @@ from peerinfer.journal import Chain
 from peerinfer.messages import JobBrief, Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
-from peerinfer_node.ports import BlobStore, Executor, InThread, ResultRow, Store
+from peerinfer_node.ports import BlobStore, Executor, InThread, Store
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
@@ -101,14 +102,14 @@ class Coordinating:
         if machine is None:
             return
         final, failed = in_journal(machine.chain)
-        rows = await self._store.results_of(job)
+        records = await self._store.records_of(job)
         outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
         copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
         recorder = Recorder(
             lambda entries, is_last: self._elections.write(job, entries, now=is_last),
             copier.copy if copier else None,
         )
-        kept = await self._kept(job, [row for row in rows if row.task not in final], recorder)
+        kept = await self._kept([row.with_tasks(lambda task, _: task not in final) for row in records], recorder)
         body = StoredJob(
             job,
             files,
@@ -149,17 +150,15 @@ class Coordinating:
         live.survives = True
         live.note_change()
 
-    async def _kept(self, job: JobId, rows: Sequence[ResultRow], recorder: Recorder) -> dict[PeerId, list[int]]:
+    async def _kept(self, rows: Sequence[RecordRow], recorder: Recorder) -> dict[PeerId, list[int]]:
         """Results that are here and not in the journal, by who computed them."""
-        by_record: dict[int, list[ResultRow]] = {}
-        for row in rows:
-            by_record.setdefault(row.offset, []).append(row)
         kept: dict[PeerId, list[int]] = {}
-        for offset, held in by_record.items():
-            data = await self._store.read_results(job, offset)
-            record = OpenRecord(data)
-            recorder.kept(offset, [data], {row.task: digest_of_rows(record.rows(row)) for row in held})
-            kept.setdefault(record.peer, []).extend(row.task for row in held)
+        for row in rows:
+            if row.tasks:
+                data = await self._store.read_results(row.job, row.offset)
+                record = OpenRecord(data)
+                recorder.kept(row.offset, [data], {task: digest_of_rows(record.rows(task)) for task in row.tasks})
+                kept.setdefault(record.peer, []).extend(row.tasks)
         return kept
 
     def _brief(self, live: LiveJob, term: Term, certificate: tuple[bytes, ...]) -> JobBrief:
@@ -248,14 +247,12 @@ class Coordinating:
         """
         is_true = named_in(chain)
         final, _ = in_journal(chain)
-        by_record: dict[int, list[ResultRow]] = {}
-        for row in await self._store.results_of(job):
-            if row.task in final and row.job == job:
-                by_record.setdefault(row.offset, []).append(row)
         others = []
-        for offset, rows in by_record.items():
-            record = OpenRecord(await self._store.read_results(job, offset))
-            others += [row.task for row in rows if not is_true(row.task, digest_of_rows(record.rows(row)))]
+        for row in await self._store.records_of(job):
+            held = [task for task in row.tasks if task in final]
+            if held:
+                record = OpenRecord(await self._store.read_results(job, row.offset))
+                others += [task for task in held if not is_true(task, digest_of_rows(record.rows(task)))]
         if others:
             self._log.info("results dropped that the journal does not name", job=job, tasks=len(others))
             await self._store.void_results(job, others)
@@ -264,7 +261,7 @@ class Coordinating:
     async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None = None) -> None:
         """Takes results that are not here from the others who may have them, as far as they can be reached."""
         for peer in candidates_of(manifest):
-            here = tasks_of(await self._store.results_of(job))
+            here = tasks_of(await self._store.records_of(job))
             missing = [task for task in tasks if task not in here]
             if not missing:
                 return

@@ -12,7 +12,8 @@ from peerinfer.journal import Chain
 from peerinfer.messages import Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
-from peerinfer_node.ports import JobRow, ReceiptRow
+from peerinfer_node.ports import JobRow
+from peerinfer_node.record_rows import RecordRow
 
 FAILED_SHOWN_MAX = 1000
 """Failed tasks that a job's JSON lists."""
@@ -103,7 +104,7 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
     }
 
 
-def provenance_json(row: JobRow, shown: Json, receipts: list[ReceiptRow]) -> Json:
+def provenance_json(row: JobRow, shown: Json, receipts: list[RecordRow]) -> Json:
     """What a researcher cites: hashes, peers, how far results were checked, signed receipts."""
     submitter, manifest = unseal(Manifest, row.manifest)
     return {
@@ -131,7 +132,7 @@ def provenance_json(row: JobRow, shown: Json, receipts: list[ReceiptRow]) -> Jso
         "peers": shown["peers"],
         "manifest": row.manifest.hex(),
         "receipts": [
-            {"peer": PeerId(receipt.peer), "frame": receipt.frame, "signed": receipt.signed.hex()}
+            {"peer": PeerId(receipt.peer), "frame": receipt.frame, "signed": receipt.receipt.hex()}
             for receipt in receipts
         ],
     }

@@ -35,7 +35,7 @@ from peerinfer.messages import (
 )
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
-from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, ResultRow, Store
+from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Store
 from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
@@ -47,6 +47,7 @@ from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, m
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
+from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
 from peerinfer_node.roles.stored_job import read_results
 
@@ -208,23 +209,18 @@ class Jobs:
         """Copies what earlier jobs have computed of these very tasks into this job's spool."""
         keys = prepared.task_keys
         task_of = {keys[32 * task : 32 * task + 32]: task for task in range(prepared.split.tasks)}
-        found = await self._store.find_results(list(task_of))
-        adopted: list[ResultRow] = []
-        offsets: dict[tuple[JobId, int], int] = {}
-        for key, row in found.items():
-            place = (row.job, row.offset)
-            if row.job == job:
+        adopted = 0
+        for row in await self._store.find_records(task_of):
+            names = {task: task_of[key] for task, key in row.keyed()}
+            try:
+                record = OpenRecord(await self._store.read_results(row.job, row.offset)).renamed(names)
+            except PeerinferError as error:
+                self._log.warning("an earlier result cannot be used", reason=str(error))
                 continue
-            if place not in offsets:
-                try:
-                    record = await self._store.read_results(*place)
-                except PeerinferError as error:
-                    self._log.warning("an earlier result cannot be used", reason=str(error))
-                    continue
-                offsets[place] = await self._store.append_results(job, [record])
-            adopted.append(replace(row, job=job, task=task_of[key], offset=offsets[place]))
-        await self._store.add_results(adopted, [])
-        self._log.info("earlier results taken", job=job, tasks=len(adopted))
+            offset = await self._store.append_results(job, record)
+            await self._store.add_record(replace(row, job=job, offset=offset, tasks=tuple(names.values())))
+            adopted += len(names)
+        self._log.info("earlier results taken", job=job, tasks=adopted)
 
     async def take_up(self) -> None:
         """Goes on with what this node did before it stopped: its own jobs, and those it keeps copies of."""
@@ -393,7 +389,7 @@ class Jobs:
 
     async def everything(self) -> list[Json]:
         rows = await self._store.jobs()
-        return [self._json(row) for row in rows if self._concerns(row)]
+        return [self._json(await self._newest(row)) for row in rows if self._concerns(row)]
 
     def _concerns(self, row: JobRow) -> bool:
         """False for jobs of others that this node only keeps copies of."""
@@ -460,14 +456,20 @@ class Jobs:
         if is_job_id(job):
             row = await self._store.job(JobId(job))
             if row is not None:
-                return row
+                return await self._newest(row)
         elif 4 <= len(job) < 32:
             matches = [row for row in await self._store.jobs() if row.job.startswith(job)]
             if len(matches) == 1:
-                return matches[0]
+                return await self._newest(matches[0])
             if matches:
                 raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
         raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
+
+    async def _newest(self, row: JobRow) -> JobRow:
+        """The row, read again if the job has ended since: what it said then would be taken for how it ended."""
+        if row.job in self._live or row.state in JOB_ENDED:
+            return row
+        return await self._store.job(row.job) or row
 
     def _known(self, live: LiveJob) -> Json:
         """What this node knows of a job beyond its row."""

@@ -12,7 +12,7 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.messages import Manifest
-from peerinfer_node.ports import ResultRow
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.job_views import handovers
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
 
@@ -87,5 +87,5 @@ def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
     return final, failed
 
 
-def tasks_of(rows: Sequence[ResultRow]) -> set[int]:
-    return {row.task for row in rows}
+def tasks_of(rows: Sequence[RecordRow]) -> set[int]:
+    return {task for row in rows for task in row.tasks}

@@ -35,11 +35,12 @@ from peerinfer.replica_messages import (
 )
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, ResultRow, Store, Stream
+from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, Store, Stream
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
 from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
-from peerinfer_node.roles.result_records import OpenRecord, check_record
+from peerinfer_node.roles.result_records import OpenRecord, check_record, is_receipt_of
 from peerinfer_node.roles.work_stream import greet
 
 JOURNAL_PROTOCOL = "/peerinfer/journal/1"
@@ -233,29 +234,27 @@ class Replicas:
             raise ProtocolError(str(error)) from None
         check_record(manifest, opened)
         wanted = set(tasks)
-        rows = []
-        for number, group in enumerate(opened.header.groups):
-            first = 0
-            for task, count in zip(group.tasks, group.rows, strict=True):
-                key = job.encode() + task.to_bytes(8, "big")
-                row = ResultRow(key, job, task, 0, number, first, count)
-                if task in wanted and (is_true is None or is_true(task, digest_of_rows(opened.rows(row)))):
-                    rows.append(row)
-                first += count
-        if rows:
+        kept = tuple(
+            task
+            for task in opened.tasks
+            if task in wanted and (is_true is None or is_true(task, digest_of_rows(opened.rows(task))))
+        )
+        if kept:
             offset = await self._store.append_results(job, [record])
-            await self._store.add_results([replace(row, offset=offset) for row in rows], [])
-        return len(rows)
+            header = opened.header
+            receipt = header.receipt if is_receipt_of(header) else b""
+            await self._store.add_record(
+                RecordRow(job, offset, kept, frame=header.frame, peer=opened.peer, receipt=receipt)
+            )
+        return len(kept)
 
     async def _give_records(self, stream: MessageStream, job: JobId, tasks: Sequence[int]) -> None:
         wanted = set(tasks)
-        by_record: dict[int, list[int]] = {}
-        for row in await self._store.results_of(job):
-            if row.task in wanted:
-                by_record.setdefault(row.offset, []).append(row.task)
-        for offset, held in sorted(by_record.items()):
-            head = RecordCopy(job, Term(0, ""), offset, tuple(held))
-            await self.send_record(stream, head, [await self._store.read_results(job, offset)])
+        for row in await self._store.records_of(job):
+            held = tuple(task for task in row.tasks if task in wanted)
+            if held:
+                head = RecordCopy(job, Term(0, ""), row.offset, held)
+                await self.send_record(stream, head, [await self._store.read_results(job, row.offset)])
         await stream.send(RecordsEnd(job))
 
     # --- asking ------------------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from peerinfer.binding import bind
 from peerinfer.codec import decode_as, encode
+from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError, StateUnusable
-from peerinfer.ids import JobId, PeerId
-from peerinfer.messages import Manifest, RecordGroup, ResultRecord
+from peerinfer.ids import PeerId
+from peerinfer.messages import Manifest, Receipt, RecordGroup, ResultRecord
 from peerinfer.splitting import Split
-from peerinfer_node.ports import Buffer, ResultRow
-from peerinfer_node.roles.answers import Answer, Rows, cut, fits
+from peerinfer_node.ports import Buffer
+from peerinfer_node.roles.answers import Answer, Rows, cut, fits, raw_bytes
 
 _HEADER_LENGTH = struct.Struct("<I")
 
@@ -28,24 +30,12 @@ def record_of(answer: Answer) -> list[Buffer]:
         )
         for group in answer.groups
     )
-    header = encode(ResultRecord(answer.peer, frame.frame, groups))
-    return [_HEADER_LENGTH.pack(len(header)), header, answer.body]
+    return _parts(ResultRecord(answer.peer, frame.frame, groups, answer.receipt), [answer.body])
 
 
-def rows_of(
-    job: JobId, answer: Answer, tasks: Sequence[int], keys: Mapping[int, bytes], offset: int
-) -> list[ResultRow]:
-    """Where each of these tasks stands in the record of `answer` at `offset`."""
-    wanted = set(tasks)
-    rows = []
-    for number, group in enumerate(answer.groups):
-        first = 0
-        for position in group.positions:
-            task, count = answer.frame.tasks[position], answer.frame.items[position]
-            if task in wanted:
-                rows.append(ResultRow(keys[task], job, task, offset, number, first, count))
-            first += count
-    return rows
+def _parts(header: ResultRecord, body: Sequence[Buffer]) -> list[Buffer]:
+    encoded = encode(header)
+    return [_HEADER_LENGTH.pack(len(encoded)), encoded, *body]
 
 
 class OpenRecord:
@@ -59,10 +49,16 @@ class OpenRecord:
             raise StateUnusable(f"a stored result cannot be read: {error}") from None
         self._data = data
         self._starts = []
+        self._places: dict[int, tuple[int, int, int]] = {}
+        """Task → number of its group, its first row in there, its rows."""
         start = 4 + length
-        for group in self.header.groups:
+        for number, group in enumerate(self.header.groups):
             self._starts.append(start)
             start += sum(spec.size_bytes for spec in group.tensors)
+            first = 0
+            for task, rows in zip(group.tasks, group.rows, strict=False):
+                self._places[task] = (number, first, rows)
+                first += rows
         if start != len(data):
             raise StateUnusable(f"a stored result has {len(data)} bytes, its header says {start}")
 
@@ -70,10 +66,46 @@ class OpenRecord:
     def peer(self) -> PeerId:
         return PeerId(self.header.peer)
 
-    def rows(self, row: ResultRow) -> Rows:
-        """The outputs that `row` names."""
-        group = self.header.groups[row.group]
-        return cut(group.tensors, self._data, self._starts[row.group], row.first_item, row.items)
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """In the order in which their outputs lie."""
+        return tuple(self._places)
+
+    def rows(self, task: int) -> Rows:
+        """The outputs of one task. Raises `StateUnusable` if it has none here."""
+        if task not in self._places:
+            raise StateUnusable(f"a stored result of task {task} lies elsewhere than was noted; run the job again")
+        number, first, count = self._places[task]
+        group = self.header.groups[number]
+        return cut(group.tensors, self._data, self._starts[number], first, count)
+
+    def renamed(self, names: Mapping[int, int]) -> list[Buffer]:
+        """The parts of a record that holds the outputs of the tasks in `names` under their new numbers, and no others."""
+        groups: list[RecordGroup] = []
+        body: list[Buffer] = []
+        for group in self.header.groups:
+            kept = [(task, rows) for task, rows in zip(group.tasks, group.rows, strict=True) if task in names]
+            if not kept:
+                continue
+            outputs = [self.rows(task) for task, _ in kept]
+            specs = []
+            for spec in group.tensors:
+                specs.append(replace(spec, shape=(sum(rows for _, rows in kept), *spec.shape[1:])))
+                body += [raw_bytes(output[spec.name]) for output in outputs]
+            groups.append(
+                RecordGroup(tuple(names[task] for task, _ in kept), tuple(rows for _, rows in kept), tuple(specs))
+            )
+        header = self.header
+        return _parts(ResultRecord(header.peer, header.frame, tuple(groups), header.receipt), body)
+
+
+def is_receipt_of(record: ResultRecord) -> bool:
+    """Whether a record that somebody passed on carries the receipt of the peer that it names, for its frame."""
+    try:
+        _, receipt = unseal(Receipt, record.receipt, signer=PeerId(record.peer))
+    except DecodeError:
+        return False
+    return receipt.frame == record.frame
 
 
 def check_record(manifest: Manifest, record: OpenRecord) -> None:

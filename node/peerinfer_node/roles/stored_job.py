@@ -15,11 +15,12 @@ from peerinfer.messages import JobBrief, Manifest
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
 from peerinfer_node.formats import Inputs
-from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, ReceiptRow, Store
+from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, Store
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
 from peerinfer_node.roles.coordinator import FrameInputs, Verdict
 from peerinfer_node.roles.recorder import Recorder, digests_of
-from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
+from peerinfer_node.roles.result_records import OpenRecord, record_of
 
 INLINE_READ_BYTES_MAX = 256 * 1024
 """Arrays below this size are cut in the event loop; a thread would cost more."""
@@ -120,9 +121,11 @@ class StoredJob:
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         record = record_of(answer)
         offset = await self._store.append_results(self.job, record)
-        keys = {task: self.files.task_key(task) for task in tasks}
-        receipt = ReceiptRow(self.job, answer.frame.frame, answer.peer, answer.receipt)
-        await self._store.add_results(rows_of(self.job, answer, tasks, keys, offset), [receipt])
+        keys = b"".join(self.files.task_key(task) for task in tasks)
+        frame = answer.frame.frame
+        await self._store.add_record(
+            RecordRow(self.job, offset, tuple(tasks), keys, frame, answer.peer, answer.receipt)
+        )
         self._recorder.kept(offset, record, digests_of(answer, tasks))
 
     async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
@@ -143,9 +146,13 @@ class StoredJob:
     async def _read_back(self, tasks: Sequence[int]) -> dict[int, Rows]:
         if not tasks:
             return {}
-        wanted = set(tasks)
-        rows = [row for row in await self._store.results_of(self.job) if row.task in wanted]
-        return {row.task: OpenRecord(await self._store.read_results(row.job, row.offset)).rows(row) for row in rows}
+        found: dict[int, Rows] = {}
+        for row in await self._store.records_of(self.job):
+            wanted = [task for task in tasks if task in row.tasks]
+            if wanted:
+                record = OpenRecord(await self._store.read_results(row.job, row.offset))
+                found |= {task: record.rows(task) for task in wanted}
+        return found
 
     async def compute_here(self, tasks: Sequence[int]) -> dict[int, Rows | str]:
         """The outputs of each task on this node's own device, or why there are none."""
@@ -189,13 +196,8 @@ async def read_results(store: Store, job: JobId, manifest: Manifest, binding: Bi
     """What there is of a job's outputs, one block for each task, record after record."""
     split = Split(manifest.items, manifest.items_per_task)
     outputs = {port.name: port for port in manifest.outputs}
-    rows = sorted(await store.results_of(job), key=lambda row: (row.job, row.offset))
-    record: OpenRecord | None = None
-    held: tuple[JobId, int] | None = None
-    for row in rows:
-        if held != (row.job, row.offset):
-            record = OpenRecord(await store.read_results(row.job, row.offset))
-            held = (row.job, row.offset)
-        assert record is not None
-        found = {name: binding.per_item(outputs[name], values) for name, values in record.rows(row).items()}
-        yield ResultBlock(split.first_item(row.task), split.items_of(row.task), found)
+    for row in sorted(await store.records_of(job), key=lambda row: row.offset):
+        record = OpenRecord(await store.read_results(row.job, row.offset))
+        for task in sorted(row.tasks):
+            found = {name: binding.per_item(outputs[name], values) for name, values in record.rows(task).items()}
+            yield ResultBlock(split.first_item(task), split.items_of(task), found)

@@ -15,7 +15,7 @@ from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.roles.answers import check_results, cut, raw_bytes
-from peerinfer_node.roles.result_records import OpenRecord, record_of, rows_of
+from peerinfer_node.roles.result_records import OpenRecord, is_receipt_of, record_of
 
 WORKER = MemoryKeys(b"worker")
 JOB = JobId("1" * 32)
@@ -155,7 +155,8 @@ def test_a_record_has_room_wherever_its_answer_had():
     most = max(groups for groups in range(40, 80) if fits(groups))
     assert len(encode(results(most))) > 0.9 * HEADER_BYTES_MAX
     largest = results(most)
-    record_of(type("Answer", (), {"frame": frame, "groups": largest.groups, "body": b"", "peer": WORKER.peer_id}))
+    parts = {"frame": frame, "groups": largest.groups, "body": b"", "peer": WORKER.peer_id, "receipt": largest.receipt}
+    record_of(type("Answer", (), parts))
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -164,10 +165,31 @@ def test_a_record_has_room_wherever_its_answer_had():
 def test_a_record_gives_back_what_was_answered():
     answer = check(*results_of([group_of((2,), arrays(3, 100)), group_of((1, 0), arrays(3, 200))]))
     record = OpenRecord(b"".join(bytes(part) for part in record_of(answer)))
-    rows = rows_of(JOB, answer, [10, 20], {10: b"k1", 20: b"k2"}, offset=64)
     assert record.peer == WORKER.peer_id
-    assert {row.task: record.rows(row)["n"].tolist() for row in rows} == {10: [200], 20: [100, 101, 102]}
-    assert {row.offset for row in rows} == {64}
+    assert record.tasks == (20, 10, 30)
+    found = {task: record.rows(task)["n"].tolist() for task in record.tasks}
+    assert found == {10: [200], 20: [100, 101, 102], 30: [201, 202]}
+    with pytest.raises(StateUnusable, match="task 11 lies elsewhere"):
+        record.rows(11)
+
+
+def test_a_record_is_taken_over_with_the_tasks_that_are_wanted_under_other_numbers():
+    answer = check(*results_of([group_of((2,), arrays(3, 100)), group_of((1, 0), arrays(3, 200))]))
+    data = b"".join(bytes(part) for part in record_of(answer))
+    all_of_them = b"".join(bytes(part) for part in OpenRecord(data).renamed({20: 20, 10: 10, 30: 30}))
+    assert all_of_them == data
+    record = OpenRecord(b"".join(bytes(part) for part in OpenRecord(data).renamed({30: 7, 20: 30})))
+    assert {task: record.rows(task)["n"].tolist() for task in record.tasks} == {30: [100, 101, 102], 7: [201, 202]}
+    assert record.rows(7)["y"].tolist() == [[201, -201], [202, -202]]
+
+
+def test_a_record_carries_the_receipt_of_who_is_named_in_it_or_none_that_counts():
+    answer = check(*results_of([group_of((0, 1, 2), arrays(6))]))
+    header = OpenRecord(b"".join(bytes(part) for part in record_of(answer))).header
+    assert is_receipt_of(header)
+    assert not is_receipt_of(replace(header, receipt=b""))
+    assert not is_receipt_of(replace(header, frame=10))
+    assert not is_receipt_of(replace(header, peer=MemoryKeys(b"another").peer_id))
 
 
 @pytest.mark.parametrize(

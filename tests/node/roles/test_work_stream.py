@@ -18,7 +18,7 @@ from peerinfer.limits import (
     SILENCE_IDLE_MAX_S,
     SILENCE_MAX_S,
 )
-from peerinfer.messages import PROTOCOL_VERSION, Cancel, Goodbye, Hello, KeepAlive, Window
+from peerinfer.messages import PROTOCOL_REVISION, PROTOCOL_VERSION, Cancel, Goodbye, Hello, KeepAlive, Window
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.network.framing import MessageStream
@@ -76,7 +76,7 @@ async def test_both_sides_say_who_they_are(autojump_clock):
     stream, other = ends()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: greet(stream, swarm=SWARM))
-        assert await other.hear(Hello) == Hello(PROTOCOL_VERSION, AGENT, SWARM)
+        assert await other.hear(Hello) == Hello(PROTOCOL_VERSION, AGENT, SWARM, PROTOCOL_REVISION)
         await other.say(Hello(PROTOCOL_VERSION, "test", SWARM))
 
 
