@@ -8,7 +8,7 @@ import pytest
 from repository import ROOT
 
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-FOLDERS = re.findall(r"^### `((?:peerinfer|node)/[\w/]*)`$", PAGE, flags=re.MULTILINE)
+FOLDERS = re.findall(r"^### `((?:peerinfer|node|tui)/[\w/]*)`$", PAGE, flags=re.MULTILINE)
 
 
 def modules_in(folder: str) -> set[str]:
@@ -21,7 +21,7 @@ def named_under(folder: str) -> set[str]:
 
 
 def test_every_folder_of_modules_has_its_section() -> None:
-    found = {path.parent for root in ("peerinfer", "node") for path in (ROOT / root).rglob("*.py")}
+    found = {path.parent for root in ("peerinfer", "node", "tui") for path in (ROOT / root).rglob("*.py")}
     wanted = {folder for folder in found if modules_in(str(folder.relative_to(ROOT)))}
     assert {ROOT / folder for folder in FOLDERS} == wanted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ class FakeDaemon:
         self.path = path
         self.answers = picture()
         self.posted: list[str] = []
+        self.bodies: list[Any] = []
+        """What came with the requests in `posted`; None for none."""
+        self.asked: list[str] = []
         self.refusal: str | None = None
-        """When set, what every POST is refused with."""
+        """When set, what everything but GET is refused with."""
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -97,17 +101,25 @@ class FakeDaemon:
         try:
             while request := await reader.readuntil(b"\r\n\r\n"):
                 method, path, _ = request.decode().split(" ", 2)
-                status, answer = self._answer(method, path)
-                body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+                length = re.search(rb"(?i)content-length: *([0-9]+)", request)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                status, answer = self._answer(method, path, json.loads(body) if body else None)
+                said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
 
-    def _answer(self, method: str, path: str) -> tuple[int, Any]:
-        if method == "POST":
-            self.posted.append(path)
+    def _answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        self.asked.append(path)
+        if method != "GET":
+            self.posted.append(path if method == "POST" else f"{method} {path}")
+            self.bodies.append(body)
             return (409, {"error": self.refusal}) if self.refusal is not None else (200, {})
-        return (200, self.answers[path]) if path in self.answers else (404, {"error": "no such page"})
+        if path in self.answers:
+            return (200, self.answers[path])
+        job = path.removeprefix("/api/v1/jobs/")
+        found = [each for each in self.answers["/api/v1/jobs"] if each["job_id"] == job]
+        return (200, found[0]) if found else (404, {"error": "no such page"})

@@ -7,7 +7,15 @@ from dataclasses import replace
 from fake_daemon import OTHER, PEER
 
 from peerinfer_tui.events import SINGLY_MAX, changes
-from peerinfer_tui.snapshot import JobPicture, NodePicture, PeerPicture, Snapshot
+from peerinfer_tui.pictures import (
+    DevicePicture,
+    Handover,
+    JobPicture,
+    NodePicture,
+    PeerPicture,
+    Reason,
+    Snapshot,
+)
 
 CALM = Snapshot(
     NodePicture(peer_id=PEER, state="running", pid=1),
@@ -17,7 +25,7 @@ CALM = Snapshot(
 
 
 def happened(before: Snapshot, after: Snapshot) -> list[str]:
-    return ["".join(text for text, _ in line) for line in changes(before, after)]
+    return [each.text for each in changes(before, after, now_s=5.0)]
 
 
 def test_nothing_happened_if_nothing_changed() -> None:
@@ -52,3 +60,28 @@ def test_many_peers_at_once_are_counted() -> None:
     assert happened(replace(CALM, peers=()), replace(CALM, peers=crowd)) == [f"{SINGLY_MAX + 1} peers joined"]
     lost = tuple(replace(peer, state="suspect") for peer in crowd)
     assert happened(replace(CALM, peers=crowd), replace(CALM, peers=lost)) == [f"{SINGLY_MAX + 1} peers are suspect"]
+
+
+def test_a_new_term_is_told_with_its_time_and_its_reason() -> None:
+    handover = Handover(2, OTHER, 3.0, "the lease of the one before ran out")
+    after = replace(CALM, jobs=(replace(CALM.jobs[0], coordinator=OTHER, handovers=(handover,)),))
+    (election,) = changes(CALM, after, now_s=5.0)
+    assert (election.kind, election.at_s) == ("election", 3.0)
+    assert election.text == "job 01234567: birch coordinates in term 2, the lease of the one before ran out"
+    assert happened(after, after) == []
+
+
+def test_a_devices_rest_and_return_are_told() -> None:
+    works = replace(CALM, devices=(DevicePicture(name="RX 580"),))
+    rests = replace(CALM, devices=(DevicePicture(name="RX 580", reasons=(Reason("too hot: 91 °C"),)),))
+    assert happened(works, rests) == ["RX 580 rests: too hot: 91 °C"]
+    assert happened(rests, works) == ["RX 580 works again"]
+
+
+def test_what_goes_wrong_in_a_job_is_told() -> None:
+    worse = replace(CALM, jobs=(replace(CALM.jobs[0], failed=2, audits_failed=1, blocked="no peer lends a GPU"),))
+    assert happened(CALM, worse) == [
+        "job 01234567: waits: no peer lends a GPU",
+        "job 01234567: 2 tasks failed for good",
+        "job 01234567: a check found a wrong result",
+    ]

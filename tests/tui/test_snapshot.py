@@ -7,19 +7,27 @@ import math
 from fake_daemon import PEER, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from lively_swarm import answers as lively_answers
 
 from peerinfer.limits import NAME_CHARS_MAX
+from peerinfer_tui.attention import attention
+from peerinfer_tui.device_view import device_page, node_page
 from peerinfer_tui.events import changes
-from peerinfer_tui.snapshot import Reason, clean, read_snapshot
-from peerinfer_tui.view import attention, device_table, job_table, node_line, peer_table
+from peerinfer_tui.job_view import job_page, job_sheet
+from peerinfer_tui.overview_view import contribution_lines, node_line, swarm_lines
+from peerinfer_tui.peer_view import peer_page, peer_sheet
+from peerinfer_tui.pictures import Reason
+from peerinfer_tui.snapshot import clean, read_job, read_snapshot
+from peerinfer_tui.words import names_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
-FIELDS = sorted({field for answer in picture().values() for raw in ([answer] if isinstance(answer, dict) else answer)
-                 for field in raw})  # fmt: skip
+ANSWERS = [*picture().values(), *lively_answers().values(), [lively_answers()["/api/v1/jobs"][0]["handovers"][0]]]
+RECORDS = [each for answer in ANSWERS for each in ([answer] if isinstance(answer, dict) else answer)]
+FIELDS = sorted({field for record in RECORDS for field in record})
 RECORD = st.dictionaries(st.sampled_from(FIELDS), JSON)
 
 
@@ -30,7 +38,7 @@ def test_the_answers_of_a_healthy_daemon_are_read_whole() -> None:
     assert snapshot.devices[0].memory_bytes == 16 << 30
     assert snapshot.devices[0].gemm_gflops == 210
     assert snapshot.devices[0].power_w is None
-    assert snapshot.peers[0].devices == ("cpu",)
+    assert snapshot.peers[0].devices[0].name == "cpu"
     assert (snapshot.jobs[0].tasks, snapshot.jobs[0].accepted, snapshot.jobs[0].failed) == (100, 40, 0)
 
 
@@ -39,15 +47,23 @@ def test_any_json_can_be_shown_at_any_width(answers: tuple[object, ...], width: 
     snapshot = read_snapshot(*answers)
     node_line(snapshot.node, width)
     attention(snapshot, 0.0)
-    changes(snapshot, snapshot)
-    for lay in (device_table, job_table, peer_table):
-        table = lay(snapshot, width)
-        assert all(len(row.cells) == len(table.headings) for row in table.rows)
+    changes(snapshot, snapshot, 0.0)
+    swarm_lines(snapshot), contribution_lines(snapshot), device_page(snapshot, width, 0.0)
+    node_page(snapshot.node, width, 0.0)
+    for sheet in (job_sheet(snapshot), peer_sheet(snapshot)):
+        headings = sheet.headings(width)
+        for index in range(len(sheet.records)):
+            sheet.row(index, headings)
+    for job in (*snapshot.jobs, read_job(answers[0])):
+        job_page(job, names_in(snapshot), width)
+    for peer in snapshot.peers:
+        peer_page(peer, width)
 
 
 def test_devices_of_a_peer_may_be_names_or_objects() -> None:
     peers = [{"devices": ["cpu", {"name": "Radeon"}, 3]}]
-    assert read_snapshot({}, [], peers, []).peers[0].devices == ("cpu", "Radeon", "")
+    (peer,) = read_snapshot({}, [], peers, []).peers
+    assert [device.name for device in peer.devices] == ["cpu", "Radeon", ""]
 
 
 def test_failed_tasks_are_counted_even_where_only_some_are_listed() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from textual.pilot import Pilot
 from peerinfer_tui.__main__ import main
 from peerinfer_tui.app import Window
 from peerinfer_tui.live_table import LiveTable
+from peerinfer_tui.page_tabs import PageTab
 
 POLL_S = 0.1
 DEADLINE_S = 10.0
@@ -58,15 +60,13 @@ def in_window(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_overview_shows_node_devices_peers_and_jobs(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_the_overview_shows_node_swarm_and_jobs(tmp_path: Path, size: tuple[int, int]) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         for text in (
             "alder",
             "● running",
-            "16 GiB",
-            "54 °C",
-            "birch",
-            "1.4 ms",
+            "● 1 alive",
+            "nothing needs attention",
             "01234567",
             "40 %",
             "this node",
@@ -83,23 +83,30 @@ def test_the_screen_follows_the_daemon(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         daemon.answers["/api/v1/jobs"][0].update(state="done", accepted=100)
         daemon.answers["/api/v1/peers"].append({"peer_id": "x" * 20, "name": "cedar", "state": "alive"})
+        await wait_for_text(pilot, "none yet, 1 job ended")
+        await pilot.press("3")
         await wait_for_text(pilot, "✓ done")
         await wait_for_text(pilot, "100 %")
+        await pilot.press("5")
         await wait_for_text(pilot, "cedar joined")
 
     in_window(tmp_path, story)
 
 
-def test_the_cursor_stays_where_it_was_when_a_row_is_added(tmp_path: Path) -> None:
+def test_the_cursor_stays_on_its_peer_when_rows_come_and_go(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         daemon.answers["/api/v1/peers"] += [{"peer_id": f"{n}", "name": n, "state": "alive"} for n in "pqrs"]
+        await pilot.press("2")
         table = pilot.app.screen.query_one("#peers", LiveTable)
-        await wait_until(pilot, lambda: table.row_count == 5)
-        table.focus()
+        await wait_until(pilot, lambda: len(table.keys) == 5)
         await pilot.press("down", "down")
-        daemon.answers["/api/v1/peers"].append({"peer_id": "z", "name": "z", "state": "alive"})
-        await wait_until(pilot, lambda: table.row_count == 6)
-        assert table.cursor_row == 2
+        assert table.key == "q"
+        daemon.answers["/api/v1/peers"].append({"peer_id": "a", "name": "a", "state": "alive"})
+        await wait_until(pilot, lambda: len(table.keys) == 6)
+        assert (table.key, table.cursor_row) == ("q", 3)
+        daemon.answers["/api/v1/peers"].pop(3)  # the one under the cursor
+        await wait_until(pilot, lambda: len(table.keys) == 5)
+        assert table.cursor_row == 3
 
     in_window(tmp_path, story)
 
@@ -127,12 +134,14 @@ def test_the_window_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         await daemon.__aexit__()
         await wait_for_text(pilot, "no daemon at")
-        await wait_for_text(pilot, "birch")  # what was last known stays, marked as old
+        await wait_for_text(pilot, "01234567")  # what was last known stays, marked as old
         assert pilot.app.screen.has_class("-stale")
         daemon.answers["/api/v1/node"].update(pid=4712, name="alder again")
         async with daemon:
             await wait_for_text(pilot, "alder again")
+            await pilot.press("5")
             await wait_for_text(pilot, "started again")
+            await wait_for_text(pilot, "does not answer")
             assert not pilot.app.screen.has_class("-stale")
         async with daemon:
             await wait_for_text(pilot, "alder again")
@@ -142,11 +151,115 @@ def test_the_window_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
 
 def test_garbage_from_the_socket_does_not_end_the_window(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await pilot.press("2")
         daemon.answers["/api/v1/peers"] = b"\xff not JSON"
         await wait_for_text(pilot, "peers  none yet")
         daemon.answers["/api/v1/peers"] = [{"peer_id": OTHER, "name": "\x1b[31mbirch[/b]", "state": "alive"}]
         await wait_for_text(pilot, "[31mbirch[/b]")
         assert "\x1b" not in screen_text(pilot.app)
+
+    in_window(tmp_path, story)
+
+
+def test_every_page_is_one_key_or_one_click_away(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        for key, page in zip("23451", ("peers", "jobs", "node", "events", "overview"), strict=True):
+            await pilot.press(key)
+            await wait_until(pilot, lambda page=page: pilot.app.current_mode == page)
+            await wait_for_text(pilot, "alder")
+        await pilot.click(PageTab, offset=(2, 0))  # the first of them
+        tab = list(pilot.app.screen.query(PageTab))[3]
+        await pilot.click(tab)
+        await wait_for_text(pilot, "54 °C")
+
+    in_window(tmp_path, story)
+
+
+def test_a_table_is_filtered_and_sorted_by_keys_and_by_mouse(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.answers["/api/v1/peers"] += [
+            {"peer_id": f"id-{n}", "name": n, "state": "alive", "rtt_ms": rtt}
+            for n, rtt in (("ash", 30.0), ("beech", 0.5), ("cedar", 9.0))
+        ]
+        await pilot.press("2")
+        table = pilot.app.screen.query_one("#peers", LiveTable)
+        await wait_until(pilot, lambda: len(table.keys) == 4)
+        await pilot.press("slash", *"birch")
+        await wait_until(pilot, lambda: table.keys == [OTHER])
+        await pilot.press("enter", "1", "2")  # keys are keys again, and the filter stays
+        assert table.keys == [OTHER]
+        await pilot.press("slash", "escape")
+        await wait_until(pilot, lambda: len(table.keys) == 4)
+        assert pilot.app.focused is table
+        await pilot.press("s", "s", "s", "s")  # peer, state, path, rtt
+        assert table.keys == ["id-beech", OTHER, "id-cedar", "id-ash"]
+        await pilot.press("S")
+        assert table.keys[0] == "id-ash"
+        await pilot.click(table, offset=(3, 1))  # the title of the first column
+        assert table.keys == ["id-ash", "id-beech", OTHER, "id-cedar"]
+        await pilot.click(table, offset=(3, 4))
+        assert table.key == OTHER
+
+    in_window(tmp_path, story)
+
+
+def test_a_job_is_cancelled_after_a_question_only(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        job = daemon.answers["/api/v1/jobs"][0]["job_id"]
+        await pilot.press("3")
+        await pilot.press("c")
+        await wait_for_text(pilot, "Cancel job 01234567?")
+        await pilot.press("n")
+        await pilot.press("c")
+        await wait_for_text(pilot, "Cancel job 01234567?")
+        assert daemon.posted == []
+        await pilot.press("y")
+        await wait_until(pilot, lambda: daemon.posted == [f"DELETE /api/v1/jobs/{job}"])
+        daemon.answers["/api/v1/jobs"][0]["state"] = "cancelled"
+        await wait_for_text(pilot, "○ cancelled")
+        await pilot.press("c")
+        await wait_for_text(pilot, "has ended already")
+
+    in_window(tmp_path, story)
+
+
+def test_an_attached_job_has_the_page_and_its_coordinator_is_asked(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        job = daemon.answers["/api/v1/jobs"][0]["job_id"]
+        await pilot.press("3", "enter")
+        await wait_for_text(pilot, "attached, escape goes back")
+        assert not pilot.app.screen.query_one("#jobs").display
+        await wait_until(pilot, lambda: f"/api/v1/jobs/{job}" in daemon.asked)
+        await pilot.press("escape")
+        assert pilot.app.screen.query_one("#jobs").display
+        await pilot.press("1")
+        await pilot.pause(POLL_S)
+        daemon.asked.clear()
+        await wait_until(pilot, lambda: daemon.asked.count("/api/v1/jobs") >= 2)
+        assert f"/api/v1/jobs/{job}" not in daemon.asked  # nobody looks at it any more
+
+    in_window(tmp_path, story)
+
+
+def test_the_owner_pauses_for_an_hour_and_finishes(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        await pilot.press("4", "h")
+        await wait_until(pilot, lambda: daemon.posted == ["/api/v1/node/pause"])
+        assert 3500 < daemon.bodies[0]["until_s"] - time.time() < 3700
+        await pilot.press("f")
+        await wait_until(pilot, lambda: daemon.posted[1:] == ["/api/v1/node/finish"])
+
+    in_window(tmp_path, story)
+
+
+def test_light_and_dark_are_one_key_apart(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        assert pilot.app.current_theme.dark
+        await pilot.press("t")
+        assert not pilot.app.current_theme.dark
+        await wait_for_text(pilot, "alder")
+        await pilot.press("t")
+        assert pilot.app.current_theme.dark
 
     in_window(tmp_path, story)
 
@@ -175,10 +288,17 @@ def test_the_layout_follows_the_terminal(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         for width, height in [*SIZES, (80, 24)]:
             await pilot.resize_terminal(width, height)
-            await wait_for_text(pilot, "birch")
-            jobs, peers = (pilot.app.screen.query_one(name).region for name in ("#jobs", "#peers"))
-            assert (jobs.y == peers.y) == (width >= 140)
-            assert peers.right <= width
+            for key, left, right in (
+                ("1", "#swarm", "#contribution"),
+                ("2", "#peers", "#peer"),
+                ("3", "#jobs", "#job"),
+            ):
+                await pilot.press(key)
+                await wait_until(pilot, lambda names=(left, right): len(pilot.app.screen.query(",".join(names))) == 2)
+                one, other = (pilot.app.screen.query_one(name).region for name in (left, right))
+                assert (one.y == other.y) == (key == "1" or width >= 130)
+                assert other.right <= width
+                assert other.bottom < height
 
     in_window(tmp_path, story)
 

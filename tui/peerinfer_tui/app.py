@@ -1,4 +1,4 @@
-"""The window itself: asks once a second, hands pictures down, takes keys."""
+"""The window itself: asks once a second, hands what it learnt to the page that is seen, takes keys."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from textual.binding import Binding
 
 from peerinfer.errors import PeerinferError
 from peerinfer_tui.client import Daemon
+from peerinfer_tui.confirm import Confirm
+from peerinfer_tui.events_page import EventsPage
 from peerinfer_tui.help import HelpScreen
-from peerinfer_tui.news import DaemonLost, SnapshotTaken
+from peerinfer_tui.jobs_page import JobsPage
+from peerinfer_tui.logbook import Logbook
+from peerinfer_tui.news import CancelWanted, DaemonLost, JobWatched, SnapshotTaken
+from peerinfer_tui.node_page import NodePage
 from peerinfer_tui.overview import Overview
+from peerinfer_tui.page import Page
+from peerinfer_tui.page_tabs import PAGES
+from peerinfer_tui.peers_page import PeersPage
+from peerinfer_tui.words import short_job
 
 POLL_S = 1.0
+HOUR_S = 3600.0
 
 
 class Window(App[None]):
@@ -25,9 +35,19 @@ class Window(App[None]):
     CSS_PATH = "window.tcss"
     TITLE = "peerinfer"
     ENABLE_COMMAND_PALETTE = False
+    MODES: ClassVar = {
+        "overview": Overview,
+        "peers": PeersPage,
+        "jobs": JobsPage,
+        "node": NodePage,
+        "events": EventsPage,
+    }
+    DEFAULT_MODE = "overview"
     BINDINGS: ClassVar = [
+        *(Binding(str(number), f"page('{mode}')", show=False) for number, mode in enumerate(PAGES, 1)),
         Binding("p", "pause", "pause"),
         Binding("r", "resume", "resume"),
+        Binding("t", "theme", "light/dark"),
         Binding("question_mark", "help", "help", key_display="?"),
         Binding("q", "quit", "quit"),
     ]
@@ -37,35 +57,80 @@ class Window(App[None]):
         self._daemon = Daemon(socket)
         self._poll_s = poll_s
         self._clock = clock
-        self._overview = Overview()
+        self.logbook = Logbook()
+        self._watched = ""
+        self._look_now = asyncio.Event()
 
     def on_mount(self) -> None:
-        self.push_screen(self._overview)
         self.run_worker(self._watch(), name="watch")
 
     async def _watch(self) -> None:
         async with self._daemon:
             while True:
+                self._look_now.clear()
                 try:
-                    snapshot = await self._daemon.snapshot()
+                    snapshot = await self._daemon.snapshot(self._watched)
                 except PeerinferError as error:
                     self.post_message(DaemonLost(str(error)))
                 else:
                     self.post_message(SnapshotTaken(snapshot))
-                await asyncio.sleep(self._poll_s)
+                try:
+                    async with asyncio.timeout(self._poll_s):
+                        await self._look_now.wait()
+                except TimeoutError:
+                    pass
+
+    # --- what background work and pages tell -------------------------------------------------------------------------
 
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
-        now_s = self._clock()
-        self._overview.show(message.snapshot, now_s, time.strftime("%H:%M:%S", time.localtime(now_s)))
+        self.logbook.take(message.snapshot, self._clock())
+        self.show_page()
 
     def on_daemon_lost(self, message: DaemonLost) -> None:
-        self._overview.show_lost(message.reason)
+        self.logbook.lose(message.reason, self._clock())
+        self.show_page()
+
+    def on_job_watched(self, message: JobWatched) -> None:
+        self._watched = message.job
+
+    def on_cancel_wanted(self, message: CancelWanted) -> None:
+        name = short_job(message.job)
+
+        def answered(is_sure: bool | None) -> None:
+            if is_sure:
+                self._ask(lambda: self._daemon.cancel(message.job), f"job {name} is cancelled")
+
+        self.push_screen(Confirm(f"Cancel job {name}? What is computed so far can still be fetched."), answered)
+
+    def show_page(self) -> None:
+        """The page may lie under a question or the help."""
+        for screen in self.screen_stack:
+            if isinstance(screen, Page) and screen.is_mounted:
+                screen.show(self.logbook)
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    async def action_page(self, mode: str) -> None:
+        if mode != self.current_mode and not self.screen.is_modal:
+            await self.switch_mode(mode)
+            self.show_page()
 
     def action_pause(self) -> None:
         self._ask(self._daemon.pause, "paused: this node lends nothing until you press r")
 
+    def action_pause_hour(self) -> None:
+        until_s = self._clock() + HOUR_S
+        self._ask(lambda: self._daemon.pause(until_s), "paused for an hour; r lends again")
+
     def action_resume(self) -> None:
         self._ask(self._daemon.resume, "lending again")
+
+    def action_finish(self) -> None:
+        self._ask(self._daemon.finish, "finishing what runs; no more work is taken until you press r")
+
+    def action_theme(self) -> None:
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+        self.show_page()
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen())
@@ -78,5 +143,6 @@ class Window(App[None]):
                 self.notify(str(error), severity="error", markup=False)
             else:
                 self.notify(done, markup=False)
+                self._look_now.set()
 
         self.run_worker(ask(), group="requests", exclusive=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from peerinfer.errors import NoDaemon, PeerinferError
-from peerinfer_tui.snapshot import Snapshot, clean, read_snapshot
+from peerinfer_tui.pictures import Snapshot
+from peerinfer_tui.snapshot import clean, read_job, read_snapshot
+from peerinfer_tui.words import JOB_ENDED
 
 TIMEOUT_S = 5.0
 
@@ -31,24 +35,41 @@ class Daemon:
     ) -> None:
         await self._http.aclose()
 
-    async def snapshot(self) -> Snapshot:
-        """Raises `NoDaemon` if nobody answers, `PeerinferError` if the daemon refuses."""
+    async def snapshot(self, watched: str = "") -> Snapshot:
+        """`watched`: a job that the daemon shall ask about wherever its coordinator is.
+
+        Raises `NoDaemon` if nobody answers, `PeerinferError` if the daemon refuses.
+        """
         node = await self._ask("GET", "/node")
-        devices = await self._ask("GET", "/devices")
+        devices = (
+            node["devices"] if isinstance(node, dict) and "devices" in node else await self._ask("GET", "/devices")
+        )
         peers = await self._ask("GET", "/peers")
         jobs = await self._ask("GET", "/jobs")
-        return read_snapshot(node, devices, peers, jobs)
+        snapshot = read_snapshot(node, devices, peers, jobs)
+        if any(job.job_id == watched and job.state not in JOB_ENDED for job in snapshot.jobs):
+            job = read_job(await self._ask("GET", f"/jobs/{quote(watched, safe='')}"))
+            kept = tuple(job if each.job_id == job.job_id else each for each in snapshot.jobs)
+            snapshot = replace(snapshot, jobs=kept)
+        return snapshot
 
-    async def pause(self) -> None:
-        """Stops lending until `resume`. Raises as `snapshot` does."""
-        await self._ask("POST", "/node/pause")
+    async def pause(self, until_s: float | None = None) -> None:
+        """Stops lending until `resume`, or until the wall clock says `until_s`. Raises as `snapshot` does."""
+        await self._ask("POST", "/node/pause", None if until_s is None else {"until_s": until_s})
 
     async def resume(self) -> None:
         await self._ask("POST", "/node/resume")
 
-    async def _ask(self, method: str, path: str) -> Any:
+    async def finish(self) -> None:
+        """Finishes what runs and takes no more until `resume`."""
+        await self._ask("POST", "/node/finish")
+
+    async def cancel(self, job: str) -> None:
+        await self._ask("DELETE", f"/jobs/{quote(job, safe='')}")
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         try:
-            response = await self._http.request(method, path)
+            response = await self._http.request(method, path, json=body)
         except httpx.TimeoutException:
             raise NoDaemon(f"the daemon at {self._socket} does not answer within {TIMEOUT_S:g} s") from None
         except httpx.TransportError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 UNKNOWN = "–"
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -75,6 +77,14 @@ def bar(ratio: float, width: int) -> tuple[str, str]:
 
 def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def clock_time(wall_s: float) -> str:
+    """Local time of day, as a person reads it on a clock."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(wall_s))
+    except (OverflowError, ValueError, OSError):
+        return "--:--:--"
 
 
 def _short(value: float, unit: str) -> str:

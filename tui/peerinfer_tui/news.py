@@ -1,10 +1,10 @@
-"""What background work tells the window. Only handlers of these messages touch widgets."""
+"""What background work and pages tell the window. Only handlers of these messages touch widgets."""
 
 from __future__ import annotations
 
 from textual.message import Message
 
-from peerinfer_tui.snapshot import Snapshot
+from peerinfer_tui.pictures import Snapshot
 
 
 class SnapshotTaken(Message):
@@ -19,3 +19,17 @@ class DaemonLost(Message):
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
+
+
+class JobWatched(Message):
+    """Somebody looks at this job: its coordinator is asked, wherever it is. "" for nobody."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
+
+
+class CancelWanted(Message):
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from rich.text import Text
+from textual import events
 from textual.widgets import Static
 
+from peerinfer_tui.overview_view import node_line
 from peerinfer_tui.paint import painted
-from peerinfer_tui.snapshot import NodePicture
-from peerinfer_tui.view import node_line
+from peerinfer_tui.pictures import NodePicture
 
 
 class NodeLine(Static):
@@ -26,7 +27,7 @@ class NodeLine(Static):
         self._lost = reason
         self._draw()
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         self._draw()
 
     def _draw(self) -> None:
@@ -34,4 +35,4 @@ class NodeLine(Static):
         if self._lost:
             self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"))
         elif self._node is not None:
-            self.update(painted(node_line(self._node, self.content_size.width), self.app.theme_variables))
+            self.update(painted([node_line(self._node, self.content_size.width)], self.app.theme_variables))

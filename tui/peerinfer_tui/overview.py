@@ -1,57 +1,66 @@
-"""The first screen: everything about one node at a glance."""
+"""The first page: everything at a glance."""
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
+from collections.abc import Iterable
+
 from textual.containers import Container
-from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widget import Widget
 
-from peerinfer_tui.events import changes
-from peerinfer_tui.happenings import Happenings
+from peerinfer_tui.attention import attention
+from peerinfer_tui.curve_panel import CurvePanel
+from peerinfer_tui.figures import clock_time
+from peerinfer_tui.job_view import active_job_sheet
+from peerinfer_tui.line import Line
+from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.live_table import LiveTable
-from peerinfer_tui.node_line import NodeLine
-from peerinfer_tui.snapshot import Snapshot
-from peerinfer_tui.view import Line, attention, device_table, job_table, peer_table
+from peerinfer_tui.logbook import Logbook
+from peerinfer_tui.overview_view import contribution_lines, swarm_lines
+from peerinfer_tui.page import Page
+
+RECENT_MAX = 50
 
 
-class Overview(Screen[None]):
-    """Node, devices, jobs, peers, events. Jobs and peers stand side by side where the terminal is wide."""
+class Overview(Page):
+    """Swarm and own part, curves, what needs attention, jobs under way. In two columns where the terminal is wide."""
 
+    MODE = "overview"
     AUTO_FOCUS = "#jobs"
 
     def __init__(self) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]
-        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]
-        self._snapshot: Snapshot | None = None
-        self._node = NodeLine()
-        self._devices = LiveTable(device_table, "devices")
-        self._jobs = LiveTable(job_table, "jobs")
-        self._peers = LiveTable(peer_table, "peers")
-        self._happenings = Happenings()
+        self._swarm = LinesPanel("swarm", "swarm")
+        self._own = LinesPanel("contribution", "my contribution")
+        self._jobs_curve = CurvePanel("jobs-curve", "jobs here")
+        self._own_curve = CurvePanel("own-curve", "this node")
+        self._matters = LinesPanel("matters", "needs attention", scrolls=True)
+        self._recent = LinesPanel("recent", "what happened")
+        self._jobs = LiveTable("jobs")
 
-    def compose(self) -> ComposeResult:
-        yield self._node
-        yield self._devices
-        with Container(id="work"):
+    def compose_body(self) -> Iterable[Widget]:
+        with Container(id="overview"):
+            with Container(id="health"):
+                yield self._swarm
+                yield self._own
+            with Container(id="curves"):
+                yield self._jobs_curve
+                yield self._own_curve
+            with Container(id="news"):
+                yield self._matters
+                yield self._recent
             yield self._jobs
-            yield self._peers
-        yield self._happenings
-        yield Footer()
 
-    def show(self, snapshot: Snapshot, now_s: float, stamp: str) -> None:
-        """Brings the screen up to date. `now_s` is the wall clock, `stamp` how a person reads it."""
-        before, self._snapshot = self._snapshot, snapshot
-        happened: list[Line] = [] if before is None else changes(before, snapshot)
-        self.remove_class("-stale")
-        self._node.show(snapshot.node)
-        for table in (self._devices, self._jobs, self._peers):
-            table.show(snapshot)
-        stamped: list[Line] = [((f"{stamp}  ", "dim"), *line) for line in happened]
-        self._happenings.show(attention(snapshot, now_s), stamped)
-
-    def show_lost(self, reason: str) -> None:
-        """Keeps what was last known, marked as old."""
-        self.add_class("-stale")
-        self._node.show_lost(reason)
+    def show_body(self, logbook: Logbook) -> None:
+        snapshot = logbook.snapshot
+        assert snapshot is not None
+        self._swarm.show(lambda _: swarm_lines(snapshot))
+        self._own.show(lambda _: contribution_lines(snapshot))
+        self._jobs_curve.show(logbook.job_rates, logbook.now_s)
+        self._own_curve.show(logbook.own_rates, logbook.now_s)
+        matters = attention(snapshot, logbook.now_s)
+        self._matters.border_title = f"needs attention  {len(matters)}" if matters else "needs attention"
+        self._matters.show(lambda _: matters or [(("nothing needs attention", "dim"),)])
+        happened = [each for _, each in list(logbook.happenings)[-RECENT_MAX:]]
+        recent: list[Line] = [((f"{clock_time(each.at_s)}  ", "dim"), *each.line) for each in reversed(happened)]
+        self._recent.show(lambda _: recent or [(("nothing yet", "dim"),)])
+        self._jobs.show(active_job_sheet(snapshot))
