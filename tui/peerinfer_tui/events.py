@@ -88,7 +88,7 @@ def _job_changes(
         if each.term not in terms_before:
             found.append(_handover(after, index, names, now_s if each.at_s is None else each.at_s))
     if before is None:
-        told = (name, state_span(after.state), (f", {counted(after.items, 'item')}", "plain"))
+        told: Line = (name, state_span(after.state), (f", {counted(after.items, 'item')}", "plain"))
         return [*found, Happening(now_s, "job", told)]
     if after.coordinator != before.coordinator and after.coordinator and not found:
         who = f"coordinated by {peer_name(names, after.coordinator)} now"
