@@ -32,6 +32,9 @@ CPU_THREADS_MAX = 1024
 CACHE_BYTES_MIN = 64 * MIB
 """A smaller cache could not hold one usual model, and would fetch it again for every frame."""
 
+DAILY_BYTES_MIN = 64 * MIB
+"""Being a member takes 6 MB a day, and one usual model more than the rest of this."""
+
 SCHEDULE_WINDOWS_MAX = 24
 EXCLUSIVE_MAX = 64
 """Every process of the machine is compared with each, twice a second."""
@@ -164,6 +167,11 @@ def _check_rate(value: int | None) -> None:
             f"at {format_rate(value)} one message of {format_size(BODY_BYTES_MAX)} would take longer than the "
             f"{WRITE_TIMEOUT_S:g} s after which a peer is given up: give at least {format_rate(least)}"
         )
+
+
+def _check_daily(value: int | None) -> None:
+    if value is not None and value < DAILY_BYTES_MIN:
+        raise UsageError(f"{format_size(value)} is too little: give at least {format_size(DAILY_BYTES_MIN)}")
 
 
 def _check_listen(addresses: tuple[str, ...]) -> None:
@@ -304,6 +312,12 @@ class NodeConfig:
     )
     """Lend also while the machine runs on its battery, which then empties sooner."""
 
+    allow_unsandboxed: bool = _setting(
+        False, "allow_unsandboxed", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
+    )
+    """Run other people's models also where this system has no sandbox for them. Whoever sends a model that breaks ONNX
+    Runtime is then you."""
+
     exclusive: tuple[str, ...] = _setting((), "exclusive", str, _check_exclusive, is_list=True)
     """Names of programs, as the system lists its processes, beside which nothing is lent while they run."""
 
@@ -311,19 +325,20 @@ class NodeConfig:
     """Hours to lend in, local time, on every day or on some (`mon-fri 22:00-08:00`); empty lends always."""
 
     max_up_bytes_s: int | None = _setting(
-        None, "max_up", _or_none("none", parse_rate), _check_rate, show=_show_none_as("none", str), unavailable_yet=True
+        None, "max_up", _or_none("none", parse_rate), _check_rate, show=_show_none_as("none", str)
     )
     """Bytes per second sent to all peers together; None sends as fast as it goes. Tasks with large outputs slow down."""
 
     max_down_bytes_s: int | None = _setting(
-        None,
-        "max_down",
-        _or_none("none", parse_rate),
-        _check_rate,
-        show=_show_none_as("none", str),
-        unavailable_yet=True,
+        None, "max_down", _or_none("none", parse_rate), _check_rate, show=_show_none_as("none", str)
     )
     """Bytes per second received from all peers together. Models take longer to arrive."""
+
+    max_daily_bytes: int | None = _setting(
+        None, "max_daily", _or_none("none", parse_size), _check_daily, show=_show_none_as("none", _show_size)
+    )
+    """Bytes sent and received on one day, by local time; then nothing is lent or served until midnight. For lines that
+    are paid by what goes through them."""
 
     max_cache_bytes: int = _setting(20 * GIB, "max_cache", parse_size, _check_cache, show=_show_size)
     """Disk for models and inputs of others, least recently used go first. More saves fetching them again; blobs that a

@@ -59,7 +59,9 @@ SILENCE_MAX_S = 5.0
 
 SILENCE_IDLE_MAX_S = 45.0
 WRITE_TIMEOUT_S = 30.0
-"""A peer that does not drain 8 MiB in this time is lost."""
+WRITE_SLICE_BYTES = 1 * MIB
+"""A peer that does not drain so much in this time is lost. Larger messages have it for each such part: a line may be
+slow, or its owner's rate low, and eight peers share it."""
 
 # --- blobs -------------------------------------------------------------------------------------------------------
 CHUNK_BYTES = 1 * MIB

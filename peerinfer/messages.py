@@ -437,6 +437,8 @@ class Receipt:
     """SHA-256 over the results' body."""
     compute_s: float = wire(number)
     device: str = wire(_name)
+    energy_j: float = wire(number, 0.0)
+    """What the device took meanwhile; 0 where it does not tell its power."""
 
 
 @message(43)

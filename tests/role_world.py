@@ -66,7 +66,7 @@ class NumpyExecutor:
 
     def __init__(self) -> None:
         self.device = Device("NumPy", "cpu", "NumPy", 1 << 30)
-        self.sandbox = "none"
+        self.sandbox = "full"
         self.models: set[Cid] = set()
         self.takes_s = 0.01
         self.running = 0

@@ -23,10 +23,12 @@ from peerinfer.ids import Cid, PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
 from peerinfer.membership import Member, Membership
+from peerinfer.rate import Rate
 from peerinfer.spreading import Spreading
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.network.loopback import stream_pair
+from peerinfer_node.network.metered import MeteredNetwork
 from peerinfer_node.node_control import NodeControl
 from peerinfer_node.online import Online
 from peerinfer_node.ports import Network, PeerRow, Ports, Stream
@@ -42,6 +44,7 @@ from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
+from peerinfer_node.traffic import Traffic, kept
 
 RECRUIT_AGAIN_S = 1.0
 """A volunteer whose work stream ended is tried again after this time, if it still offers work."""
@@ -78,6 +81,8 @@ class NodeSettings:
     limits: Limits = NO_LIMITS
     refused_devices: tuple[Json, ...] = ()
     """Graphics cards that were found and are not used, as `devices` shows them."""
+    allows_unsandboxed: bool = False
+    """Runs strangers' models also where no sandbox can be had."""
     is_daemon: bool = False
     """Stays when its job is done: goes on with jobs that were running when it stopped, and is an elector of others'."""
     remembers_peers: bool = True
@@ -108,6 +113,7 @@ class Node:
             log=log,
             swarm=swarm,
             lends=settings.lends,
+            allows_unsandboxed=settings.allows_unsandboxed,
         )
         self.governor = GovernorRole(
             limits=settings.limits,
@@ -161,7 +167,9 @@ class Node:
             log=log,
             swarm=swarm,
         )
-        blob_server = BlobServer(ports.blobs, agent=AGENT, swarm=swarm)
+        blob_server = BlobServer(
+            ports.blobs, agent=AGENT, swarm=swarm, objection=lambda: self.governor.quota_words
+        )
         self.jobs = Jobs(
             blob_server=blob_server,
             store=ports.store,
@@ -193,6 +201,7 @@ class Node:
             worker=self.worker,
             members=self.members,
             reachability=self.reachability,
+            governor=self.governor,
             rng=random.Random(rng.random()),  # noqa: S311
         )
         self.control = NodeControl(self)
@@ -429,6 +438,19 @@ def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for address in addresses if peer_of(address) != own))
 
 
+def _within_limits(network: Network, config: NodeConfig, traffic: Traffic) -> Network:
+    """The network itself where its owner set no limits: what is not asked for costs nothing."""
+    if config.max_up_bytes_s is None and config.max_down_bytes_s is None and config.max_daily_bytes is None:
+        return network
+    return MeteredNetwork(
+        network,
+        up=None if config.max_up_bytes_s is None else Rate(config.max_up_bytes_s),
+        down=None if config.max_down_bytes_s is None else Rate(config.max_down_bytes_s),
+        bulk=(WORK_PROTOCOL, BLOB_PROTOCOL, JOURNAL_PROTOCOL),
+        count=traffic.count,
+    )
+
+
 @asynccontextmanager
 async def open_node(
     home: Home, config: NodeConfig, *, lends: bool, networked: bool, stays: bool = False, log: Log | None = None
@@ -480,7 +502,10 @@ async def open_node(
             seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=False))
             if seats.warning:
                 log.warning(seats.warning)
-            devices = lend(config, gpus, store, clock, log)
+            traffic = Traffic(store)
+            await traffic.restore()
+            network = _within_limits(network, config, traffic)
+            devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today)
             ports = Ports(
                 network=network,
                 store=store,
@@ -499,6 +524,7 @@ async def open_node(
                 lends_processor=devices.lends_processor,
                 limits=devices.limits,
                 refused_devices=devices.refused,
+                allows_unsandboxed=config.allow_unsandboxed,
                 is_daemon=lends or stays,
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
@@ -508,7 +534,7 @@ async def open_node(
             )
             node = Node(ports, settings, log)
             devices.report_to(node.governor.confine)
-            async with node.run():
+            async with node.run(), kept(traffic):
                 for address in network.addresses():
                     remember_port(home, int(address.split("/")[4]))
                     break

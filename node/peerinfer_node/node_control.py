@@ -89,6 +89,8 @@ class NodeControl:
             {"reason": reason.words, "until": self._wall(reason.until_s), "name": reason.name}
             for reason in self._node.governor.reasons
         ]
+        if words := self._node.worker.unsandboxed_words:
+            told.append({"reason": words, "until": None, "name": "sandbox"})
         return told or ([{"reason": otherwise, "until": None}] if otherwise else [])
 
     def _wall(self, until_s: float) -> float | None:

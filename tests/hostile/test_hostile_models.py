@@ -5,6 +5,9 @@ The attacks are those that were tried on ONNX Runtime 1.32; most of them do harm
 
 from __future__ import annotations
 
+import mmap
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +16,11 @@ import models
 import numpy as np
 import psutil
 import pytest
+import trio
 from models import batch_of, model, outputs_of, port
 from onnx import ModelProto, TensorProto, helper
 
-from peerinfer.errors import AttemptTimeout, ModelRefused, OutOfMemory
+from peerinfer.errors import AttemptTimeout, ModelRefused, OutOfMemory, PeerinferError, WorkerDied
 from peerinfer.ids import cid_of
 from peerinfer.limits import GIB
 from peerinfer_node.devices.probe import cpu_device
@@ -25,6 +29,9 @@ from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 pytestmark = pytest.mark.slow
 
 FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
+LINK = "/proc/self/cwd/../../etc/passwd"
+"""A link that leads out of every folder."""
+
 ROW = {"x": np.ones((1, 1), np.float32)}
 
 
@@ -119,6 +126,7 @@ ATTACKS = {
     "external data beside": Attack(lambda: external("secret.txt"), "another file"),
     "external data above": Attack(lambda: external("../secret.txt"), "another file"),
     "external data by path": Attack(lambda: external("/etc/passwd"), "another file"),
+    "external data through a link": Attack(lambda: external(LINK), "another file"),
     "external data in proc": Attack(lambda: external("/proc/self/environ"), "another file"),
     "external data in memory": Attack(lambda: external("*/_ORT_MEM_ADDR_/*", 0x400000), "another file"),
     "branches 50 deep": Attack(lambda: nested(50), "deep"),
@@ -248,3 +256,42 @@ async def test_every_bomb_costs_its_own_task_and_nothing_else(name: str) -> None
     finally:
         await executor.close()
     assert psutil.Process().children() == []
+
+
+async def test_a_model_of_two_gigabytes_is_refused_before_a_byte_of_it_travels(executor: SubprocessExecutor) -> None:
+    await check_that_an_honest_model_runs(executor)
+    with mmap.mmap(-1, 2 * GIB) as data, pytest.raises(ModelRefused, match="the limit is 2147483647"):
+        await executor.load(cid_of(b"large"), data)  # type: ignore[arg-type]
+    await check_that_an_honest_model_runs(executor)
+
+
+STRIKES: dict[str, tuple[signal.Signals, type[PeerinferError], str]] = {
+    "an operator that crashes the provider": (signal.SIGSEGV, WorkerDied, "SIGSEGV"),
+    "a provider that gives up": (signal.SIGABRT, WorkerDied, "SIGABRT"),
+    "a driver that hangs": (signal.SIGSTOP, AttemptTimeout, "no answer from the device within 1 s"),
+}
+"""What a driver's fault does to the process in the middle of a run; nobody has a model at hand that causes it."""
+
+
+@pytest.mark.parametrize("name", STRIKES)
+async def test_a_fault_of_the_driver_costs_the_run_under_way_and_nothing_else(
+    executor: SubprocessExecutor, name: str
+) -> None:
+    strike, error, words = STRIKES[name]
+    await check_that_an_honest_model_runs(executor)
+    data = models.slow(2000)
+    await executor.load(cid_of(data), data)
+    x = np.ones((1, 1), np.float32)
+    pid = executor.pid
+    assert pid is not None
+
+    async def hit() -> None:
+        await trio.sleep(0.1)
+        os.kill(pid, strike)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hit)
+        with pytest.raises(error, match=words):
+            await executor.run(cid_of(data), batch_of([1], x=x), 1)
+    assert not psutil.pid_exists(pid)
+    await check_that_an_honest_model_runs(executor)

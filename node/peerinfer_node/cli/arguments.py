@@ -16,8 +16,6 @@ T = TypeVar("T")
 UNAVAILABLE: dict[str, dict[str, str | None]] = {
     "join": {
         "--service": "install|remove",
-        "--max-up": "RATE",
-        "--max-down": "RATE",
     },
     "tui": {"--serve": "PORT"},
 }

@@ -15,6 +15,9 @@ FLAGS = {
     "device": ("DEVICE", "auto, cpu, or a graphics card by its number like gpu:0; may be repeated"),
     "cpu_threads": ("N", "threads of one inference"),
     "max_cache": ("SIZE", "disk for models and inputs of others"),
+    "max_up": ("RATE", "send no faster than this to all peers together, like 2MB/s or 10Mbit/s"),
+    "max_down": ("RATE", "receive no faster than this"),
+    "max_daily": ("SIZE", "send and receive no more than this on one day, like 5GiB"),
     "max_vram": ("SIZE", "memory of a graphics card to lend"),
     "max_temp": ("C", "a device that is hotter rests until it has cooled"),
     "max_power": ("W", "a graphics card that takes more rests"),
@@ -30,6 +33,7 @@ FLAGS = {
 SWITCHES = {
     "idle_only": "lend only while nobody uses this machine",
     "on_battery": "lend also while the machine runs on its battery",
+    "allow_unsandboxed": "run other people's models also where there is no sandbox for them",
     "relay": "carry connections for peers that cannot be dialled",
 }
 

@@ -43,8 +43,18 @@ class LentDevices:
                 executor.on_confined = partial(confine, executor)
 
 
-def lend(config: NodeConfig, gpus: Sequence[FoundGpu], store: Store, clock: LocalClock, log: Log) -> LentDevices:
-    """Starts nothing yet. Raises `UsageError` if a card was asked for by number that is not there or not usable."""
+def lend(
+    config: NodeConfig,
+    gpus: Sequence[FoundGpu],
+    store: Store,
+    clock: LocalClock,
+    log: Log,
+    bytes_today: Callable[[], int] = lambda: 0,
+) -> LentDevices:
+    """Starts nothing yet. `bytes_today` counts towards the daily quota.
+
+    Raises `UsageError` if a card was asked for by number that is not there or not usable.
+    """
     threads = config.cpu_threads or default_threads()
     own = cpu_device()
     sizes = RememberedSizes(store, clock, own, f"{_software(None)} {threads} threads")
@@ -66,7 +76,9 @@ def lend(config: NodeConfig, gpus: Sequence[FoundGpu], store: Store, clock: Loca
     return LentDevices(
         executors=tuple(executors),
         lends_processor=lends_processor,
-        sampler=Sampler(sources if lends_processor else sources[1:], exclusive=config.exclusive),
+        sampler=Sampler(
+            sources if lends_processor else sources[1:], exclusive=config.exclusive, bytes_today=bytes_today
+        ),
         limits=limits_of(config),
         refused=tuple(_refused(found) for found in gpus if found not in chosen),
     )
@@ -81,6 +93,7 @@ def limits_of(config: NodeConfig) -> Limits:
         on_battery=config.on_battery,
         schedule=config.schedule,
         exclusive=config.exclusive,
+        max_daily_bytes=config.max_daily_bytes,
     )
 
 

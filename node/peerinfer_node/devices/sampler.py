@@ -49,8 +49,16 @@ class _OwnUse:
 class Sampler:
     """Remembers the last reading, since shares are differences. `root` holds `sys/`, `proc/` and `dev/`."""
 
-    def __init__(self, sources: Sequence[Source], *, exclusive: Sequence[str] = (), root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        exclusive: Sequence[str] = (),
+        root: Path = Path("/"),
+        bytes_today: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._sources = tuple(sources)
+        self._bytes_today = bytes_today
         self._exclusive = frozenset(exclusive)
         self._root = root
         self._busy = threading.Lock()
@@ -88,6 +96,7 @@ class Sampler:
             input_idle_s=input_idle_s(self._root, time.time()),
             on_battery=on_battery(self._root),
             programs=self._running_programs(),
+            bytes_today=self._bytes_today(),
         )
 
     # --- the processor ---------------------------------------------------------------------------------------------

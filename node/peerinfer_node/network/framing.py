@@ -17,7 +17,7 @@ import trio
 from peerinfer.codec import decode, encode
 from peerinfer.errors import DecodeError, ProtocolError, StreamClosed
 from peerinfer.ids import PeerId
-from peerinfer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, WRITE_TIMEOUT_S
+from peerinfer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, WRITE_SLICE_BYTES, WRITE_TIMEOUT_S
 from peerinfer_node.ports import Buffer, Stream
 
 _READ_BYTES = 256 * 1024
@@ -47,7 +47,7 @@ class MessageStream:
         return self._stream.peer
 
     async def send(self, message: Any, body: Sequence[Buffer] = ()) -> None:
-        """Raises `StreamClosed`, also when the peer does not take the message within `WRITE_TIMEOUT_S`.
+        """Raises `StreamClosed`, also when the peer takes nothing of it for `WRITE_TIMEOUT_S`.
 
         Raises ValueError if the message has no room in a header, or the body is too large; then nothing was sent. Being
         cancelled while it writes ends the stream: what follows half a message would be read as the rest of it.
@@ -61,7 +61,10 @@ class MessageStream:
             is_whole = False
             try:
                 with trio.move_on_after(WRITE_TIMEOUT_S) as scope:
-                    await self._stream.write(data)
+                    if len(data) <= WRITE_SLICE_BYTES:
+                        await self._stream.write(data)
+                    else:
+                        await self._write_slices(data, scope)
                     is_whole = True
             finally:
                 if not is_whole:
@@ -70,6 +73,12 @@ class MessageStream:
         if scope.cancelled_caught:
             raise StreamClosed(f"{self.peer} took nothing for {WRITE_TIMEOUT_S:g} s")
         self.bytes_out += len(data)
+
+    async def _write_slices(self, data: bytes, scope: trio.CancelScope) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), WRITE_SLICE_BYTES):
+            scope.deadline = trio.current_time() + WRITE_TIMEOUT_S
+            await self._stream.write(view[start : start + WRITE_SLICE_BYTES])
 
     async def receive(self) -> tuple[Any, bytes]:
         """The next message and its body. Raises `EOFError` at a clean end, `StreamClosed`, `DecodeError`."""

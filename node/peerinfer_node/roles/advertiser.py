@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
 from peerinfer.envelope import seal
-from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX
+from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.ports import Device, Ports
+from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.members import MembersRole
 from peerinfer_node.roles.reachability import Reachability
 from peerinfer_node.roles.work_stream import AGENT
@@ -23,6 +26,7 @@ ADVERT_EVERY_S = 300.0
 """Whether a node lives is found out by probes, so an advert that says nothing new only keeps it from being forgotten."""
 
 ADVERT_JITTER = 0.2
+REASONS_MAX = 8
 
 
 class Advertiser:
@@ -36,6 +40,7 @@ class Advertiser:
         worker: WorkerRole,
         members: MembersRole,
         reachability: Reachability,
+        governor: GovernorRole,
         rng: random.Random,
     ) -> None:
         self._ports = ports
@@ -43,6 +48,7 @@ class Advertiser:
         self._worker = worker
         self._members = members
         self._reachability = reachability
+        self._governor = governor
         self._rng = rng
         self._incarnation = int(ports.clock.wall_s() * 1000)
         self._sequence = 0
@@ -75,6 +81,17 @@ class Advertiser:
         self._members.advertise(self.advert())
         await trio.sleep(0.05)  # Lets the farewell leave before the connections close.
 
+    def _reasons(self, otherwise: str) -> tuple[str, ...]:
+        """Each with its end, where it has one that can be known."""
+        clock = self._ports.clock
+        told = []
+        for reason in self._governor.reasons[:REASONS_MAX]:
+            end_s = clock.wall_s() + reason.until_s - clock.now_s()
+            until = f", until {datetime.fromtimestamp(end_s, UTC):%Y-%m-%d %H:%M UTC}" if math.isfinite(end_s) else ""
+            told.append(f"{reason.words}{until}"[:REASON_CHARS_MAX])
+        words = self._worker.unsandboxed_words or otherwise
+        return tuple(told) or ((words[:REASON_CHARS_MAX],) if words else ())
+
     def advert(self) -> bytes:
         picture = self._worker.picture
         self._sequence += 1
@@ -86,7 +103,7 @@ class Advertiser:
             agent=AGENT,
             addresses=self._reachability.addresses(),
             state="left" if self._left else picture.state,
-            reasons=(picture.reason,) if picture.reason else (),
+            reasons=self._reasons(picture.reason),
             devices=tuple(
                 DeviceAdvert(
                     device.name[:NAME_CHARS_MAX],
@@ -99,7 +116,7 @@ class Advertiser:
                 for device in self.devices[:DEVICES_PER_NODE_MAX]
                 if device.kind == "cpu" or device.gemm_gflops  # a card that could not be measured is of no use
             )
-            if self._settings.lends
+            if self._settings.lends and not self._worker.unsandboxed_words
             else (),
             models=(),
             sandbox=self._ports.executors[0].sandbox,

@@ -67,9 +67,18 @@ _log = logging.getLogger("peerinfer.blobs")
 class BlobServer:
     """Answers what peers ask of the store, within limits per peer and in all."""
 
-    def __init__(self, store: BlobStore, *, agent: str = "peerinfer", swarm: str = "") -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        *,
+        agent: str = "peerinfer",
+        swarm: str = "",
+        objection: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`objection` says why nothing may be served now, or nothing."""
         self._store = store
         self._hello = Hello(PROTOCOL_VERSION, agent, swarm)
+        self._objection = objection
         self._streams: dict[PeerId, int] = {}
         self._watchers: list[Given] = []
 
@@ -128,6 +137,9 @@ class BlobServer:
                     return
                 if body:
                     raise ProtocolError(f"{messages.peer} sent a question with a body")
+                if objection := self._objection():
+                    await messages.send(Goodbye(objection))
+                    return
                 if isinstance(question, BlobManifestWanted):
                     await self._give_index(messages, Cid(question.cid))
                 else:

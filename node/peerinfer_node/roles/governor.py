@@ -75,6 +75,11 @@ class GovernorRole:
         self._driver.post(Confined(self._executors.index(executor), reason, until_s))
 
     @property
+    def quota_words(self) -> str:
+        """Why nothing more is sent today; "" if more may be."""
+        return next((reason.words for reason in self._machine.snapshot().shared if reason.name == "quota"), "")
+
+    @property
     def reasons(self) -> tuple[Reason, ...]:
         """What keeps the whole node from working."""
         picture = self._machine.snapshot()

@@ -123,7 +123,10 @@ class WorkerRole:
         log: Log,
         swarm: str,
         lends: bool,
+        allows_unsandboxed: bool = False,
     ) -> None:
+        """`allows_unsandboxed` lets strangers' models run in processes that nothing locks in."""
+        self._allows_unsandboxed = allows_unsandboxed
         self._executors = list(executors)
         self._idle: list[Executor] = list(executors)
         self._resting: dict[Executor, str] = {}
@@ -219,10 +222,21 @@ class WorkerRole:
         finally:
             await hang_up(stream)
 
+    @property
+    def unsandboxed_words(self) -> str:
+        """Why nothing is run for others; "" where a sandbox is in force or its owner has said that none is needed."""
+        if self._allows_unsandboxed or not self._executors:
+            return ""
+        if any(executor.sandbox != "none" for executor in self._executors):
+            return ""
+        return "there is no sandbox here for others' models (Linux 5.13 has one); --allow-unsandboxed runs them without"
+
     def _objection(self, peer: PeerId) -> str:
         if peer in self._links:
             return "one work stream for each coordinator"
         own = self._keys.peer_id
+        if peer != own and (words := self.unsandboxed_words):
+            return words
         others = len(self._links) - (own in self._links)
         if peer != own and others >= COORDINATORS_MAX - 1:  # one place is for this node's own jobs
             return f"serves {others} coordinators already; try later"
@@ -469,8 +483,12 @@ class WorkerRole:
             digest.digest(),
             compute_s,
             executor.device.name,
+            self._energy_j(executor, compute_s),
         )
         return seal(receipt, self._keys.peer_id, self._keys.sign)
+
+    def _energy_j(self, executor: Executor, compute_s: float) -> float:
+        return compute_s * (self.power_of(executor) or 0.0)
 
     async def _results(
         self, held: _Held, result: BatchResult, executor: Executor
@@ -487,7 +505,7 @@ class WorkerRole:
         self.tasks_done += done
         self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
         self.compute_s += compute_s
-        self.energy_j += compute_s * (self.power_of(executor) or 0.0)
+        self.energy_j += self._energy_j(executor, compute_s)
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:
             outputs = await self._blobs.put(b"".join(body))

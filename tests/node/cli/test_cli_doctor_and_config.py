@@ -145,7 +145,7 @@ def test_a_home_may_be_named_on_the_command_line(tmp_path: Path, capsys: pytest.
 
 
 def test_a_setting_of_a_later_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "set", "max_up", "10MB/s"]) == 2
+    assert main(["config", "set", "api", "127.0.0.1:1"]) == 2
     assert "not available" in capsys.readouterr().err
 
 

@@ -673,6 +673,30 @@ async def test_a_second_stream_of_the_same_coordinator_is_turned_away_and_the_fi
         await first.close()
 
 
+async def test_without_a_sandbox_nothing_is_run_for_strangers_unless_its_owner_says_so(autojump_clock):
+    async with worker_world() as world:
+        world.executor.sandbox = "none"
+        assert "--allow-unsandboxed" in await (await world.coordinator()).hear_end()
+        world.role._allows_unsandboxed = True
+        side = await world.coordinator()
+        await world.brief(side)
+        frame, body = frame_of(1, [0], term=TERM)
+        await side.say(frame, [body])
+        assert (await side.hear(Results)).frame == 1
+        await side.close()
+
+
+async def test_without_a_sandbox_a_node_still_runs_its_own_jobs(autojump_clock):
+    async with worker_world() as world:
+        world.executor.sandbox = "none"
+        side = await world.coordinator("worker")
+        await world.brief(side)
+        frame, body = frame_of(1, [0], term=TERM)
+        await side.say(frame, [body])
+        assert (await side.hear(Results)).frame == 1
+        await side.close()
+
+
 async def test_strangers_leave_a_place_for_the_volunteers_own_jobs(autojump_clock):
     async with worker_world() as world:
         strangers = [await world.coordinator(f"stranger {number}") for number in range(COORDINATORS_MAX - 1)]
