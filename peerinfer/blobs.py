@@ -110,3 +110,16 @@ def index_of(chunks: Iterable[bytes | memoryview]) -> BlobIndex:
         size += len(chunk)
         digests += hashlib.sha256(chunk).digest()
     return BlobIndex(size, bytes(digests))
+
+
+def marked(chunks: Iterable[int]) -> bytes:
+    """Numbers of chunks as one bit for each: the lowest bit of the first byte is chunk 0. At least one byte."""
+    bits = 0
+    for number in chunks:
+        bits |= 1 << number
+    return bits.to_bytes(max(1, -(-bits.bit_length() // 8)), "little")
+
+
+def chunks_in(marks: bytes) -> frozenset[int]:
+    """What `marked` made of numbers of chunks."""
+    return frozenset(8 * place + bit for place, byte in enumerate(marks) if byte for bit in range(8) if byte >> bit & 1)

@@ -68,6 +68,10 @@ CHUNK_BYTES = 1 * MIB
 BLOB_BYTES_MAX = 16 * GIB
 """16,384 chunk hashes of 32 bytes make a manifest of 512 KiB, which fits one header."""
 
+BLOB_CHUNKS_MAX = BLOB_BYTES_MAX // CHUNK_BYTES
+BLOB_OTHERS_MAX = 16
+"""Peers that a provider names as further ones. They are only ever asked, never believed."""
+
 BLOB_STREAMS_PER_PEER_MAX = 4
 BLOB_STREAMS_MAX = 32
 """Blob streams served at once. Each holds about three chunks in memory, so all of them under 100 MiB."""

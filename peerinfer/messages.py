@@ -25,6 +25,8 @@ from peerinfer.codec import (
 from peerinfer.limits import (
     ADDRESSES_PER_PEER_MAX,
     ADVERTS_PER_MESSAGE_MAX,
+    BLOB_CHUNKS_MAX,
+    BLOB_OTHERS_MAX,
     COMMITTEE_MAX,
     DEVICES_PER_NODE_MAX,
     DIAL_BACK_PORTS_MAX,
@@ -218,6 +220,8 @@ class Goodbye:
 @message(20)
 class BlobManifestWanted:
     cid: str = wire(_cid)
+    again: bool = wire(flag, default=False)
+    """Only what the other one holds by now is asked; the answer has no body."""
 
 
 @message(21)
@@ -225,6 +229,10 @@ class BlobManifest:
     """The body holds the manifest's bytes, whose hash is the cid."""
 
     cid: str = wire(_cid)
+    holds: bytes = wire(blob(BLOB_CHUNKS_MAX // 8), default=b"")
+    """One bit for each chunk, the lowest of the first byte first; empty from whoever has all of them."""
+    others: tuple[str, ...] = wire(listed(_id, BLOB_OTHERS_MAX), default=())
+    """Peers that asked for it lately: they have it, or some of it."""
 
 
 @message(22)
@@ -437,7 +445,7 @@ class Receipt:
     """SHA-256 over the results' body."""
     compute_s: float = wire(number)
     device: str = wire(_name)
-    energy_j: float = wire(number, 0.0)
+    energy_j: float = wire(number, default=0.0)
     """What the device took meanwhile; 0 where it does not tell its power."""
 
 

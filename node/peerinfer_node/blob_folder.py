@@ -120,6 +120,11 @@ class BlobFolder:
         data = self._read_range(cid, number * CHUNK_BYTES, index.chunk_size(number))
         return data if data is not None and index.matches(number, data) else None
 
+    def read_part(self, cid: Cid, index: BlobIndex, number: int) -> bytes | None:
+        """A chunk of a blob that is not whole; None if it is not here."""
+        data = self._read_range(cid, number * CHUNK_BYTES, index.chunk_size(number), ".part")
+        return data if data is not None and index.matches(number, data) else None
+
     def read(self, cid: Cid, index: BlobIndex) -> bytes | None:
         """None if any of it is damaged or gone."""
         data = self._read_range(cid, 0, index.size)
@@ -143,10 +148,10 @@ class BlobFolder:
         digest_of_cid(cid)
         return self.root / "pins" / f"{cid}.{holder}"
 
-    def _read_range(self, cid: Cid, start: int, count: int) -> bytes | None:
+    def _read_range(self, cid: Cid, start: int, count: int, suffix: str = ".blob") -> bytes | None:
         """None if there is no file, or a broken disk where it was."""
         try:
-            with open(self._path(cid, ".blob"), "rb", buffering=0) as file:
+            with open(self._path(cid, suffix), "rb", buffering=0) as file:
                 file.seek(start)
                 return _read_up_to(file, count)
         except OSError as error:

@@ -84,10 +84,21 @@ class FileBlobStore:
             raise KeyError(cid)
         return data
 
-    async def read_chunk(self, cid: Cid, index: int) -> bytes | None:
-        entry = self._whole(cid)
-        if entry is None or not 0 <= index < entry.index.chunks:
+    async def pieces(self, cid: Cid) -> tuple[bytes, frozenset[int] | None] | None:
+        entry = self._entries.get(cid)
+        if entry is None or entry.missing is None:
             return None
+        here = None if entry.is_whole else frozenset(range(entry.index.chunks)) - entry.missing
+        return entry.index.encode(), here
+
+    async def read_chunk(self, cid: Cid, index: int) -> bytes | None:
+        entry = self._entries.get(cid)
+        if entry is None or not 0 <= index < entry.index.chunks or index in (entry.missing or ()):
+            return None
+        if not entry.is_whole:
+            data = await self._in_thread(lambda: self._folder.read_part(cid, entry.index, index))
+            if data is not None or not entry.is_whole:
+                return data  # else the last chunk came meanwhile, and the file has its name
         return await self._checked(entry, partial(self._folder.read_chunk, cid, entry.index, index))
 
     # --- what comes in

@@ -60,8 +60,14 @@ class MemoryBlobStore:
         entry = self._whole(cid)
         return None if entry is None else entry.index.encode()
 
+    async def pieces(self, cid: Cid) -> tuple[bytes, frozenset[int] | None] | None:
+        entry = self._entries.get(cid)
+        if entry is None:
+            return None
+        return entry.index.encode(), None if entry.is_whole else frozenset(entry.chunks)
+
     async def read_chunk(self, cid: Cid, index: int) -> bytes | None:
-        entry = self._whole(cid)
+        entry = self._entries.get(cid)
         if entry is None or index not in entry.chunks:
             return None
         self._shelf.touch(cid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -102,7 +103,15 @@ class Node:
         self.settings = settings
         self.log = log
         self.executor = ports.executors[0]
-        self.fetcher = BlobFetcher(network, ports.blobs, clock, agent=AGENT, swarm=swarm)
+        self.fetcher = BlobFetcher(
+            network,
+            ports.blobs,
+            clock,
+            agent=AGENT,
+            swarm=swarm,
+            reach=self._reach,
+            seed=zlib.crc32(own.encode()),
+        )
         lent = ports.executors if settings.lends_processor else ports.executors[1:]
         self.worker = WorkerRole(
             executors=lent,
@@ -170,6 +179,8 @@ class Node:
         blob_server = BlobServer(
             ports.blobs, agent=AGENT, swarm=swarm, objection=lambda: self.governor.quota_words
         )
+        blob_server.on_asked = self.fetcher.heard_of
+        blob_server.is_coming = self.fetcher.is_fetching
         self.jobs = Jobs(
             blob_server=blob_server,
             store=ports.store,
@@ -215,6 +226,9 @@ class Node:
         network.serve(REACH_PROTOCOL, self.reachability.serve)
         network.serve(LEASE_PROTOCOL, self.elections.serve)
         network.serve(JOURNAL_PROTOCOL, self.replicas.serve)
+
+    async def _reach(self, peer: PeerId) -> None:
+        await self.members.reach(peer)
 
     @property
     def peer_id(self) -> PeerId:

@@ -222,7 +222,11 @@ class BlobStore(Protocol):
     async def manifest(self, cid: Cid) -> bytes | None:
         """The bytes of its manifest, or None."""
 
-    async def read_chunk(self, cid: Cid, index: int) -> bytes | None: ...
+    async def pieces(self, cid: Cid) -> tuple[bytes, frozenset[int] | None] | None:
+        """The manifest of a blob that is held or comes in, and its chunks that are here; None instead of all of them."""
+
+    async def read_chunk(self, cid: Cid, index: int) -> bytes | None:
+        """Also of a blob that is not whole yet."""
 
     async def begin(self, cid: Cid, manifest: bytes) -> list[int]:
         """Makes room for a blob that is to be fetched; returns the chunks still missing (fewer after a break).

@@ -126,8 +126,12 @@ async def test_a_blob_is_held_once_its_last_chunk_is_in(make_store: MakeStore) -
     assert await store.begin(name, index_bytes(data)) == [1]
     assert not await store.has(name)
     assert await store.held() == []
-    assert await store.read_chunk(name, 0) is None
+    assert await store.manifest(name) is None
+    assert await store.pieces(name) == (index_bytes(data), frozenset((0, 2)))
+    assert await store.read_chunk(name, 0) == chunks[0]  # others who want it may have this already
+    assert await store.read_chunk(name, 1) is None
     assert await store.write_chunk(name, 1, chunks[1])
+    assert await store.pieces(name) == (index_bytes(data), None)
     assert await store.read(name) == data
     assert await store.begin(name, index_bytes(data)) == []
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerinfer.blob_fetch import (
+    HOLDING_AGAIN_S,
     AskChunks,
+    AskHolding,
     AskIndex,
     Begin,
     Begun,
@@ -20,6 +22,7 @@ from peerinfer.blob_fetch import (
     Fetch,
     FetchEffect,
     FetchEvent,
+    HoldingArrived,
     IndexArrived,
     Progressed,
     ProviderLost,
@@ -248,9 +251,36 @@ def test_further_providers_stand_by_until_one_is_lost() -> None:
 def test_a_provider_that_comes_later_is_asked_for_chunks_straight_away() -> None:
     told = Told(index_with(100), A)
     told.begin(A)
-    effects = told.tell(ProvidersFound((B, A)))
-    assert [type(effect) for effect in effects] == [AskChunks]
-    assert asked(effects, B)
+    assert told.tell(ProvidersFound((B, A))) == [AskHolding(B)]
+    assert asked(told.tell(HoldingArrived(B, None)), B)
+
+
+def test_one_that_has_a_part_is_asked_for_that_and_later_for_what_it_got_since() -> None:
+    told = Told(index_with(6), A, B)
+    told.tell(IndexArrived(A, told.index.encode()))
+    told.tell(IndexArrived(B, told.index.encode(), frozenset((2,))))
+    effects = told.tell(Begun((0, 1, 2, 3, 4, 5)))
+    assert asked(effects, B) == [2]
+    assert 2 not in asked(effects, A)
+    told.deliver(B, 2)
+    told.now_s += HOLDING_AGAIN_S
+    assert AskHolding(B) in told.tell(Tick())
+    assert asked(told.tell(HoldingArrived(B, frozenset((2, 5)))), B) in ([5], [])  # or it is asked of A already
+
+
+def test_one_that_never_gets_more_is_given_up_and_the_fetch_says_so() -> None:
+    told = Told(index_with(2), A)
+    told.tell(IndexArrived(A, told.index.encode(), frozenset()))
+    told.tell(Begun((0, 1)))
+    effects: list[FetchEffect] = []
+    while not effects or not isinstance(effects[-1], Failed):
+        assert told.now_s < 100.0 + 2 * BLOB_STALL_S
+        assert told.fetch.deadline_s > told.now_s  # it never asks to be woken in the past
+        told.now_s = told.fetch.deadline_s
+        effects = told.tell(Tick())
+        if AskHolding(A) in effects:
+            effects = told.tell(HoldingArrived(A, frozenset()))
+    assert "got no more of it itself" in effects[-1].reason
 
 
 def test_a_lost_provider_is_not_taken_back() -> None:
@@ -291,7 +321,7 @@ def simulate(
             heapq.heappush(heap, (now_s, next(order), lambda: Begun(missing)))
         elif isinstance(effect, Drop):
             dropped.add(effect.peer)
-        elif isinstance(effect, AskIndex | AskChunks):
+        elif isinstance(effect, AskIndex | AskHolding | AskChunks):
             peer = effect.peer
             kind = kinds[peers.index(peer)]
             took_s = seconds_per_chunk[peers.index(peer)] * (20 if kind == SLOW else 1)
@@ -302,6 +332,8 @@ def simulate(
             elif isinstance(effect, AskIndex):
                 wrong = index_with(index.chunks + 1)
                 later(peer, now_s, took_s, IndexArrived(peer, (wrong if kind == INDEX_LIAR else index).encode()))
+            elif isinstance(effect, AskHolding):
+                later(peer, now_s, took_s, HoldingArrived(peer, None))
             else:
                 for number in range(effect.first, effect.first + effect.count):
                     sent[peer] += 1

@@ -7,13 +7,15 @@ each question in turn: with what was asked for, or with a refusal. Questions may
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
 
 from peerinfer.blob_fetch import (
     AskChunks,
+    AskHolding,
     AskIndex,
     Begin,
     Begun,
@@ -24,16 +26,19 @@ from peerinfer.blob_fetch import (
     Fetch,
     FetchEffect,
     FetchEvent,
+    HoldingArrived,
     IndexArrived,
     Progressed,
     ProviderLost,
     ProvidersFound,
 )
+from peerinfer.blobs import chunks_in, marked
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import (
     BLOB_CHUNKS_PER_REQUEST_MAX,
     BLOB_IDLE_S,
+    BLOB_OTHERS_MAX,
     BLOB_STREAMS_MAX,
     BLOB_STREAMS_PER_PEER_MAX,
     HELLO_TIMEOUT_S,
@@ -54,6 +59,16 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, LocalClock, Network, Stream
 
 BLOB_PROTOCOL = "/peerinfer/blob/1"
+
+ASKED_BLOBS_MAX = 256
+"""Blobs whose askers are remembered, those asked for lately."""
+
+COMING_WAIT_S = 5.0
+"""So long an asker waits for a blob whose index this node has just asked for itself."""
+
+COMING_LOOK_S = 0.1
+
+Reach = Callable[[PeerId], Awaitable[None]]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes of the whole blob."""
@@ -81,6 +96,11 @@ class BlobServer:
         self._objection = objection
         self._streams: dict[PeerId, int] = {}
         self._watchers: list[Given] = []
+        self._askers: OrderedDict[Cid, OrderedDict[PeerId, None]] = OrderedDict()
+        self.on_asked: Callable[[Cid, PeerId], None] = lambda cid, peer: None
+        """Called when a peer asks for a blob: soon it has some of it."""
+        self.is_coming: Callable[[Cid], bool] = lambda cid: False
+        """Whether this node is fetching a blob itself, and may not know its index yet."""
 
     @contextmanager
     def watched(self, watcher: Given) -> Iterator[None]:
@@ -141,18 +161,39 @@ class BlobServer:
                     await messages.send(Goodbye(objection))
                     return
                 if isinstance(question, BlobManifestWanted):
-                    await self._give_index(messages, Cid(question.cid))
+                    await self._give_index(messages, Cid(question.cid), again=question.again)
                 else:
                     await self._give_chunks(messages, question)
         except EOFError:
             return
 
-    async def _give_index(self, messages: MessageStream, cid: Cid) -> None:
-        index = await self._store.manifest(cid)
-        if index is None:
+    async def _give_index(self, messages: MessageStream, cid: Cid, *, again: bool) -> None:
+        pieces = await self._store.pieces(cid)
+        with trio.move_on_after(COMING_WAIT_S):
+            while pieces is None and self.is_coming(cid):
+                await trio.sleep(COMING_LOOK_S)
+                pieces = await self._store.pieces(cid)
+        if pieces is None:
             await messages.send(BlobRefused(cid, "does not hold it"))
-        else:
-            await messages.send(BlobManifest(cid), (index,))
+            return
+        index, here = pieces
+        others = self._others(cid, messages.peer)
+        self.on_asked(cid, messages.peer)
+        answer = BlobManifest(cid, b"" if here is None else marked(here), others)
+        await messages.send(answer, () if again else (index,))
+
+    def _others(self, cid: Cid, peer: PeerId) -> tuple[PeerId, ...]:
+        """Who asked for it before this one, the latest last; from now on it is among them."""
+        askers = self._askers.setdefault(cid, OrderedDict())
+        self._askers.move_to_end(cid)
+        if len(self._askers) > ASKED_BLOBS_MAX:
+            self._askers.popitem(last=False)
+        askers.pop(peer, None)
+        others = tuple(askers)
+        askers[peer] = None
+        if len(askers) > BLOB_OTHERS_MAX:
+            askers.popitem(last=False)
+        return others[-BLOB_OTHERS_MAX:]
 
     async def _give_chunks(self, messages: MessageStream, question: BlobChunksWanted) -> None:
         cid = Cid(question.cid)
@@ -172,9 +213,20 @@ class BlobFetcher:
     """Fetches blobs into the store. Whoever wants a blob that is being fetched already joins in."""
 
     def __init__(
-        self, network: Network, store: BlobStore, clock: LocalClock, *, agent: str = "peerinfer", swarm: str = ""
+        self,
+        network: Network,
+        store: BlobStore,
+        clock: LocalClock,
+        *,
+        agent: str = "peerinfer",
+        swarm: str = "",
+        reach: Reach | None = None,
+        seed: int = 0,
     ) -> None:
+        """`reach` connects to a peer that this node knows of. `seed` is this node's own: where in a blob it begins."""
         self._network = network
+        self._reach = reach
+        self._seed = seed
         self._store = store
         self._clock = clock
         self._hello = Hello(PROTOCOL_VERSION, agent, swarm)
@@ -199,8 +251,19 @@ class BlobFetcher:
                 raise flight.error
             # The one who flew it was cancelled: then it is our turn. Otherwise the blob is there.
 
+    def is_fetching(self, cid: Cid) -> bool:
+        return cid in self._flights
+
+    def heard_of(self, cid: Cid, peer: PeerId) -> None:
+        """This peer fetches the blob too, or has it."""
+        flight = self._flights.get(cid)
+        if flight is not None and not flight.is_over:
+            flight.join((peer,), None)
+
     async def _fly(self, cid: Cid, providers: Sequence[PeerId], progress: Progress | None) -> None:
-        flight = self._flights[cid] = _Flight(cid, self._network, self._store, self._clock, self._hello)
+        flight = self._flights[cid] = _Flight(
+            cid, self._network, self._store, self._clock, self._hello, self._reach, self._seed
+        )
         flight.join(providers, progress)
         try:
             await flight.run()
@@ -221,13 +284,22 @@ class _Conversation:
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self.questions, self.to_ask = trio.open_memory_channel[AskIndex | AskChunks](float("inf"))
+        self.questions, self.to_ask = trio.open_memory_channel[AskIndex | AskHolding | AskChunks](float("inf"))
 
 
 class _Flight:
     """One fetch under way: the `Fetch` machine, and two tasks for each provider, one that asks and one that listens."""
 
-    def __init__(self, cid: Cid, network: Network, store: BlobStore, clock: LocalClock, hello: Hello) -> None:
+    def __init__(
+        self,
+        cid: Cid,
+        network: Network,
+        store: BlobStore,
+        clock: LocalClock,
+        hello: Hello,
+        reach: Reach | None,
+        seed: int,
+    ) -> None:
         self.is_over = False
         """The outcome is known, though not everything is cleaned up."""
         self.ended = trio.Event()
@@ -235,9 +307,10 @@ class _Flight:
         self._cid = cid
         self._watchers: list[Progress] = []
         self._network = network
+        self._reach = reach
         self._store = store
         self._hello = hello
-        self._fetch = Fetch(cid)
+        self._fetch = Fetch(cid, seed)
         self._driver: Driver[FetchEvent, FetchEffect] = Driver(self._fetch, clock, self._perform)
         self._conversations: dict[PeerId, _Conversation] = {}
         self._with_index: set[PeerId] = set()
@@ -264,7 +337,7 @@ class _Flight:
         self._nursery.cancel_scope.cancel()
 
     async def _perform(self, effect: FetchEffect) -> None:
-        if isinstance(effect, AskIndex | AskChunks):
+        if isinstance(effect, AskIndex | AskHolding | AskChunks):
             self._conversation(effect.peer).questions.send_nowait(effect)
         elif isinstance(effect, Begin):
             missing = await self._store.begin(self._cid, effect.index.encode())
@@ -293,6 +366,8 @@ class _Flight:
     async def _converse(self, peer: PeerId, conversation: _Conversation) -> None:
         with conversation.scope:
             try:
+                if self._reach is not None:
+                    await self._reach(peer)
                 stream = await self._network.open_stream(peer, BLOB_PROTOCOL)
             except PeerinferError as error:
                 self._lose(peer, error)
@@ -313,6 +388,8 @@ class _Flight:
             async for question in conversation.to_ask:
                 if isinstance(question, AskIndex):
                     await messages.send(BlobManifestWanted(self._cid))
+                elif isinstance(question, AskHolding):
+                    await messages.send(BlobManifestWanted(self._cid, again=True))
                 else:
                     await messages.send(BlobChunksWanted(self._cid, question.first, question.count))
         except PeerinferError as error:
@@ -338,10 +415,16 @@ class _Flight:
         if isinstance(answer, BlobRefused):
             raise NetworkError(f"refused: {answer.reason}")
         if isinstance(answer, BlobManifest):
-            if peer in self._with_index:
+            holds = chunks_in(answer.holds) if answer.holds else None
+            if self._fetch.expects_holding(peer):
+                self._driver.post(HoldingArrived(peer, holds))
+            elif peer not in self._with_index:
+                self._with_index.add(peer)
+                self._driver.post(IndexArrived(peer, body, holds))
+            else:
                 raise ProtocolError("sent the index twice")
-            self._with_index.add(peer)
-            self._driver.post(IndexArrived(peer, body))
+            if answer.others:
+                self._driver.post(ProvidersFound(tuple(map(PeerId, answer.others))))
             return
         if not self._fetch.expects(peer, answer.index):
             raise ProtocolError(f"sent chunk {answer.index}, which was not asked for")
