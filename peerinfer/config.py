@@ -1,8 +1,7 @@
 """What an owner may decide about a node: one frozen object, each setting with its unit, its effect and its price.
 
 `SETTINGS` describes the same fields to those who read them from text: command line, environment, config.toml. Where
-neither field nor key names a unit, there is none. Settings whose effect arrives with a later version are listed and
-refused, so that nobody relies on a limit that is not kept.
+neither field nor key names a unit, there is none.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ SCHEDULE_WINDOWS_MAX = 24
 EXCLUSIVE_MAX = 64
 """Every process of the machine is compared with each, twice a second."""
 
-NOT_AVAILABLE_YET = "is not available yet in this version of peerinfer"
-
 _DEVICE = re.compile(r"auto|cpu|gpu:[0-9]{1,3}")
 _SETTING = "peerinfer.setting"
 
@@ -59,7 +56,6 @@ class Setting:
     """Of one value (of a list: one element); what `convert` reads."""
     is_list: bool = False
     is_switch: bool = False
-    unavailable_yet: bool = False
     field: str = ""
 
     @property
@@ -368,8 +364,6 @@ class NodeConfig:
                 setting.check(value)
             except UsageError as error:
                 raise UsageError(f"{setting.key}: {error}") from None
-            if setting.unavailable_yet and value != _DEFAULTS[setting.field]:
-                raise UsageError(f"{setting.key} {NOT_AVAILABLE_YET}; leave it out")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -405,7 +399,5 @@ SETTINGS: Mapping[str, Setting] = {
     for field in dataclasses.fields(NodeConfig)
 }
 """By key, in the order of the fields."""
-
-_DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in dataclasses.fields(NodeConfig)}
 
 DEFAULTS = NodeConfig()

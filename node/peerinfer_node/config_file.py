@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peerinfer.config import NOT_AVAILABLE_YET, SETTINGS, NodeConfig, Setting
+from peerinfer.config import SETTINGS, NodeConfig, Setting
 from peerinfer.errors import StateUnusable, UsageError
 
 FILE_BYTES_MAX = 256 * 1024
@@ -46,11 +46,11 @@ class Resolved:
     sources: Mapping[str, str]
 
     def show(self) -> list[Shown]:
-        """Every setting that this version knows how to keep, in the order of the fields."""
-        return [self.get(key) for key, setting in SETTINGS.items() if not setting.unavailable_yet]
+        """Every setting, in the order of the fields."""
+        return [self.get(key) for key in SETTINGS]
 
     def get(self, key: str) -> Shown:
-        """Raises `UsageError` if there is no such setting, or not yet."""
+        """Raises `UsageError` if there is no such setting."""
         setting = find_setting(key)
         return Shown(setting.key, setting.text(getattr(self.config, setting.field)), self.sources[setting.key])
 
@@ -60,11 +60,9 @@ def find_setting(key: str, *, label: str = "") -> Setting:
     setting = SETTINGS.get(key.replace("-", "_"))
     if setting is None:
         near = difflib.get_close_matches(key.replace("-", "_"), SETTINGS, n=1)
-        known = [name for name, known in SETTINGS.items() if not known.unavailable_yet]
+        known = list(SETTINGS)
         advice = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(known)}"
         raise UsageError(f"{label}there is no setting {key[:64]!r}; {advice}")
-    if setting.unavailable_yet:
-        raise UsageError(f"{label}{setting.key} {NOT_AVAILABLE_YET}; leave it out")
     return setting
 
 

@@ -176,9 +176,7 @@ class Node:
             log=log,
             swarm=swarm,
         )
-        blob_server = BlobServer(
-            ports.blobs, agent=AGENT, swarm=swarm, objection=lambda: self.governor.quota_words
-        )
+        blob_server = BlobServer(ports.blobs, agent=AGENT, swarm=swarm, objection=lambda: self.governor.quota_words)
         blob_server.on_asked = self.fetcher.heard_of
         blob_server.is_coming = self.fetcher.is_fetching
         self.jobs = Jobs(

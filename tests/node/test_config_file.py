@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peerinfer.config import DEFAULTS, SETTINGS
 from peerinfer.errors import StateUnusable, UsageError
-from peerinfer_node.config_file import Shown, config_path, find_setting, get_value, read_file, resolve, set_value
+from peerinfer_node.config_file import Shown, config_path, get_value, read_file, resolve, set_value
 
 
 @pytest.fixture
@@ -38,9 +38,7 @@ def test_flags_go_before_environment_before_file_before_defaults(path: Path) -> 
     assert resolved.sources["log_level"] == "default"
     assert resolved.get("max-cache") == Shown("max_cache", "1GiB", str(path))
     assert resolved.show()[0] == Shown("name", "flag", "--name")
-    assert {shown.key for shown in resolved.show()} == {
-        key for key, setting in SETTINGS.items() if not setting.unavailable_yet
-    }
+    assert {shown.key for shown in resolved.show()} == SETTINGS.keys()
 
 
 def test_flags_may_be_texts_or_what_argparse_made_of_them(path: Path) -> None:
@@ -55,7 +53,6 @@ def test_flags_may_be_texts_or_what_argparse_made_of_them(path: Path) -> None:
         ("max_cahe = 1", "there is no setting 'max_cahe'; did you mean max_cache?"),
         ("zzz = 1", "the settings are name, listen"),
         ("[node]\nname = 'x'", "there is no setting 'node'"),
-        ("api = '127.0.0.1:1'", "api is not available yet in this version"),
         ("cpu_threads = 0", "cpu_threads: 0 is out of bounds"),
         ("mdns = 'perhaps'", "mdns: neither true nor false"),
         ("name = ['a']", "name: write one value"),
@@ -81,10 +78,6 @@ def test_a_mistake_in_the_environment_or_a_flag_names_its_place() -> None:
         resolve({}, {"PEERINFER_MAX_CACHE": "much"}, None)
     with pytest.raises(UsageError, match=r"^--max-cache: not a size"):
         resolve({"max_cache": "much"}, {}, None)
-    with pytest.raises(UsageError, match=r"^--api: api is not available yet in this version"):
-        resolve({"api": "127.0.0.1:1"}, {}, None)
-    with pytest.raises(UsageError, match=r"^PEERINFER_API: .* not available yet"):
-        resolve({}, {"PEERINFER_API": "127.0.0.1:1"}, None)
 
 
 def test_a_misspelt_variable_is_an_error_and_a_foreign_one_is_not() -> None:
@@ -118,8 +111,6 @@ def test_get_answers_value_and_source(path: Path) -> None:
     assert get_value("log_format", {"PEERINFER_LOG_FORMAT": "text"}, path).source == "PEERINFER_LOG_FORMAT"
     with pytest.raises(UsageError, match="did you mean log_format"):
         get_value("logformat", {}, path)
-    with pytest.raises(UsageError, match="not available yet"):
-        find_setting("api")
 
 
 def test_set_keeps_comments_order_and_the_other_lines(path: Path) -> None:
@@ -185,7 +176,6 @@ def test_set_writes_through_a_link_and_keeps_the_mode(tmp_path: Path) -> None:
     ("before", "key", "value"),
     [
         ("", "max_cache", "much"),
-        ("", "api", "127.0.0.1:1"),
         ("", "nonsense", "1"),
         ('name = """\nmdns = true\n"""\n', "mdns", "no"),
         ("name = 'x'\nnonsense = 1\n", "name", "y"),

@@ -31,6 +31,7 @@ AVAILABLE = {
     "max_up",
     "max_down",
     "max_daily",
+    "api",
     "max_cache",
     "swarm",
     "log_format",
@@ -66,7 +67,7 @@ SAMPLES = {
 
 
 def test_exactly_the_promised_settings_are_available() -> None:
-    assert {key for key, setting in SETTINGS.items() if not setting.unavailable_yet} == AVAILABLE
+    assert SETTINGS.keys() == AVAILABLE
     assert SAMPLES.keys() == SETTINGS.keys()
 
 
@@ -185,12 +186,6 @@ def test_a_config_checks_itself_however_it_was_made() -> None:
     with pytest.raises(UsageError, match="bootstrap: "):
         dataclasses.replace(DEFAULTS, bootstrap=("nobody",))
     assert NodeConfig(max_cache_bytes=CACHE_BYTES_MIN).max_cache_bytes == CACHE_BYTES_MIN
-
-
-@pytest.mark.parametrize("unavailable", [{"api": "127.0.0.1:7741"}])
-def test_a_setting_without_effect_yet_is_never_accepted_in_silence(unavailable: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="not available yet in this version"):
-        NodeConfig(**unavailable)  # type: ignore[arg-type]
 
 
 def test_a_node_without_door_and_without_anybody_to_meet_is_standalone() -> None:

@@ -129,7 +129,7 @@ def test_every_setting_is_a_flag_of_join_or_refused_by_it() -> None:
     for setting in SETTINGS.values():
         if setting.key == "swarm":
             continue
-        assert setting.flag in (UNAVAILABLE["join"] if setting.unavailable_yet else taken), setting.flag
+        assert setting.flag in taken, setting.flag
     assert taken <= {setting.flag for setting in SETTINGS.values()}
 
 

@@ -144,11 +144,6 @@ def test_a_home_may_be_named_on_the_command_line(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out != first
 
 
-def test_a_setting_of_a_later_version_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "set", "api", "127.0.0.1:1"]) == 2
-    assert "not available" in capsys.readouterr().err
-
-
 def test_the_window_is_a_program_of_its_own(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
