@@ -32,6 +32,7 @@ AVAILABLE = {
     "max_down",
     "max_daily",
     "api",
+    "models",
     "max_cache",
     "swarm",
     "log_format",
