@@ -270,9 +270,11 @@ class Dispatch:
     ) -> _Given:
         """Sends the worker its next frame of one of these jobs, if it gets any now."""
         given = _Given.NOTHING
+        # Placed work goes to the best of those with room: nobody else can be better while everybody has room.
+        is_best = unfit is not None and len(self._roomy) == len(self._force.workers)
         for strategy, offers in self._offers(worker, jobs, now_s, unfit):
             while offers:
-                found = self._pulls[strategy].next_frame(worker.peer, offers, now_s)
+                found = self._pulls[strategy].next_frame(worker.peer, offers, now_s, is_best=is_best)
                 if found is None:
                     break
                 if isinstance(found, Hold):

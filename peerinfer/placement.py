@@ -161,7 +161,7 @@ class _Ranking:
             self._start_afresh()
         elif len(changes) > self._seen:
             demand, strategy = self._demand, self._strategy
-            for row in changes[self._seen :]:
+            for row in dict.fromkeys(changes[self._seen :]):
                 fits = table.room.item(row) > 0 and table.suits(demand, row)
                 score = strategy.score(table, demand, row) if fits else math.inf
                 self.all[row] = score

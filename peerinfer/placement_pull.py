@@ -160,8 +160,13 @@ class Pull:
         self._backups: dict[JobId, int] = {}
         self._demands: dict[JobId, Demand] = {}
 
-    def next_frame(self, peer: PeerId, jobs: Sequence[OpenJob], now_s: float) -> Portion | Hold | None:
-        """What `peer` should get. None: none of the jobs has anything that it could do."""
+    def next_frame(
+        self, peer: PeerId, jobs: Sequence[OpenJob], now_s: float, *, is_best: bool = False
+    ) -> Portion | Hold | None:
+        """What `peer` should get. None: none of the jobs has anything that it could do.
+
+        `is_best`: it was chosen among all who suit, so nobody is worth waiting for.
+        """
         table = self._table
         if peer not in table:
             return None
@@ -171,7 +176,7 @@ class Pull:
         for job in self._in_order(fitting, row):
             self._demands[job.job] = job.demand
             until_s = self._held.get((peer, job.job))
-            tasks = self._portion(job, row, now_s)
+            tasks = self._portion(job, row, now_s, is_best=is_best)
             if tasks == 0 and (until_s is None or now_s < until_s):
                 hold = _sooner(hold, self._hold(peer, job.job, now_s) if until_s is None else Hold(until_s, HELD))
                 continue
@@ -224,10 +229,10 @@ class Pull:
 
     # --- how much --------------------------------------------------------------------------------------------------
 
-    def _portion(self, job: OpenJob, row: int, now_s: float) -> int:
+    def _portion(self, job: OpenJob, row: int, now_s: float, *, is_best: bool) -> int:
         """Tasks for the worker at `row`; 0 if it should be held back."""
         if self.strategy.weighs_speed:
-            return self._by_speed(job, row, now_s)
+            return self._by_speed(job, row, now_s, is_best=is_best)
         return self._by_rank(job, row, now_s)
 
     def _by_rank(self, job: OpenJob, row: int, now_s: float) -> int:
@@ -246,7 +251,7 @@ class Pull:
         better[table.rows_of(job.excluded)] = False
         return tasks if int(np.count_nonzero(better)) * tasks < job.open_tasks else 0
 
-    def _by_speed(self, job: OpenJob, row: int, now_s: float) -> int:
+    def _by_speed(self, job: OpenJob, row: int, now_s: float, *, is_best: bool) -> int:
         """Frames by speed, and nothing for whom the others need not wait."""
         table, demand = self._table, job.demand
         speed = self._speed(job, now_s)
@@ -263,6 +268,8 @@ class Pull:
             tasks = min(tasks, int(FIRST_FRAME_TASKS * FRAME_GROWTH ** table.model(demand.model).samples.item(row)))
         if speed.workers <= 1:
             return tasks
+        if is_best and job.open_tasks == 1:
+            return 1
         done_s = self._ready_s(demand, row) + seconds
         if speed.rate and done_s <= (job.open_tasks + speed.busy_tasks) / speed.rate:
             return tasks
