@@ -314,6 +314,11 @@ class NodeConfig:
     """Run other people's models also where this system has no sandbox for them. Whoever sends a model that breaks ONNX
     Runtime is then you."""
 
+    own_jobs_first: bool = _setting(
+        False, "own_jobs_first", _switch, _fits, is_switch=True, show=lambda value: str(value).lower()
+    )
+    """While jobs of this node wait for its devices, others' do too. Else all submitters get equal shares."""
+
     exclusive: tuple[str, ...] = _setting((), "exclusive", str, _check_exclusive, is_list=True)
     """Names of programs, as the system lists its processes, beside which nothing is lent while they run."""
 

@@ -41,7 +41,6 @@ from peerinfer.assignment import (
     JobSpec,
     KeepResults,
     LinkMeasured,
-    SendFrame,
     Settle,
     TaskFailedForGood,
     TasksAdded,
@@ -131,10 +130,11 @@ class Coordination:
         self._conclude(now_s)  # before the filling: a job that ends makes room for others
         for order in self._dispatch.fill(now_s):
             self._effects.append(order)
-            if isinstance(order, SendFrame):
-                self._alarms.set(("expires", order.frame), self._force.frames[order.frame].expires_s)
-            else:
+            frame = self._force.frames.get(order.frame)  # None: taken back, maybe as soon as it was given
+            if frame is None:
                 self._alarms.clear(("expires", order.frame))
+            else:
+                self._alarms.set(("expires", order.frame), frame.expires_s)
         self.deadline_s = min(self._alarms.next_s, self._dispatch.deadline_s)
         effects, self._effects = self._effects, []
         return effects
@@ -235,6 +235,10 @@ class Coordination:
 
     def _refuse(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
         self._force.refuse(job, peer, reason, now_s)
+        for frame in [frame for frame in self._workers[peer].frames.values() if frame.job == job.spec.job]:
+            self._over(frame)
+            self._effects.append(CancelFrame(peer, frame.number, reason))
+            job.ledger.give_back(job.let_go(frame))
         self._changed[job.spec.job] = None
         self._dispatch.workers_changed()
 

@@ -37,8 +37,8 @@ TIMEOUT_FACTOR = 10.0
 TAIL_CHECK_S = 0.25
 """So often the last frames of a job are looked at while somebody has nothing to do."""
 
-PLACED_ELSEWHERE_MAX = 8
-"""Workers that are passed over for one job, since they failed at the tasks that wait."""
+TAIL_CHECK_MAX_S = 10.0
+"""As long as nothing happens meanwhile they are looked at ever more seldom, down to this."""
 
 
 _TAIL = ("tail", "")
@@ -73,6 +73,7 @@ class Dispatch:
         self._idle: dict[PeerId, None] = {}
         """Those of them that have nothing at all."""
         self._asks_all = False
+        self._tail_wait_s = TAIL_CHECK_S
         self.estimates = Estimates()
 
     @property
@@ -164,6 +165,7 @@ class Dispatch:
                 self.touch(JobId(key))
             elif kind == "again":
                 self.stir(PeerId(key))
+                self._asks_all = True  # what it was held back for may have waited for it alone
             else:
                 is_tail = True
         came = self._note_waiting(now_s) or self._asks_all
@@ -179,10 +181,14 @@ class Dispatch:
             self._place(now_s)
         if is_tail:
             self._hasten(now_s)
+        if self._orders or stirred:
+            self._tail_wait_s = TAIL_CHECK_S
+        elif is_tail:
+            self._tail_wait_s = min(2 * self._tail_wait_s, TAIL_CHECK_MAX_S)
         if not self._idle or not self._force.frames or len(self._ready) == len(self._force.jobs):
             self._alarms.clear(_TAIL)
         elif _TAIL not in self._alarms:
-            self._alarms.set(_TAIL, now_s + TAIL_CHECK_S)
+            self._alarms.set(_TAIL, now_s + self._tail_wait_s)
         return self._orders
 
     def _note_waiting(self, now_s: float) -> bool:
@@ -253,8 +259,7 @@ class Dispatch:
             given = _Given.HELD if worker is None else self._give(worker, [job_id], now_s, unfit)
             if given is _Given.NOTHING and worker is not None:
                 unfit[worker.peer] = None
-            is_over = given is _Given.HELD or len(unfit) > len(job.refused) + PLACED_ELSEWHERE_MAX
-            if is_over or job_id not in self._ready:
+            if given is _Given.HELD or job_id not in self._ready:
                 open_jobs.remove(job_id)
 
     def _best(self, job: CoordinatedJob, unfit: dict[PeerId, None], now_s: float) -> Worker | None:
@@ -273,22 +278,17 @@ class Dispatch:
         # Placed work goes to the best of those with room: nobody else can be better while everybody has room.
         is_best = unfit is not None and len(self._roomy) == len(self._force.workers)
         for strategy, offers in self._offers(worker, jobs, now_s, unfit):
-            while offers:
-                found = self._pulls[strategy].next_frame(worker.peer, offers, now_s, is_best=is_best)
-                if found is None:
-                    break
-                if isinstance(found, Hold):
-                    until_s = min(found.until_s, self._alarms.at(("again", worker.peer)))
-                    self._alarms.set(("again", worker.peer), until_s)
-                    given = _Given.HELD
-                    break
+            found = self._pulls[strategy].next_frame(worker.peer, offers, now_s, is_best=is_best)
+            if isinstance(found, Hold):
+                until_s = min(found.until_s, self._alarms.at(("again", worker.peer)))
+                self._alarms.set(("again", worker.peer), until_s)
+                given = _Given.HELD
+            elif found is not None:
                 job = self._force.jobs[found.job]
                 tasks = job.ledger.take(found.tasks, worker.peer, job.usable)
-                if tasks:
-                    self._set_ready(found.job, job.ledger.waiting)
-                    self._send(job, worker, tasks, now_s)
-                    return _Given.FRAME
-                offers = [offer for offer in offers if offer.job != found.job]  # it failed at all that waits
+                self._set_ready(found.job, job.ledger.waiting)
+                self._send(job, worker, tasks, now_s)
+                return _Given.FRAME
         return given
 
     def _offers(
@@ -296,7 +296,11 @@ class Dispatch:
     ) -> list[tuple[str, list[OpenJob]]]:
         """The jobs that this worker could do, the most deserving first; those of one strategy together."""
         force, peer = self._force, worker.peer
-        fitting = [job for job in jobs if peer in force.jobs[job].usable]
+        fitting = []
+        for job_id in jobs:
+            job = force.jobs[job_id]
+            if peer in job.usable and job.ledger.offers(peer, job.usable):
+                fitting.append(job_id)
         if len(fitting) > 1:
             fitting = [JobId(job) for job in self._fair.ordered(fitting, now_s)]
         grouped: dict[str, list[OpenJob]] = {}

@@ -432,12 +432,13 @@ def profile_of(manifest: Manifest) -> LeaseProfile:
     return SOLO if manifest.committee == (manifest.submitter,) else STATED[manifest.lease_s]
 
 
-def check_lease(job: JobId, term: Term, signed_manifest: bytes, grants: Sequence[bytes]) -> None:
-    """Raises `DecodeError` or `ProtocolError` unless this manifest is the job's, and its committee granted the term."""
+def check_lease(job: JobId, term: Term, signed_manifest: bytes, grants: Sequence[bytes]) -> Manifest:
+    """The manifest. Raises `DecodeError` or `ProtocolError` unless it is the job's, and its committee granted the term."""
     opened, manifest = open_manifest(signed_manifest)
     if opened != job:
         raise ProtocolError("the manifest is another job's")
     check_grants(manifest.committee, manifest.byzantine, job, 0, term, grants)
+    return manifest
 
 
 def _just_above(term: Term) -> Term:

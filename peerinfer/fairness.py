@@ -2,7 +2,7 @@
 
 Theory of operation. Submitters share by weighted deficit round robin (Shreedhar and Varghese, SIGCOMM 1995). Each has a
 *balance* in seconds of work. What is given out is charged at once, by its estimate, and settled when the work is done.
-When nobody who has work is in credit, a new round credits everybody with a quantum. So over any time each submitter
+When everybody who has work is in debt, a new round credits everybody with a quantum. So over any time each submitter
 with work gets its share, give or take one quantum and one piece of work, whatever priorities it claims; who was idle
 saves up nothing, and who went away in debt finds its debt where it left it, less the rounds that passed.
 
@@ -48,6 +48,7 @@ class _Job:
     since_s: float
     """When it was served last, or came."""
     order: int
+    """Among jobs of one moment: who was served longest ago."""
 
 
 @dataclass(slots=True)
@@ -148,6 +149,8 @@ class FairQueue:
         self._advance(job.submitter)
         submitter.balance_s -= _cost(cost_s)
         job.since_s = max(job.since_s, now_s)
+        self._order += 1
+        job.order = self._order
 
     def settle(self, submitter: str, charged_s: float, cost_s: float) -> None:
         """Work charged with `charged_s` took `cost_s`; 0 if it was refused or never begun. The job may have ended."""
@@ -182,7 +185,7 @@ class FairQueue:
         for name in names:
             row = self._submitters[name]
             missing = -row.balance_s
-            rounds[name] = 0 if missing < 0 else int(missing // (QUANTUM_S * row.weight)) + 1
+            rounds[name] = 0 if missing <= 0 else int(missing // (QUANTUM_S * row.weight)) + 1
         fewest = min(rounds.values(), default=0)
         return {name: count - fewest for name, count in rounds.items()}
 
@@ -194,7 +197,7 @@ class FairQueue:
         """
         row = self._submitters[served]
         missing = -row.balance_s
-        if missing < 0:
+        if missing <= 0:
             return
         rounds = int(missing // (QUANTUM_S * row.weight)) + 1
         self._round += rounds

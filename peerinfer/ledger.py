@@ -114,6 +114,19 @@ class Ledger:
             _, task = heapq.heappop(self._delayed)
             self._open.appendleft(task)
 
+    def offers(self, peer: PeerId, eligible: Collection[PeerId]) -> bool:
+        """Whether `take` would find anything for `peer`."""
+        if not self._faults:
+            return bool(self._open)
+        return any(not self._is_for_others(task, peer, eligible) for task in self._open)
+
+    def _is_for_others(self, task: int, peer: PeerId, eligible: Collection[PeerId]) -> bool:
+        """The peer failed at it, and somebody eligible has not."""
+        faults = self._faults.get(task)
+        if faults is None or peer not in faults.peers:
+            return False
+        return len(eligible) > sum(other in eligible for other in faults.peers)
+
     def take(self, count: int, peer: PeerId, eligible: Collection[PeerId]) -> list[int]:
         """Takes up to `count` tasks for `peer`, which gets nothing it failed at while somebody `eligible` has not."""
         taken: list[int] = []
@@ -122,7 +135,7 @@ class Ledger:
             task = self._open.popleft()
             faults = self._faults.get(task)
             if faults is not None:
-                if peer in faults.peers and len(eligible) > sum(other in eligible for other in faults.peers):
+                if self._is_for_others(task, peer, eligible):
                     passed.append(task)
                     continue
                 if faults.crashed:

@@ -123,6 +123,10 @@ class JobBrief:
     """The job's `Signed` `Manifest`, which names its committee; with `certificate`, or not at all."""
     certificate: tuple[bytes, ...] = wire(listed(blob(4096), COMMITTEE_MAX), default=())
     """The `Signed` `Grant`s that made `term` the coordinator's."""
+    priority: int = wire(uint(8), default=2)
+    """0 urgent, 1 high, 2 normal, 3 low. It decides between jobs of one submitter, and between those in credit."""
+    deadline_s: float = wire(number, default=0.0)
+    """Seconds from now until the job should be done; 0 if there is no such time."""
 
 
 @message(4)

@@ -1,6 +1,6 @@
 """The volunteer: which frames of which coordinators its devices run, and when they run none.
 
-Coordinators may each have a *window* of frames here. Frames wait in one queue per coordinator and are started in turn,
+Coordinators may each have a *window* of frames here. Frames wait (`waiting_frames` says which comes next) and are started
 as many at once as there are devices; while one computes, the next has already arrived and the answer to the one before
 is still on its way. A paused volunteer closes all windows, stops what runs and hands it back unrun; one that finishes
 closes the windows and runs what it has.
@@ -12,18 +12,17 @@ nobody can shut out a job's coordinator by naming a higher one; and it is refuse
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 
+from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
 from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import Term
+from peerinfer.waiting_frames import FrameKey, WaitingFrames
 
 TERMS_REMEMBERED_MAX = 10_000
-
-FrameKey = tuple[PeerId, int]
-"""A frame's number is its coordinator's own, so it counts with the coordinator only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,11 @@ class FrameOffered:
     term: Term
     is_certified: bool = False
     """A quorum of the job's committee has granted this term, as was checked."""
+    submitter: str = ""
+    """Whose job it is, as was checked; else whoever coordinates counts as its submitter."""
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = None
+    """On the machine's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +161,6 @@ class Finished:
 Effect = SetWindow | StartFrame | StopFrame | RefuseFrame | DropFrame | StateChanged | Finished
 
 
-@dataclass(slots=True)
-class _Coordinator:
-    waiting: deque[FrameKey] = field(default_factory=deque)
-
-
 @dataclass(frozen=True, slots=True)
 class VolunteerPicture:
     state: str
@@ -173,12 +172,13 @@ class VolunteerPicture:
 
 
 class Volunteering:
-    """The machine. `devices` is how many frames run at once; 0 lends nothing."""
+    """The machine. `devices` is how many frames run at once; 0 lends nothing. `first` is a submitter that goes first."""
 
-    def __init__(self, devices: int) -> None:
+    def __init__(self, devices: int, *, first: str = "") -> None:
         self._devices = devices
         self._allowed = devices
-        self._coordinators: OrderedDict[PeerId, _Coordinator] = OrderedDict()
+        self._coordinators: dict[PeerId, None] = {}
+        self._waiting = WaitingFrames(first)
         self._running: dict[FrameKey, None] = {}
         self._answering: dict[FrameKey, None] = {}
         self._terms: OrderedDict[JobId, Term] = OrderedDict()
@@ -215,13 +215,16 @@ class Volunteering:
             case CoordinatorLeft(peer):
                 self._leave(peer)
             case FrameOffered():
-                self._offer(event)
+                self._offer(event, now_s)
             case FrameComputed(key):
                 if key in self._running:
                     del self._running[key]
                     self._answering[key] = None
+                    self._waiting.ended(key, now_s)
             case FrameFinished(key):
-                self._running.pop(key, None)
+                if key in self._running:
+                    del self._running[key]
+                    self._waiting.ended(key, now_s)
                 self._answering.pop(key, None)
             case FrameCancelled(key):
                 self._cancel(key)
@@ -243,7 +246,7 @@ class Volunteering:
                 if self._paused is not None and now_s >= self._paused.until_s:
                     self._paused = None  # and if it was asked to finish meanwhile, it still does
                     self._announce()
-        self._start()
+        self._start(now_s)
         if self._finishing and not self._finished and not self._held():
             self._finished = True
             self._effects.append(Finished())
@@ -258,21 +261,21 @@ class Volunteering:
             reason = f"serves {COORDINATORS_MAX} coordinators already; try later"
             self._effects.append(SetWindow(peer, 0, reason))
             return
-        self._coordinators[peer] = _Coordinator()
+        self._coordinators[peer] = None
         self._effects.append(SetWindow(peer, self._window(), self.reason))
 
     def _leave(self, peer: PeerId) -> None:
-        coordinator = self._coordinators.pop(peer, None)
-        if coordinator is not None:
-            self._effects += [DropFrame(key) for key in coordinator.waiting]
+        self._coordinators.pop(peer, None)
+        for key in self._waiting.held(peer):
+            self._waiting.remove(key)
+            self._effects.append(DropFrame(key))
         for key in [key for key in self._running if key[0] == peer]:
             self._effects.append(StopFrame(key))
 
-    def _offer(self, offered: FrameOffered) -> None:
+    def _offer(self, offered: FrameOffered, now_s: float) -> None:
         key, job, term = offered.key, offered.job, offered.term
-        coordinator = self._coordinators.get(key[0])
         newest = self._terms.get(job)
-        if coordinator is None:
+        if key[0] not in self._coordinators:
             reason = f"serves {COORDINATORS_MAX} coordinators already; try later"
             self._effects.append(RefuseFrame(key, reason, final=False))
         elif newest is not None and term.order < newest.order:
@@ -291,12 +294,11 @@ class Volunteering:
                 self._terms.move_to_end(job)
                 if len(self._terms) > TERMS_REMEMBERED_MAX:
                     self._terms.popitem(last=False)
-            coordinator.waiting.append(key)
+            submitter = offered.submitter or key[0]
+            self._waiting.add(key, job, submitter, now_s, priority=offered.priority, deadline_s=offered.deadline_s)
 
     def _cancel(self, key: FrameKey) -> None:
-        coordinator = self._coordinators.get(key[0])
-        if coordinator is not None and key in coordinator.waiting:
-            coordinator.waiting.remove(key)
+        if self._waiting.remove(key):
             self._effects.append(DropFrame(key))
         elif key in self._running:
             self._effects.append(StopFrame(key))
@@ -305,9 +307,9 @@ class Volunteering:
         if not self._devices:
             return
         self._paused = pause
-        for coordinator in self._coordinators.values():
-            while coordinator.waiting:
-                self._effects.append(RefuseFrame(coordinator.waiting.popleft(), pause.reason, final=False))
+        for key in self._waiting.held():
+            self._waiting.remove(key)
+            self._effects.append(RefuseFrame(key, pause.reason, final=False))
         for key in self._running:
             self._effects += [StopFrame(key), RefuseFrame(key, pause.reason, final=False)]
         self._announce()
@@ -316,9 +318,11 @@ class Volunteering:
         if count == self._allowed:
             return
         self._allowed = min(count, self._devices)
-        for peer, coordinator in self._coordinators.items():
-            while coordinator.waiting and self._held_for(peer) > self._window():
-                self._effects.append(RefuseFrame(coordinator.waiting.pop(), "its device has to rest", final=False))
+        for peer in self._coordinators:
+            for key in reversed(self._waiting.held(peer)):
+                if self._held_for(peer) > self._window():
+                    self._waiting.remove(key)
+                    self._effects.append(RefuseFrame(key, "its device has to rest", final=False))
         self._announce()
 
     def _resume(self) -> None:
@@ -333,32 +337,29 @@ class Volunteering:
             self._effects.append(SetWindow(peer, self._window(), self.reason))
         self._effects.append(StateChanged(self.state, self.reason))
 
-    def _start(self) -> None:
-        while len(self._running) < self._allowed and self._waiting():
-            peer, coordinator = next(iter(self._coordinators.items()))
-            self._coordinators.move_to_end(peer)
-            if coordinator.waiting:
-                key = coordinator.waiting.popleft()
-                self._running[key] = None
-                self._effects.append(StartFrame(key))
-
-    def _waiting(self) -> int:
-        return sum(len(coordinator.waiting) for coordinator in self._coordinators.values())
+    def _start(self, now_s: float) -> None:
+        while len(self._running) < self._allowed and self._waiting:
+            key = self._waiting.start_next(now_s)
+            if key is None:
+                return
+            self._running[key] = None
+            self._effects.append(StartFrame(key))
 
     def _held(self) -> int:
-        return self._waiting() + len(self._running) + len(self._answering)
+        return len(self._waiting) + len(self._running) + len(self._answering)
 
     def _held_for(self, peer: PeerId) -> int:
-        coordinator = self._coordinators.get(peer)
-        waiting = len(coordinator.waiting) if coordinator is not None else 0
-        return waiting + sum(1 for frames in (self._running, self._answering) for key in frames if key[0] == peer)
+        return self._waiting.of(peer) + sum(
+            1 for frames in (self._running, self._answering) for key in frames if key[0] == peer
+        )
 
     def snapshot(self) -> VolunteerPicture:
         return VolunteerPicture(
-            self.state, self.reason, self.deadline_s, len(self._coordinators), self._waiting(), len(self._running)
+            self.state, self.reason, self.deadline_s, len(self._coordinators), len(self._waiting), len(self._running)
         )
 
     def check(self) -> None:
+        self._waiting.check()
         assert len(self._coordinators) <= COORDINATORS_MAX, f"{len(self._coordinators)} coordinators"
         assert len(self._running) <= self._devices, f"{len(self._running)} frames run on {self._devices} devices"
         assert not self._running.keys() & self._answering.keys(), "a frame runs and is answered"
@@ -367,4 +368,4 @@ class Volunteering:
             limit = self._devices * FRAMES_IN_FLIGHT_PER_DEVICE
             assert held <= limit, f"{peer} has {held} frames here, the window is {limit}"
         if self._paused:
-            assert not self._waiting(), "frames wait at a paused volunteer"
+            assert not self._waiting, "frames wait at a paused volunteer"

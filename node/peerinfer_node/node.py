@@ -79,6 +79,7 @@ class NodeSettings:
     """Runs other nodes' work on its devices. Without, they serve its own checks only."""
     lends_processor: bool = True
     """The first device is among those lent. If not, it serves the node's own checks only."""
+    own_jobs_first: bool = False
     limits: Limits = NO_LIMITS
     refused_devices: tuple[Json, ...] = ()
     """Graphics cards that were found and are not used, as `devices` shows them."""
@@ -123,6 +124,7 @@ class Node:
             swarm=swarm,
             lends=settings.lends,
             allows_unsandboxed=settings.allows_unsandboxed,
+            own_jobs_first=settings.own_jobs_first,
         )
         self.governor = GovernorRole(
             limits=settings.limits,
@@ -534,6 +536,7 @@ async def open_node(
                 swarm="" if invite is None else invite.swarm.name,
                 lends=lends or not networked,
                 lends_processor=devices.lends_processor,
+                own_jobs_first=config.own_jobs_first,
                 limits=devices.limits,
                 refused_devices=devices.refused,
                 allows_unsandboxed=config.allow_unsandboxed,

@@ -44,7 +44,6 @@ from peerinfer.volunteering import (
     DropFrame,
     FrameCancelled,
     FrameFinished,
-    FrameKey,
     FrameOffered,
     RefuseFrame,
     SetWindow,
@@ -52,6 +51,7 @@ from peerinfer.volunteering import (
     StopFrame,
     Volunteering,
 )
+from peerinfer.waiting_frames import FrameKey
 from peerinfer_sim.determinism import rng_for
 from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.executor import UNEVENNESS

@@ -148,7 +148,7 @@ class Histories(RuleBasedStateMachine):
             if not worker.breaker.allows(self.now_s, len(worker.frames)):
                 continue
             for job in self.machine._jobs.values():
-                held_back = any(key[1] == job.spec.job for key in self.machine._dispatch._pulls["adaptive"]._held)
+                held_back = any(("again", peer) in self.machine._dispatch._alarms for peer in job.usable)
                 if worker.peer in job.usable and not held_back:
                     fresh = [task for task in job.ledger._open if task not in job.ledger._faults]
                     assert not fresh, f"{worker.peer} has room, and task {fresh[0]} waits"
@@ -294,7 +294,7 @@ class Histories(RuleBasedStateMachine):
         self.set_window(healer, 4)
         for job in JOBS:
             self.tell(JobClosed(job))
-        for _ in range(2000):
+        for _ in range(5000):
             if not self.running:
                 break
             if self.to_commit:

@@ -1,11 +1,14 @@
 """The volunteer's promises: its window is its own, its owner's word counts at once, old terms are over."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from wire_strategies import SAME_EVERY_TIME
 
+from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
 from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE, TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
@@ -71,6 +74,61 @@ def test_a_frame_starts_when_a_device_is_free():
     assert bench.tell(FrameComputed((ADA, 1))) == [StartFrame((ADA, 2))]
 
 
+def shares(bench, submitters, seconds, *, frames=400):
+    """Seconds of the device that each coordinator's frames get, while all keep their windows full."""
+    numbers = dict.fromkeys(submitters, 0)
+    got = dict.fromkeys(submitters, 0.0)
+    started = []
+
+    def keep_full(peer):
+        while bench.machine._held_for(peer) < FRAMES_IN_FLIGHT_PER_DEVICE:
+            numbers[peer] += 1
+            offered = offer(peer, numbers[peer], job=JobId(peer * 8), term=Term(1, peer))
+            started.extend(kinds(bench.tell(replace(offered, submitter=submitters[peer])), StartFrame))
+
+    for peer in submitters:
+        bench.tell(CoordinatorJoined(peer))
+    for _ in range(frames):
+        for peer in submitters:
+            keep_full(peer)
+        key = started.pop(0).key
+        bench.now_s += seconds[key[0]]
+        got[key[0]] += seconds[key[0]]
+        started.extend(kinds(bench.tell(FrameComputed(key), FrameFinished(key)), StartFrame))
+    return got
+
+
+def test_coordinators_share_the_device_by_time_and_not_by_frames():
+    got = shares(Bench(), {ADA: "", BEN: ""}, {ADA: 0.02, BEN: 0.4}, frames=2000)
+    assert got[ADA] == pytest.approx(got[BEN], rel=0.2)
+
+
+def test_a_submitter_with_two_coordinators_gets_one_share():
+    got = shares(Bench(), {ADA: "eve", BEN: "eve", CAL: "zoe"}, {ADA: 0.2, BEN: 0.2, CAL: 0.2})
+    assert got[ADA] + got[BEN] == pytest.approx(got[CAL], rel=0.2)
+
+
+def test_urgent_work_goes_first_within_the_share_of_its_submitter():
+    bench = Bench()
+    bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN), offer(ADA, 1))
+    bench.tell(replace(offer(ADA, 2), priority=Priority.LOW), replace(offer(BEN, 1), priority=Priority.URGENT))
+    assert bench.tell(FrameComputed((ADA, 1))) == [StartFrame((BEN, 1))]
+
+
+def test_among_equals_the_earliest_deadline_goes_first():
+    bench = Bench()
+    bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN), CoordinatorJoined(CAL), offer(ADA, 1))
+    bench.tell(replace(offer(BEN, 1), deadline_s=900.0), replace(offer(CAL, 1), deadline_s=60.0))
+    assert bench.tell(FrameComputed((ADA, 1))) == [StartFrame((CAL, 1))]
+
+
+def test_an_owner_who_wants_it_is_served_before_all_others():
+    bench = Bench()
+    bench.machine = Volunteering(1, first=BEN)
+    got = shares(bench, {ADA: "", BEN: ""}, {ADA: 0.2, BEN: 0.2}, frames=50)
+    assert got[ADA] <= 0.2 + 1e-9
+
+
 def test_an_answer_on_its_way_holds_no_device_but_its_place_in_the_window():
     bench = Bench()
     bench.tell(CoordinatorJoined(ADA), offer(ADA, 1), offer(ADA, 2), FrameComputed((ADA, 1)))
@@ -92,6 +150,7 @@ def test_coordinators_take_turns():
     bench.tell(CoordinatorJoined(ADA), CoordinatorJoined(BEN))
     started = kinds(bench.tell(offer(ADA, 1), offer(ADA, 2), offer(BEN, 1), offer(BEN, 2)), StartFrame)
     for _ in range(3):
+        bench.now_s += 0.1
         started += kinds(bench.tell(FrameComputed(started[-1].key), FrameFinished(started[-1].key)), StartFrame)
     assert [effect.key[0] for effect in started] in ([ADA, BEN, ADA, BEN], [ADA, BEN, BEN, ADA])
 

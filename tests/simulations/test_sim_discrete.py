@@ -171,12 +171,10 @@ def test_samples_of_first_answers_only_let_more_lies_pass(monkeypatch: pytest.Mo
 
 
 def test_a_volunteer_that_starts_too_much_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start_all(machine: Volunteering) -> None:
-        for coordinator in machine._coordinators.values():
-            while coordinator.waiting:
-                key = coordinator.waiting.popleft()
-                machine._running[key] = None
-                machine._effects.append(StartFrame(key))
+    def start_all(machine: Volunteering, now_s: float) -> None:
+        while (key := machine._waiting.start_next(now_s)) is not None:
+            machine._running[key] = None
+            machine._effects.append(StartFrame(key))
 
     monkeypatch.setattr(Volunteering, "_start", start_all)
     with pytest.raises(Violation, match="frames run on 1 devices"):

@@ -34,6 +34,7 @@ SWITCHES = {
     "idle_only": "lend only while nobody uses this machine",
     "on_battery": "lend also while the machine runs on its battery",
     "allow_unsandboxed": "run other people's models also where there is no sandbox for them",
+    "own_jobs_first": "serve this node's own jobs before others'",
     "relay": "carry connections for peers that cannot be dialled",
 }
 

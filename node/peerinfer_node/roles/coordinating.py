@@ -173,6 +173,8 @@ class Coordinating:
             timeout_s=live.request.task_timeout_s or TASK_TIMEOUT_S,
             manifest=live.signed,
             certificate=certificate,
+            priority=Priority[live.request.priority.upper()],
+            deadline_s=live.request.deadline_s or 0.0,
         )
 
     def _spec(

@@ -22,6 +22,7 @@ from peerinfer.errors import (
     PeerinferError,
     ProtocolError,
 )
+from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
 from peerinfer.limits import (
     COORDINATORS_MAX,
@@ -54,7 +55,6 @@ from peerinfer.volunteering import (
     FrameCancelled,
     FrameComputed,
     FrameFinished,
-    FrameKey,
     FrameOffered,
     PauseAsked,
     PauseLifted,
@@ -67,6 +67,7 @@ from peerinfer.volunteering import (
     Volunteering,
     VolunteerPicture,
 )
+from peerinfer.waiting_frames import FrameKey
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -82,6 +83,16 @@ OUTBOX_MAX = 256
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Introduced:
+    """A job, as a coordinator has introduced it."""
+
+    brief: JobBrief
+    submitter: str
+    """Who signed its manifest, if the coordinator could show that; else the coordinator."""
+    due_s: float | None
+
+
 @dataclass(slots=True)
 class _Link:
     """One coordinator's stream, as this side sees it."""
@@ -91,7 +102,7 @@ class _Link:
     outbox: trio.MemorySendChannel[Window | Refused]
     """One after the other: of two windows the later one must be the last to arrive."""
     scope: trio.CancelScope
-    briefs: OrderedDict[str, JobBrief] = field(default_factory=OrderedDict)
+    briefs: OrderedDict[str, _Introduced] = field(default_factory=OrderedDict)
     frames: int = 0
     end: str = "the node stops"
 
@@ -124,6 +135,7 @@ class WorkerRole:
         swarm: str,
         lends: bool,
         allows_unsandboxed: bool = False,
+        own_jobs_first: bool = False,
     ) -> None:
         """`allows_unsandboxed` lets strangers' models run in processes that nothing locks in."""
         self._allows_unsandboxed = allows_unsandboxed
@@ -138,7 +150,9 @@ class WorkerRole:
         self._links: dict[PeerId, _Link] = {}
         self._held: dict[FrameKey, _Held] = {}
         self._nursery: trio.Nursery | None = None
-        self._machine = Volunteering(len(executors) if lends else 0)
+        self._clock = clock
+        first = str(keys.peer_id) if own_jobs_first else ""
+        self._machine = Volunteering(len(executors) if lends else 0, first=first)
         self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
         self.on_state: Callable[[str, str], None] = lambda state, reason: None
         self.finished = trio.Event()
@@ -302,21 +316,24 @@ class WorkerRole:
             raise ProtocolError(f"{link.stream.peer} allows {brief.timeout_s} s for a task")
         if brief.term.candidate != link.stream.peer:
             raise ProtocolError(f"{link.stream.peer} brings the term of another coordinator")
+        submitter = str(link.stream.peer)
         if brief.certificate:
             try:
-                check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate)
+                submitter = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate).submitter
             except DecodeError as error:
                 raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
-        link.briefs[brief.job] = brief
+        due_s = self._clock.now_s() + brief.deadline_s if brief.deadline_s > 0 else None
+        link.briefs[brief.job] = _Introduced(brief, submitter, due_s)
         link.briefs.move_to_end(brief.job)
         if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
             link.briefs.popitem(last=False)
 
     def _take(self, link: _Link, frame: Frame, body: bytes) -> None:
-        brief = link.briefs.get(frame.job)
+        job = link.briefs.get(frame.job)
         key = (link.stream.peer, frame.frame)
-        if brief is None:
+        if job is None:
             raise ProtocolError(f"{link.stream.peer} sent a frame of a job that it did not introduce")
+        brief = job.brief
         check_frame(frame, brief, len(body))
         held = self._held.get(key)
         if held is not None:
@@ -328,7 +345,9 @@ class WorkerRole:
         link.frames += 1
         link.conversation.set_busy(True)
         is_certified = bool(brief.certificate) and frame.term == brief.term
-        self._driver.post(FrameOffered(key, JobId(frame.job), frame.term, is_certified))
+        priority = Priority(min(brief.priority, Priority.LOW))
+        offered = FrameOffered(key, JobId(frame.job), frame.term, is_certified, job.submitter, priority, job.due_s)
+        self._driver.post(offered)
 
     # --- what the machine wants --------------------------------------------------------------------------------------
 
