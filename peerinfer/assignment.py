@@ -82,6 +82,17 @@ class TasksAdded:
     count: int
 
 
+WITHDRAWN = "whoever asked for it has gone"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWithdrawn:
+    """Nobody waits for this task of an online job any more: it fails for good, as `WITHDRAWN`."""
+
+    job: JobId
+    task: int
+
+
 @dataclass(frozen=True, slots=True)
 class JobClosed:
     """An online job gets no more tasks."""
@@ -187,12 +198,13 @@ class AuditDone:
     detail: str
 
 
-JobEvent = TasksAdded | JobClosed | JobCancelled | JobBroken | JobDropped | TasksCommitted
+JobEvent = TasksAdded | TaskWithdrawn | JobClosed | JobCancelled | JobBroken | JobDropped | TasksCommitted
 """What happens to one job that the machine has."""
 
 Event = (
     JobAccepted
     | TasksAdded
+    | TaskWithdrawn
     | JobClosed
     | JobCancelled
     | JobBroken

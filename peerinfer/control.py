@@ -190,6 +190,9 @@ class Control(Protocol):
 
     async def provenance(self, job: str) -> Json: ...
 
+    async def timeline(self, job: str) -> list[Json]:
+        """The last frames of a job that this node coordinates, and what each spent in which stage."""
+
     async def cancel(self, job: str) -> None: ...
 
     async def pause(self, *, until_s: float | None) -> None:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from peerinfer.alarms import Alarms
 from peerinfer.assignment import (
+    WITHDRAWN,
     Audit,
     AuditDone,
     CancelFrame,
@@ -45,6 +46,7 @@ from peerinfer.assignment import (
     TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
+    TaskWithdrawn,
     VoidResults,
     WindowSet,
     WorkerJoined,
@@ -143,6 +145,8 @@ class Coordination:
         match event:
             case TasksAdded(_, count):
                 job.ledger.add(count)
+            case TaskWithdrawn(_, task):
+                self._withdraw(job, task)
             case JobClosed():
                 job.closed = True
             case JobCancelled(_, reason):
@@ -294,6 +298,17 @@ class Coordination:
             worker.breaker.succeeded()
         elif any(kind not in ("model", "cancelled") for _, kind, _ in event.failures):
             worker.breaker.failed(now_s)
+
+    def _withdraw(self, job: CoordinatedJob, task: int) -> None:
+        """Stops the frames that nobody waits for any more; those that carry other tasks too go on."""
+        if task >= job.ledger.tasks or not job.ledger.withdraw(task, WITHDRAWN):
+            return
+        for frame in list(job.frames.values()):
+            if task in frame.tasks and all(job.ledger.state(other) != TaskState.ASSIGNED for other in frame.tasks):
+                self._over(frame)
+                job.let_go(frame)
+                self._effects.append(CancelFrame(frame.peer, frame.number, WITHDRAWN))
+        self._effects.append(TaskFailedForGood(job.spec.job, task, WITHDRAWN))
 
     def _cancel_answered(self, job: CoordinatedJob) -> None:
         """Stops the losers of a race: frames of which every task has its result."""

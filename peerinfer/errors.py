@@ -2,6 +2,8 @@
 
     PeerinferError
     ├── UsageError              2    the command or request was put together wrongly
+    │   ├── UnknownModel        2    no model of this name or version is served here
+    │   └── NotSupported        2    the request is sound, and asks for what peerinfer does not do
     ├── InputError              3    the model or the inputs cannot be used; nothing was sent
     │   └── ModelRefused        3    the static check or ONNX Runtime refused the model
     ├── NoSuitablePeer          4    nobody fit for the job appeared in time
@@ -41,6 +43,14 @@ class PeerinferError(Exception):
 class UsageError(PeerinferError):
     exit_code = 2
     http_status = 400
+
+
+class UnknownModel(UsageError):
+    http_status = 404
+
+
+class NotSupported(UsageError):
+    http_status = 501
 
 
 class InputError(PeerinferError):

@@ -199,6 +199,19 @@ class Ledger:
         heapq.heappush(self._delayed, (retry_at_s, task))
         return True
 
+    def withdraw(self, task: int, reason: str) -> bool:
+        """Nobody wants the task any more; False if it has its result, or failed."""
+        state = self.state(task)
+        if state not in (TaskState.OPEN, TaskState.ASSIGNED):
+            return False
+        self._move(task, state, TaskState.FAILED)
+        self._faults.setdefault(task, Faults()).reason = reason
+        if state == TaskState.OPEN:
+            self._open = deque(other for other in self._open if other != task)
+            self._delayed = [entry for entry in self._delayed if entry[1] != task]
+            heapq.heapify(self._delayed)
+        return True
+
     def void(self, task: int, peer: PeerId, reason: str) -> None:
         """A provisional result that is not believed any more: the task is open again, for others."""
         self._fault(task, peer, reason)

@@ -79,6 +79,9 @@ class HttpControl:
     async def provenance(self, job: str) -> Json:
         return _object(await self._ask("GET", _path(job, "/provenance"), timeout=_PATIENT))
 
+    async def timeline(self, job: str) -> list[Json]:
+        return _objects(await self._ask("GET", _path(job, "/timeline")))
+
     async def cancel(self, job: str) -> None:
         await self._ask("DELETE", _path(job))
 

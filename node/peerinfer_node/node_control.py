@@ -13,6 +13,7 @@ import peerinfer
 from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
+from peerinfer.ids import JobId
 from peerinfer.membership import Member
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
@@ -218,6 +219,10 @@ class NodeControl:
 
     async def provenance(self, job: str) -> Json:
         return await self._node.jobs.provenance(job)
+
+    async def timeline(self, job: str) -> list[Json]:
+        await self._node.jobs.show(job)  # refuses a job that nobody knows
+        return self._node.coordinator.stages.timeline(JobId(job))
 
     async def cancel(self, job: str) -> None:
         await self._node.jobs.cancel(job)

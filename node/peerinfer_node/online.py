@@ -1,19 +1,30 @@
-"""Online inference: models that stay open for single requests, and the requests themselves."""
+"""Online inference: models that stay open for single requests, and the requests themselves.
+
+Requests of one model that come together are answered together: each kind of request is one endless job, whose tasks
+travel in frames and are computed in batches. Whether rows of several requests may be joined along the first axis, a
+model does not say. A free first axis is a batch for nearly all of them and a sequence for some, so it is tried when the
+model is opened: two rows together must give what they give one by one. A model for which they do not, or whose first
+axis is fixed, gets whole inputs, each computed by itself.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import trio
 
-from peerinfer.assignment import JobClosed, JobSpec, TasksAdded
-from peerinfer.binding import bind, check_outputs
-from peerinfer.errors import NoSuitablePeer
+from peerinfer.assignment import JobClosed, JobSpec
+from peerinfer.binding import bind, check_outputs, quoted, shape_text
+from peerinfer.comparison import disagreement
+from peerinfer.errors import InputError, JobFailed, LimitExceeded, NoSuitablePeer, PeerinferError, VerificationFailed
+from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Term
-from peerinfer.tensors import TensorSpec
+from peerinfer.tensors import FREE, Port, TensorSpec
+from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, samples
 from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
 from peerinfer_node.roles.coordinator import CoordinatorRole
@@ -21,22 +32,37 @@ from peerinfer_node.roles.online_job import OnlineJob
 
 REQUEST_TIMEOUT_S = 30.0
 SHAPES_MAX = 64
-"""Shapes of requests, beyond the number of items, that one model serves at a time; the one used last goes last."""
+"""Kinds of requests (shapes beyond the number of items, priorities) that one model serves at a time; of those that nobody
+waits for, the one used last goes last."""
+
+MODELS_OPEN_MAX = 32
+"""Each keeps its bytes on disk and a place in the worker process."""
+
+REQUESTS_WAITING_MAX = 1024
+"""Of one kind. Further ones are refused: busy, retry later. Beyond what workers take at once, waiting gains nothing."""
+
+CHECKED_SHARE = 0.05
+"""Of requests with `verify="spot"`: so many are computed here too before they are answered."""
+
+TRIED_S = 10.0
 
 _PIN = "online"
+_SAMPLE_SEED = 7
 
-Shape = tuple[tuple[int, ...], ...]
+Kind = tuple[object, ...]
 
 
 @dataclass(slots=True)
 class _OpenModel:
     interface: ModelInterface
     model_bytes: int
-    bodies: dict[Shape, OnlineJob] = field(default_factory=dict)
+    joins: bool
+    """Rows of several requests make one batch."""
+    bodies: dict[Kind, OnlineJob] = field(default_factory=dict)
 
 
 class Online:
-    """Opens models and answers requests; each shape of requests is one endless job of this node."""
+    """Opens models and answers requests; each kind of requests is one endless job of this node."""
 
     def __init__(
         self,
@@ -57,24 +83,67 @@ class Online:
         self._open: dict[Cid, _OpenModel] = {}
 
     async def open(self, data: Buffer) -> Cid:
-        """Checks a model here and makes it ready for requests. Raises `ModelRefused`, `InputError`."""
+        """Checks a model here and makes it ready for requests. Raises `ModelRefused`, `InputError`, `LimitExceeded`."""
         model = await self._blobs.put(data)
         if model not in self._open:
+            if len(self._open) >= MODELS_OPEN_MAX:
+                raise LimitExceeded(
+                    "models that are served", current=len(self._open), attempted=1, limit=MODELS_OPEN_MAX, unit="models"
+                )
             interface = await self._executor.load(model, data)
             check_outputs(interface.outputs)
+            joins = await self._joins(model, interface)
             await self._blobs.pin(model, _PIN)
-            self._open[model] = _OpenModel(interface, len(data))
+            self._open[model] = _OpenModel(interface, len(data), joins)
         return model
 
-    async def infer(self, model: Cid, inputs: Rows, *, timeout_s: float = REQUEST_TIMEOUT_S) -> Rows:
-        """The outputs for a few items (first axes alike). Raises `InputError`, `NoSuitablePeer`, `JobFailed`."""
-        ports = self._open[model].interface.inputs
-        bind(ports, [TensorSpec(name, str(array.dtype), array.shape) for name, array in inputs.items()])
-        body = self._body(model, tuple(inputs[port.name].shape[1:] for port in ports))
+    def interface(self, model: Cid) -> ModelInterface:
+        return self._open[model].interface
+
+    def opened(self) -> list[Cid]:
+        return list(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return sum(body.waiting for opened in self._open.values() for body in opened.bodies.values())
+
+    async def infer(
+        self,
+        model: Cid,
+        inputs: Rows,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        priority: Priority = Priority.NORMAL,
+        verify: str = "none",
+    ) -> Rows:
+        """What the model makes of these inputs, whole as it takes them.
+
+        Raises `InputError`, `NoSuitablePeer` (nobody answered in time), `LimitExceeded` (too many wait), `JobFailed`,
+        `VerificationFailed`.
+        """
+        opened = self._open[model]
+        ports = opened.interface.inputs
+        for port in ports:
+            given = inputs.get(port.name)
+            if given is not None and given.ndim != len(port.shape):
+                shown = shape_text(given.dtype.name, given.shape)
+                raise InputError(f"input {quoted(port.name)}: the model takes {port}, given {shown}")
+        rows = (
+            inputs if opened.joins else {name: array[None] if array.ndim else array for name, array in inputs.items()}
+        )
+        bind(ports, [TensorSpec(name, str(array.dtype), array.shape) for name, array in rows.items()])
+        body = self._body(model, opened, _kind(ports, rows, priority), priority)
+        answer: Rows | None = None
         with trio.move_on_after(timeout_s):
-            return await body.infer(inputs, lambda count: self._coordinator.post(TasksAdded(body.job, count)))
-        blocked = self._coordinator.machine.blocked(body.job)
-        raise NoSuitablePeer(f"no answer within {timeout_s:g} s{': ' + blocked if blocked else ''}")
+            answer = await body.infer(rows, self._coordinator.post)
+        if answer is None:
+            blocked = self._coordinator.machine.blocked(body.job)
+            raise NoSuitablePeer(f"no answer within {timeout_s:g} s{': ' + blocked if blocked else ''}")
+        outputs = answer if opened.joins else {name: array[0] for name, array in answer.items()}
+        if verify == "spot" and self._rng.random() < CHECKED_SHARE:
+            await self._check(model, inputs, outputs)
+        return outputs
 
     async def close(self, model: Cid) -> None:
         """Ends the model's requests. The blob stays as long as others are open."""
@@ -83,21 +152,63 @@ class Online:
         if not self._open:
             await self._blobs.unpin(_PIN)
 
-    def _body(self, model: Cid, shape: Shape) -> OnlineJob:
-        """The endless job of requests of this shape; only such can be joined into one batch."""
-        opened = self._open[model]
-        body = opened.bodies.pop(shape, None) or self._begin(model, opened)
-        opened.bodies[shape] = body
-        if len(opened.bodies) > SHAPES_MAX:
-            oldest = opened.bodies.pop(next(iter(opened.bodies)))
-            self._coordinator.post(JobClosed(oldest.job))
+    async def _joins(self, model: Cid, interface: ModelInterface) -> bool:
+        """Whether two rows together give what they give one by one, on inputs that are made up."""
+        ports = [*interface.inputs, *interface.outputs]
+        if any(port.shape[:1] != (FREE,) for port in ports):
+            return False
+        for arrays in samples(interface.inputs, _SAMPLE_SEED):
+            whole = await self._run_here(model, arrays)
+            first = await self._run_here(model, {name: array[:1] for name, array in arrays.items()})
+            second = await self._run_here(model, {name: array[1:] for name, array in arrays.items()})
+            if whole is None or first is None or second is None:
+                continue
+            try:
+                joined = {name: np.concatenate([first[name], second[name]]) for name in whole}
+            except ValueError:
+                return False
+            return not disagreement(joined, whole, compare="allclose")
+        return False
+
+    async def _run_here(self, model: Cid, inputs: Rows) -> Rows | None:
+        try:
+            result = outputs_of_one(await self._executor.run(model, batch_of_one(inputs), TRIED_S))
+        except (PeerinferError, KeyError):
+            return None
+        return None if result is None else {name: array[0] for name, array in result.items()}
+
+    async def _check(self, model: Cid, inputs: Rows, outputs: Rows) -> None:
+        reference = await self._run_here(model, inputs)
+        if reference is None:
+            raise JobFailed("this node could not compute the request to check its answer; send it again")
+        problem = disagreement(outputs, reference, compare="allclose")
+        if problem:
+            raise VerificationFailed(f"the answer did not stand up to its check: {problem}")
+
+    def _body(self, model: Cid, opened: _OpenModel, kind: Kind, priority: Priority) -> OnlineJob:
+        """The endless job of requests of this kind; only such can be joined into one frame."""
+        body = opened.bodies.pop(kind, None)
+        if body is None:
+            if len(opened.bodies) >= SHAPES_MAX:
+                self._close_oldest(opened)
+            body = self._begin(model, opened, priority)
+        opened.bodies[kind] = body
         return body
 
-    def _begin(self, model: Cid, opened: _OpenModel) -> OnlineJob:
+    def _close_oldest(self, opened: _OpenModel) -> None:
+        idle = next((kind for kind, body in opened.bodies.items() if not body.waiting), None)
+        if idle is None:
+            raise LimitExceeded(
+                "kinds of requests that wait", current=len(opened.bodies), attempted=1, limit=SHAPES_MAX, unit="kinds"
+            )
+        self._coordinator.post(JobClosed(opened.bodies.pop(idle).job))
+
+    def _begin(self, model: Cid, opened: _OpenModel, priority: Priority) -> OnlineJob:
         job = JobId(self._rng.randbytes(16).hex())
         term = Term(1, self._keys.peer_id)
-        brief = JobBrief(job, term, model, opened.model_bytes, (), True, REQUEST_TIMEOUT_S, receipts=False)
-        body = OnlineJob(job, brief, opened.interface.inputs, opened.interface.outputs)
+        brief = JobBrief(job, term, model, opened.model_bytes, (), opened.joins, REQUEST_TIMEOUT_S, receipts=False)
+        interface = opened.interface
+        body = OnlineJob(job, brief, interface.inputs, interface.outputs, requests_max=REQUESTS_WAITING_MAX)
         spec = JobSpec(
             job=job,
             model=model,
@@ -108,7 +219,17 @@ class Online:
             seconds_per_item=1e-3,
             task_timeout_s=REQUEST_TIMEOUT_S,
             online=True,
+            priority=priority,
         )
         self._coordinator.accept(spec, body)
         self._on_accept()
         return body
+
+
+def _kind(ports: Sequence[Port], rows: Rows, priority: Priority) -> Kind:
+    """Requests of one kind may share a frame: alike in everything but the number of rows, scalars included."""
+    parts: list[object] = [priority]
+    for port in ports:
+        array = rows[port.name]
+        parts.append(array.shape[1:] if array.ndim else array.tobytes())
+    return tuple(parts)

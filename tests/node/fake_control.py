@@ -247,6 +247,13 @@ class FakeControl:
         self._note("provenance", job)
         return {"job_id": job, "model": {"cid": "bafkrei"}, "receipts": []}
 
+    async def timeline(self, job: str) -> list[Json]:
+        self._note("timeline", job)
+        self._held(job)
+        return [
+            {"frame": 1, "peer": OTHER, "tasks": 2, "at_s": 0.0, "queue_s": 0.1, "transfer_s": 0.2, "compute_s": 0.3}
+        ]
+
     async def cancel(self, job: str) -> None:
         self._note("cancel", job)
         held = self._held(job)

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from peerinfer.assignment import (
+    WITHDRAWN,
     Audit,
     AuditDone,
     CancelFrame,
@@ -25,6 +26,7 @@ from peerinfer.assignment import (
     TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
+    TaskWithdrawn,
     VoidResults,
     WindowSet,
     WorkerJoined,
@@ -278,6 +280,33 @@ def test_a_worker_that_was_busy_for_long_was_there_until_it_was_lost(bench):
     assert bench.take(JobEnded) == []
     bench.pass_time(5.0).join(BEN)
     assert bench.work_off() == [0]
+
+
+def test_a_task_that_was_withdrawn_before_it_was_sent_is_never_sent(bench):
+    bench.tell(JobAccepted(spec_of(tasks=0, online=True)), TasksAdded(JOB, 3), TaskWithdrawn(JOB, 1))
+    assert [failed.reason for failed in bench.take(TaskFailedForGood)] == [WITHDRAWN]
+    bench.join(ADA)
+    assert bench.work_off() == [0, 2]
+    bench.tell(TaskWithdrawn(JOB, 0), TaskWithdrawn(JOB, 1))
+    assert bench.take(TaskFailedForGood) == []
+
+
+def test_a_frame_that_nobody_waits_for_is_cancelled_and_one_with_others_goes_on(bench):
+    bench.tell(JobAccepted(spec_of(tasks=0, online=True)), TasksAdded(JOB, 1)).join(ADA, window=2)
+    (alone,) = bench.take(SendFrame)
+    bench.tell(TaskWithdrawn(JOB, 0))
+    (cancelled,) = bench.take(CancelFrame)
+    assert (cancelled.peer, cancelled.frame, cancelled.reason) == (ADA, alone.frame, WITHDRAWN)
+    bench.answer(alone)
+    assert bench.take(KeepResults) == []
+    bench.tell(JobAccepted(spec_of(OTHER, tasks=2)))
+    frames = bench.take(SendFrame)
+    for task in frames[0].tasks[1:]:
+        bench.tell(TaskWithdrawn(OTHER, task))
+    assert bench.take(CancelFrame) == []
+    bench.answer(frames[0])
+    (kept,) = bench.take(KeepResults)
+    assert kept.tasks == frames[0].tasks[:1]
 
 
 def test_an_online_job_waits_for_workers_as_long_as_it_takes(bench):

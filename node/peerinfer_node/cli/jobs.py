@@ -47,6 +47,7 @@ def add(commands: Subcommands) -> None:
     fetch.add_argument(
         "-o", "--output", metavar="OUT", required=True, help=".npz, .parquet, .jsonl, or a folder ending in /"
     )
+    show.add_argument("--timeline", action="store_true", help="its last frames, and what each spent in which stage")
     for action, command in ((show, _show), (attach, _attach), (cancel, _cancel), (fetch, _fetch)):
         action.add_argument(
             "job", metavar="ID", help=f"a job's id, or its first {PREFIX_CHARS_MIN} characters and more"
@@ -90,6 +91,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    async def ask_timeline(control: Control) -> list[Json]:
+        return await control.timeline(await find(control, arguments.job))
+
+    if arguments.timeline:
+        return look(arguments, ask_timeline, timeline_lines)
+
     async def ask(control: Control) -> Json:
         return await control.job(await find(control, arguments.job))
 
@@ -196,6 +203,26 @@ def list_lines(jobs: list[Json]) -> list[str]:
         for job in jobs
     ]
     return table(("JOB", "STATE", "TASKS", "ITEMS", "FAILED", "TIME", "MODEL"), rows)
+
+
+def timeline_lines(frames: list[Json]) -> list[str]:
+    if not frames:
+        return ["no frames of this job are remembered here; its coordinator knows them"]
+    rows = [
+        (
+            _milliseconds(frame.get("at_s")),
+            "check" if frame.get("frame") is None else str(frame.get("frame")),
+            frame.get("tasks"),
+            *(_milliseconds(frame.get(f"{stage}_s")) for stage in ("queue", "transfer", "compute", "verify")),
+            str(frame.get("peer") or "this node")[-10:],
+        )
+        for frame in frames
+    ]
+    return table(("AT", "FRAME", "TASKS", "QUEUE", "TRANSFER", "COMPUTE", "VERIFY", "PEER"), rows)
+
+
+def _milliseconds(seconds: Any) -> str | None:
+    return f"{seconds * 1000:.1f} ms" if type(seconds) in (int, float) else None
 
 
 def job_lines(job: Json) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -19,12 +20,19 @@ from peerinfer_node.cli.output import printable, say, show, show_json
 from peerinfer_node.cli.progress import LiveLine
 from peerinfer_node.cli.view import device_lines
 from peerinfer_node.gateway.access import load_token
+from peerinfer_node.gateway.app import Services
+from peerinfer_node.gateway.blob_routes import remove_forgotten
+from peerinfer_node.gateway.metrics import NodeMetrics
 from peerinfer_node.gateway.server import TcpDoor, open_gateway
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
+from peerinfer_node.serving import Serving
 
 LIVE_INTERVAL_S = 1.0
+
+UPLOADS_KEPT_S = 7 * 86400.0
+"""Files that programs have uploaded for a job, and forgotten."""
 
 
 def join(home: Home, config: NodeConfig, *, lends: bool = True, ends_with_stdin: bool = False) -> int:
@@ -50,6 +58,7 @@ async def _join(home: Home, config: NodeConfig, lends: bool, ends_with_stdin: bo
             lambda line: log.error("control API", reason=line),
             tcp=_tcp_door(home, config),
             log=log,
+            services=_services(home, config, node),
         ) as url,
     ):
         if url:
@@ -66,6 +75,14 @@ async def _join(home: Home, config: NodeConfig, lends: bool, ends_with_stdin: bo
     if not has_left:
         raise Interrupted("stopped at once; tasks that ran here are done again elsewhere")
     return 0
+
+
+def _services(home: Home, config: NodeConfig, node: Node) -> Services:
+    folder = Path(os.path.abspath(os.path.expanduser(config.models))) if config.models else home.models
+    serving = Serving(online=node.online, blobs=node.ports.blobs, in_thread=node.ports.in_thread, folder=folder)
+    uploads = home.cache / "uploads"
+    remove_forgotten(uploads, older_than_s=UPLOADS_KEPT_S, now_s=time.time())
+    return Services(serving, node.ports.blobs, uploads, NodeMetrics(node, serving))
 
 
 def _tcp_door(home: Home, config: NodeConfig) -> TcpDoor | None:

@@ -35,15 +35,10 @@ BytesMax = Callable[[str, str], int | None]
 """From method and path, how large a body may be; None where the route reads it piece by piece."""
 
 
-def small_body(method: str, path: str) -> int | None:
-    del method, path
-    return REQUEST_BYTES_MAX
-
-
 class BoundedBody:
     """Wraps an application. `refuse(status, line)` makes the answer to a body that is too large or too slow."""
 
-    def __init__(self, inner: Application, refuse: Refusal, bytes_max: BytesMax = small_body) -> None:
+    def __init__(self, inner: Application, refuse: Refusal, bytes_max: BytesMax) -> None:
         self._inner = inner
         self._refuse = refuse
         self._bytes_max = bytes_max

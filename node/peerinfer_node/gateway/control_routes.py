@@ -10,6 +10,7 @@
     GET    /api/v1/jobs/ID/watch            one JSON object per line, whenever the job changed
     GET    /api/v1/jobs/ID/results          see `peerinfer.result_blocks`
     GET    /api/v1/jobs/ID/provenance
+    GET    /api/v1/jobs/ID/timeline         the last frames, stage by stage
 
 Calls that only do something answer 204. Errors are {"error": one line, "kind": the class in `peerinfer.errors`}; an
 error in the middle of `watch` or `results` is the last line or record of the stream.
@@ -62,30 +63,37 @@ class ControlRoutes:
             Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/results", self.results, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/provenance", self.provenance, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/timeline", self.timeline, methods=["GET"]),
         ]
 
     # --- the node --------------------------------------------------------------------------------------------------
 
     async def status(self, request: Request) -> Response:
+        """How the node is."""
         return JSONResponse(await self._control.status())
 
     async def pause(self, request: Request) -> Response:
+        """Stops lending at once, for a while or until resume."""
         await self._control.pause(until_s=_until_s(await request.body()))
         return _done()
 
     async def resume(self, request: Request) -> Response:
+        """Lends again."""
         await self._control.resume()
         return _done()
 
     async def finish(self, request: Request) -> Response:
+        """Finishes what runs and takes no more."""
         await self._control.finish()
         return _done()
 
     async def leave(self, request: Request) -> Response:
+        """Finishes what runs and ends the daemon."""
         await self._control.leave()
         return _done()
 
     async def peers(self, request: Request) -> Response:
+        """Who is there; with why=MODEL, who may run a model file."""
         model = request.query_params.get("why")
         if model is None:
             return JSONResponse(await self._control.peers())
@@ -93,33 +101,45 @@ class ControlRoutes:
         return JSONResponse(await self._control.why(model))
 
     async def devices(self, request: Request) -> Response:
+        """What this machine computes with."""
         return JSONResponse(await self._control.devices())
 
     async def models(self, request: Request) -> Response:
+        """Which blobs this node holds."""
         return JSONResponse(await self._control.models())
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     async def jobs(self, request: Request) -> Response:
+        """Every job of this node."""
         return JSONResponse(await self._control.jobs())
 
     async def submit(self, request: Request) -> Response:
+        """Accepts a job; its files are named by absolute paths."""
         job_request = JobRequest.from_json(await request.body())
         for name, path in (("model", job_request.model), *(("inputs", path) for path in job_request.inputs)):
             _check_path(name, path)
         return JSONResponse({"job_id": await self._control.submit(job_request)}, HTTPStatus.CREATED)
 
     async def job(self, request: Request) -> Response:
+        """How one job stands."""
         return JSONResponse(await self._control.job(request.path_params["job"]))
 
     async def cancel(self, request: Request) -> Response:
+        """Stops a job; what is done is kept."""
         await self._control.cancel(request.path_params["job"])
         return _done()
 
     async def provenance(self, request: Request) -> Response:
+        """Hashes, peers, checks and receipts of a job."""
         return JSONResponse(await self._control.provenance(request.path_params["job"]))
 
+    async def timeline(self, request: Request) -> Response:
+        """The last frames of a job, and what each spent in which stage."""
+        return JSONResponse(await self._control.timeline(request.path_params["job"]))
+
     async def watch(self, request: Request) -> Streamed:
+        """The job now and whenever it changed, one JSON object per line."""
         job = request.path_params["job"]
 
         async def lines() -> AsyncGenerator[bytes | memoryview, None]:
@@ -130,6 +150,7 @@ class ControlRoutes:
         return self._streamed(lines(), "application/x-ndjson", lambda error: _line(words(error)))
 
     async def results(self, request: Request) -> Streamed:
+        """What there is of the outputs, as a stream of blocks."""
         job = request.path_params["job"]
 
         async def records() -> AsyncGenerator[bytes | memoryview, None]:

@@ -27,7 +27,7 @@ from peerinfer.control import Control
 from peerinfer.errors import HomeInUse, StateUnusable
 from peerinfer.limits import WRITE_TIMEOUT_S
 from peerinfer_node.gateway.access import Guarded
-from peerinfer_node.gateway.app import build_app
+from peerinfer_node.gateway.app import Services, build_app
 from peerinfer_node.gateway.body import Application
 from peerinfer_node.gateway.events import Feed
 from peerinfer_node.gateway.refusals import Note, error_answer
@@ -73,7 +73,13 @@ class TcpDoor:
 
 @asynccontextmanager
 async def open_gateway(
-    control: Control, path: Path, note: Note, *, tcp: TcpDoor | None = None, log: Log | None = None
+    control: Control,
+    path: Path,
+    note: Note,
+    *,
+    tcp: TcpDoor | None = None,
+    log: Log | None = None,
+    services: Services | None = None,
 ) -> AsyncGenerator[str, None]:
     """Answers on the socket at `path`, and on TCP, while the context is open; leaves neither task nor socket behind.
 
@@ -85,7 +91,7 @@ async def open_gateway(
         tcp_listening = stack.enter_context(closing(_bind_tcp(tcp))) if tcp else None
         listening = stack.enter_context(_bound(path))
         feed = Feed(control, note, log=log)
-        app = build_app(control, note, feed)
+        app = build_app(control, note, feed, services)
         connections = _Connections(app, note)
         doors = [(listening, connections)]
         url = ""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import trio
 
 from peerinfer.assignment import (
+    WITHDRAWN,
     Audit,
     AuditDone,
     CancelFrame,
@@ -51,6 +52,7 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, Rows, check_results
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
+from peerinfer_node.stages import Stages
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
@@ -159,8 +161,10 @@ class CoordinatorRole:
         """The answer that was kept last."""
         self._audits: list[tuple[Audit, Rows | None]] = []
         self._audit_drawn = trio.Event()
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self._clock = clock
+        self.stages = Stages(clock.now_s)
+        self._bytes_in = 0
+        self._bytes_out = 0
 
     # --- outside -----------------------------------------------------------------------------------------------------
 
@@ -195,6 +199,15 @@ class CoordinatorRole:
     def workers(self) -> list[PeerId]:
         return list(self._links)
 
+    @property
+    def stream_bytes(self) -> tuple[int, int]:
+        """Received and sent on work streams, those that have ended included."""
+        streams = [link.stream for link in self._links.values()]
+        return (
+            self._bytes_in + sum(stream.bytes_in for stream in streams),
+            self._bytes_out + sum(stream.bytes_out for stream in streams),
+        )
+
     def body_of(self, job: JobId) -> JobBody | None:
         return self._bodies.get(job)
 
@@ -211,8 +224,8 @@ class CoordinatorRole:
         except PeerinferError as error:
             return str(error)
         finally:
-            self.bytes_in += stream.bytes_in
-            self.bytes_out += stream.bytes_out
+            self._bytes_in += stream.bytes_in
+            self._bytes_out += stream.bytes_out
             await hang_up(stream)
 
     async def _converse(self, stream: MessageStream, offer: WorkerOffer) -> str:
@@ -231,6 +244,8 @@ class CoordinatorRole:
                     nursery.cancel_scope.cancel()
         finally:
             del self._links[peer]
+            for number in (*link.ordered, *link.sent):
+                self.stages.dropped(number)
             self._driver.post(WorkerLost(peer, link.end))
         return link.end
 
@@ -260,6 +275,7 @@ class CoordinatorRole:
             case Results():
                 self._take(link, message, body)
             case Refused(number, reason, final):
+                self.stages.dropped(number)
                 if link.sent.pop(number, None) is not None:
                     self._settle(link)
                     self._driver.post(FrameRefused(peer, number, reason, final))
@@ -270,6 +286,7 @@ class CoordinatorRole:
     def _take(self, link: _Link, results: Results, body: bytes) -> None:
         frame = link.sent.pop(results.frame, None)
         self._settle(link)
+        self.stages.answered(results.frame, results.compute_s)
         job_body = self._bodies.get(JobId(frame.job)) if frame else None
         if frame is None or job_body is None:
             return  # It was cancelled here while its answer was on the way.
@@ -310,14 +327,17 @@ class CoordinatorRole:
     async def _perform(self, effect: Effect) -> None:
         assert self._nursery is not None
         match effect:
-            case SendFrame(peer, number, job, _, _):
+            case SendFrame(peer, number, job, tasks, _):
                 if peer in self._links:
+                    self.stages.ordered(number, job, peer, len(tasks))
                     self._links[peer].ordered.add(number)
                     self._links[peer].outbox.send_nowait(effect)
             case CancelFrame(peer, number, reason):
+                self.stages.dropped(number)
                 self._cancel_frame(peer, number, reason)
             case KeepResults(peer, number, job, tasks):
                 answer = self._answers.pop((peer, number))
+                self.stages.kept += len(tasks)
                 await self._for_job(job, lambda body: self._keep(body, answer, tasks))
             case DropResults(peer, number):
                 del self._answers[peer, number]
@@ -327,6 +347,7 @@ class CoordinatorRole:
             case Settle(job, peer, tasks, is_last):
                 await self._for_job(job, lambda body: body.settle(peer, tasks, is_last=is_last))
             case VoidResults(job, peer, tasks, reason):
+                self.stages.voided += len(tasks)
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
                 self._audits = [(audit, rows) for audit, rows in self._audits if (audit.job, audit.peer) != (job, peer)]
                 await self._for_job(job, lambda body: body.void(tasks))
@@ -334,7 +355,9 @@ class CoordinatorRole:
                 if job in self._bodies:
                     self._bodies[job].changed()
             case TaskFailedForGood(job, task, reason):
-                self._log.warning("task failed", job=job, task=task, reason=reason)
+                self.stages.failed += 1
+                if reason != WITHDRAWN:
+                    self._log.warning("task failed", job=job, task=task, reason=reason)
                 await self._for_job(job, lambda body: body.failed(task, reason))
             case JobEnded():
                 await self._end(effect)
@@ -383,10 +406,12 @@ class CoordinatorRole:
             body = self._bodies.get(job)
             if body is None:
                 continue
+            started_s = self._clock.now_s()
             try:
                 verdicts = await body.audit({audit.task: claim for audit, claim in drawn})
             except PeerinferError as error:
                 verdicts = {audit.task: Verdict(None, str(error)) for audit, _ in drawn}
+            self.stages.checked(job, self._clock.now_s() - started_s, len(drawn))
             for audit, _ in drawn:
                 verdict = verdicts.get(audit.task, Verdict(None, "its result is not kept any more"))
                 self._driver.post(AuditDone(job, audit.task, audit.peer, verdict.agrees, verdict.detail))
@@ -467,4 +492,5 @@ class CoordinatorRole:
         link.ordered.discard(order.frame)
         link.sent[order.frame] = frame
         self._settle(link)
+        self.stages.sent(order.frame)
         await link.stream.send(frame, parts)

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peerinfer.assignment import JobEnded
+from peerinfer.assignment import JobEnded, TasksAdded, TaskWithdrawn
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 from peerinfer_node.roles.coordinator import FrameInputs, Verdict
-
-REQUESTS_WAITING_MAX = 65_536
-"""Beyond this many unanswered requests of one model new ones are refused: busy, retry later."""
 
 
 @dataclass(slots=True)
@@ -31,7 +28,9 @@ class _Request:
 class OnlineJob:
     """Implements `JobBody`. Inputs are given by name, their first axis the rows of one request (merged with others)."""
 
-    def __init__(self, job: JobId, brief: JobBrief, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(
+        self, job: JobId, brief: JobBrief, inputs: Sequence[Port], outputs: Sequence[Port], *, requests_max: int
+    ) -> None:
         self.job = job
         self._brief = brief
         self._inputs = tuple(inputs)
@@ -39,27 +38,37 @@ class OnlineJob:
         self._requests: dict[int, _Request] = {}
         self._next_task = 0
         self._closed: PeerinferError | None = None
+        self._requests_max = requests_max
 
-    async def infer(self, inputs: Rows, post: Callable[[int], None]) -> Rows:
-        """One request; `post` tells the machine that so many tasks were added. Raises what became of it otherwise.
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._requests)
 
-        A caller that goes before the answer leaves its task behind: it shares a frame with those of others.
+    async def infer(self, inputs: Rows, post: Callable[[TasksAdded | TaskWithdrawn], None]) -> Rows:
+        """One request; `post` tells the machine. Raises what became of it otherwise.
+
+        A caller that goes before the answer withdraws its task. A frame that carries others too goes on.
         """
         if self._closed is not None:
             raise self._closed
-        if len(self._requests) >= REQUESTS_WAITING_MAX:
+        if len(self._requests) >= self._requests_max:
             raise LimitExceeded(
                 "requests waiting",
                 current=len(self._requests),
                 attempted=1,
-                limit=REQUESTS_WAITING_MAX,
+                limit=self._requests_max,
                 unit="requests",
             )
         task, self._next_task = self._next_task, self._next_task + 1
-        request = _Request(inputs, len(next(iter(inputs.values()))))
+        request = _Request(inputs, max(len(array) if array.ndim else 1 for array in inputs.values()))
         self._requests[task] = request
-        post(1)
-        await request.done.wait()
+        post(TasksAdded(self.job, 1))
+        try:
+            await request.done.wait()
+        finally:
+            if not request.done.is_set():
+                post(TaskWithdrawn(self.job, task))
         if request.error is not None:
             raise request.error
         assert request.outputs is not None
@@ -79,18 +88,26 @@ class OnlineJob:
         return self._outputs
 
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
-        requests = [self._requests[task] for task in tasks]
+        # A task that was withdrawn since is computed with the rows of another: the frame promises a result for each.
+        known = [self._requests[task] for task in tasks if task in self._requests]
+        requests = [self._requests.get(task, known[0]) for task in tasks]
         items = tuple(request.rows for request in requests)
         tensors, body = [], []
         for port in self._inputs:
             arrays = [request.inputs[port.name] for request in requests]
+            if not port.shape and not arrays[0].ndim:  # a scalar that all requests of this job share
+                tensors.append(TensorSpec(port.name, port.dtype, ()))
+                body.append(raw_bytes(arrays[0]))
+                continue
             tensors.append(TensorSpec(port.name, port.dtype, (sum(items), *arrays[0].shape[1:])))
             body += [raw_bytes(array) for array in arrays]
         return FrameInputs(items, tuple(tensors), body)
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         for task in tasks:
-            request = self._requests.pop(task)
+            request = self._requests.pop(task, None)
+            if request is None:
+                continue
             request.outputs = answer.rows(task)
             request.done.set()
 
@@ -107,9 +124,10 @@ class OnlineJob:
         pass
 
     async def failed(self, task: int, reason: str) -> None:
-        request = self._requests.pop(task)
-        request.error = JobFailed(reason)
-        request.done.set()
+        request = self._requests.pop(task, None)
+        if request is not None:
+            request.error = JobFailed(reason)
+            request.done.set()
 
     async def ended(self, end: JobEnded) -> None:
         self._closed = JobFailed(end.reason or "the model was unloaded")

@@ -3,8 +3,8 @@ import pytest
 import trio
 import trio.testing
 
-from peerinfer.assignment import JobEnded, JobPicture
-from peerinfer.errors import JobFailed
+from peerinfer.assignment import JobEnded, JobPicture, TaskWithdrawn
+from peerinfer.errors import JobFailed, LimitExceeded
 from peerinfer.ids import PeerId
 from peerinfer.messages import Frame, JobBrief, OutputGroup, Term
 from peerinfer.tensors import Port, TensorSpec
@@ -13,24 +13,31 @@ from peerinfer_node.roles.online_job import OnlineJob
 
 JOB = "1" * 32
 TERM = Term(1, "me")
+REQUESTS_MAX = 4
 
 
 @pytest.fixture
 def body():
     brief = JobBrief(JOB, TERM, "model", 1, (), True, 5.0)
-    return OnlineJob(JOB, brief, [Port("x", "float32", (-1, 2))], [Port("y", "float32", (-1,))])
+    return OnlineJob(
+        JOB, brief, [Port("x", "float32", (-1, 2))], [Port("y", "float32", (-1,))], requests_max=REQUESTS_MAX
+    )
 
 
 class Machine:
-    """Counts the tasks that were added."""
+    """Counts the tasks that were added, and notes those that were withdrawn."""
 
     def __init__(self):
         self.tasks = 0
+        self.withdrawn = []
         self.added = trio.Event()
 
-    def post(self, count):
-        self.tasks += count
-        self.added.set()
+    def post(self, event):
+        if isinstance(event, TaskWithdrawn):
+            self.withdrawn.append(event.task)
+        else:
+            self.tasks += event.count
+            self.added.set()
 
 
 def row(value):
@@ -69,6 +76,7 @@ async def test_a_caller_that_has_gone_keeps_no_other_from_its_answer(body):
     with trio.move_on_after(0) as gone:
         await body.infer(row(1), machine.post)
     assert gone.cancelled_caught
+    assert machine.withdrawn == [0]
     async with trio.open_nursery() as nursery:
         answered = []
 
@@ -81,6 +89,33 @@ async def test_a_caller_that_has_gone_keeps_no_other_from_its_answer(body):
         assert np.frombuffer(b"".join(given.body), np.float32).tolist() == [1, 1, 2, 2]
         await body.keep(answer([0, 1], [5, 6]), [0, 1])
     assert answered[0]["y"].tolist() == [6]
+
+
+async def test_a_frame_holds_a_row_for_a_task_that_was_withdrawn_meanwhile(body):
+    machine = Machine()
+    with trio.move_on_after(0):
+        await body.infer(row(1), machine.post)
+    await body.failed(0, "gone")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(body.infer, row(2), machine.post)
+        await trio.testing.wait_all_tasks_blocked()
+        given = await body.inputs([0, 1])
+        assert given.items == (1, 1)
+        await body.keep(answer([0, 1], [5, 6]), [1])
+
+
+async def test_requests_beyond_the_limit_are_refused_and_room_comes_back(body):
+    machine = Machine()
+    async with trio.open_nursery() as nursery:
+        for value in range(REQUESTS_MAX):
+            nursery.start_soon(body.infer, row(value), machine.post)
+        await trio.testing.wait_all_tasks_blocked()
+        assert body.waiting == REQUESTS_MAX
+        with pytest.raises(LimitExceeded):
+            await body.infer(row(9), machine.post)
+        tasks = list(range(REQUESTS_MAX))
+        await body.keep(answer(tasks, tasks), tasks)
+    assert body.waiting == 0
 
 
 async def test_a_task_that_fails_for_good_is_raised_where_it_was_asked(body):
