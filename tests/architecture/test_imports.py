@@ -151,5 +151,5 @@ def test_every_library_that_is_imported_is_a_declared_dependency() -> None:
     for package in SHIPPED:
         for name, tree in modules(package):
             for library in sorted(foreign(tree)):
-                owners = {owner.lower() for owner in distributions.get(library, [])}
+                owners = {owner.lower().replace("_", "-") for owner in distributions.get(library, [])}
                 assert owners & declared, f"{name} imports {library}, which no dependency in pyproject.toml brings"
