@@ -24,7 +24,7 @@ from peerinfer_node.gateway.body import Application, Receive, Refusal, Send, ans
 TOKEN_BYTES = 32
 TOKEN_FILE_BYTES_MAX = 4096
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = frozenset({"/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 """Say nothing about this node but that it runs, and are what browsers and orchestrators ask for without a token."""
 
 

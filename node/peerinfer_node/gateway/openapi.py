@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 import peerinfer
@@ -37,14 +37,9 @@ class DocumentRoutes:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/", self.home, methods=["GET"]),
             Route("/openapi.json", self.document, methods=["GET"]),
             Route("/docs", self.page, methods=["GET"]),
         ]
-
-    async def home(self, request: Request) -> Response:
-        """Leads to the page that describes the API."""
-        return RedirectResponse("/docs")
 
     async def document(self, request: Request) -> Response:
         """This description."""
