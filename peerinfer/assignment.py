@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from peerinfer.fairness import Priority
@@ -21,7 +21,8 @@ class JobSpec:
     bytes_per_task: int
     seconds_per_item: float
     """A guess, until workers have been measured."""
-    verify: Literal["none", "spot"] = "none"
+    verify: str = "none"
+    """What `--verify` says: none, spot, quorum:K or adaptive."""
     retries: int = 3
     patience_s: float = 60.0
     """How long the job waits without any worker it could use."""
@@ -66,6 +67,8 @@ class WorkerOffer:
     """Chance that a result of it comes and is right."""
     copies: float = 1.0
     """Executions that one result of it costs: 2 where all its work is done twice."""
+    groups: tuple[str, ...] = ()
+    """Its public subnets: no two copies of a task go to peers that share one."""
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -190,12 +193,23 @@ class FrameRefused:
 
 @dataclass(frozen=True, slots=True)
 class AuditDone:
+    """This node's own device computed the task, and every answer that was there was compared."""
+
     job: JobId
     task: int
-    peer: PeerId
-    agrees: bool | None
+    right: tuple[PeerId, ...] | None
     """None: this node could not compute it either, so nothing is known."""
-    detail: str
+    wrong: tuple[PeerId, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesCompared:
+    """What `CompareCopies` found: for each task, whose earlier answers say the same."""
+
+    job: JobId
+    peer: PeerId
+    agrees: tuple[tuple[int, tuple[PeerId, ...]], ...]
 
 
 JobEvent = TasksAdded | TaskWithdrawn | JobClosed | JobCancelled | JobBroken | JobDropped | TasksCommitted
@@ -218,6 +232,7 @@ Event = (
     | FrameAnswered
     | FrameRefused
     | AuditDone
+    | CopiesCompared
 )
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -243,6 +258,13 @@ class JobPicture:
     """Why nothing can be sent now, or ""."""
     hedged: int = 0
     """Tasks that were given to a second peer because the first was slow."""
+    verify: str = "none"
+    copied: int = 0
+    """Tasks that a further peer has computed, so that the answers could be compared."""
+    error_bound: float | None = None
+    """Expected share of wrong results among those that were verified; None where nothing was."""
+    grounds: dict[str, int] = field(default_factory=dict)
+    """Why results are final: how many by a clean window, a check of their own, a quorum, their peers' record."""
 
 
 # --- effects -------------------------------------------------------------------------------------------------------
@@ -283,12 +305,22 @@ class DropResults:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareCopies:
+    """Keep what an answered frame says of these tasks beside the first answers, and compare."""
+
+    peer: PeerId
+    frame: int
+    job: JobId
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """Compute the task on this node's own device and compare with what `peer` answered."""
+    """Compute the task on this node's own device and compare with what these peers answered, in order of arrival."""
 
     job: JobId
     task: int
-    peer: PeerId
+    peers: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +379,7 @@ Effect = (
     | CancelFrame
     | KeepResults
     | DropResults
+    | CompareCopies
     | Audit
     | Settle
     | VoidResults

@@ -14,7 +14,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from peerinfer.errors import UsageError
 
-VERIFY = re.compile(r"none|spot|quorum:[2-9]")
+VERIFY = re.compile(r"none|spot|quorum:[2-9]|adaptive")
 COMPARATORS = ("exact", "allclose", "argmax", "cosine")
 PRIORITIES = ("urgent", "high", "normal", "low")
 STRATEGIES = ("adaptive", "round-robin", "least-loaded", "gpu-match", "latency")
@@ -72,7 +72,9 @@ class JobRequest:
         _check(bool(self.model), "model", "name a model file")
         _check(bool(self.inputs) and all(self.inputs), "inputs", "name at least one input file")
         _check(self.batch is None or 1 <= self.batch <= 1_000_000, "batch", "give 1 to 1000000 items, or auto")
-        _check(VERIFY.fullmatch(self.verify) is not None, "verify", "choose none, spot or quorum:2 to quorum:9")
+        _check(
+            VERIFY.fullmatch(self.verify) is not None, "verify", "choose none, spot, adaptive or quorum:2 to quorum:9"
+        )
         _check(self.compare in COMPARATORS, "compare", f"choose {', '.join(COMPARATORS)}")
         for name in ("rtol", "atol"):
             value = getattr(self, name)

@@ -2,13 +2,13 @@
 
 Theory of operation. Workers pull: each states a *window*, the frames it will hold at once. Whenever a window has room,
 an eligible worker gets a frame of the job that comes first, sized by what is known of its speed. Every task of the frame
- comes back as a result, as a failure with its kind, or not at all (the worker vanished, or the frame's time ran
+comes back as a result, as a failure with its kind, or not at all (the worker vanished, or the frame's time ran
 out). Failures are tried again elsewhere after a wait that doubles; what vanished goes back to the front of the queue.
 
-Results of other nodes are *provisional* under the `spot` policy: a random sample, at least one task of each worker, is
-computed again on this node's own device. A worker cannot know which. One disagreement voids everything provisional of
-that worker in the job, and the worker gets nothing more from this node. A job ends when every task is answered and
-every audit is in; then what is provisional becomes final.
+Results of other nodes are *provisional* until there is evidence for them, by the job's verification policy: samples are
+computed again on this node's own device, or by other workers (`judgement`, `verification`). A worker cannot know which.
+One wrong result voids everything provisional of that worker in all jobs, and it gets nothing more from this node. A job
+ends when every task is answered and nothing is provisional any more.
 
 The machine knows tasks by number only. Tensors, files and streams belong to the roles that perform its effects.
 """
@@ -21,11 +21,11 @@ from typing import Literal
 from peerinfer.alarms import Alarms
 from peerinfer.assignment import (
     WITHDRAWN,
-    Audit,
     AuditDone,
     CancelFrame,
+    CompareCopies,
+    CopiesCompared,
     DropResults,
-    DropWorker,
     Effect,
     Event,
     FrameAnswered,
@@ -42,12 +42,10 @@ from peerinfer.assignment import (
     JobSpec,
     KeepResults,
     LinkMeasured,
-    Settle,
     TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
     TaskWithdrawn,
-    VoidResults,
     WindowSet,
     WorkerJoined,
     WorkerLost,
@@ -55,9 +53,10 @@ from peerinfer.assignment import (
 )
 from peerinfer.dispatch import Dispatch
 from peerinfer.ids import JobId, PeerId
+from peerinfer.judgement import Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
-from peerinfer.spotcheck import SpotCheck
+from peerinfer.reputation import Reputation
 from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
 AUDITS_WAITING_MAX = 256
@@ -83,8 +82,18 @@ STRIKES_MAX = 3
 class Coordination:
     """The machine. One for each node, over all the jobs that the node coordinates."""
 
-    def __init__(self, rng: random.Random, *, first_frame: int = 1) -> None:
-        """Receipts are kept by frame number, so a node that starts again must not count from the same `first_frame`."""
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        first_frame: int = 1,
+        reputation: Reputation | None = None,
+        wall_offset_s: float = 0.0,
+    ) -> None:
+        """Receipts are kept by frame number, so a node that starts again must not count from the same `first_frame`.
+
+        `reputation` outlives the machine; `wall_offset_s` leads from the machine's clock to the one that it lives by.
+        """
         self._rng = rng
         self._force = Workforce(rng)
         self._jobs, self._workers, self._caught = self._force.jobs, self._force.workers, self._force.caught
@@ -93,21 +102,35 @@ class Coordination:
         self._changed: dict[JobId, None] = {}
         """Jobs that may be over, or without anybody to work for them."""
         self._effects: list[Effect] = []
+        self._judgement = Judgement(
+            self._force,
+            reputation=reputation or Reputation(),
+            wall_offset_s=wall_offset_s,
+            rng=rng,
+            say=self._say,
+            lose=self._lose,
+            touch=self._touch,
+        )
         self.deadline_s = NEVER
 
     # --- the door --------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        self._judgement.now_s = now_s
         match event:
             case FrameAnswered():
                 self._answered(event, now_s)
             case FrameRefused():
                 self._refused(event, now_s)
             case AuditDone():
-                self._audit_done(event, now_s)
+                self._judgement.audited(event)
+            case CopiesCompared():
+                self._judgement.compared(event)
             case WorkerJoined(peer, offer):
                 self._lose(peer, "came again", now_s)
-                self._dispatch.joined(self._force.join(peer, offer, now_s))
+                worker = self._force.join(peer, offer, now_s)
+                self._judgement.joined(worker)
+                self._dispatch.joined(worker)
             case WorkerLost(peer, reason):
                 self._lose(peer, reason, now_s)
             case WindowSet(peer, frames, reason):
@@ -140,6 +163,9 @@ class Coordination:
         self.deadline_s = min(self._alarms.next_s, self._dispatch.deadline_s)
         effects, self._effects = self._effects, []
         return effects
+
+    def _say(self, effect: Effect) -> None:
+        self._effects.append(effect)
 
     def _told(self, job: CoordinatedJob, event: JobEvent) -> None:
         match event:
@@ -183,11 +209,12 @@ class Coordination:
         if spec.job in self._jobs:
             return
         job = self._force.accept(spec, now_s)
+        self._judgement.begin(job)
         self._dispatch.accepted(job, now_s)
         for peer, local, tasks in spec.kept:
             believed = job.ledger.adopt([task for task in tasks if peer not in self._caught])
             if believed:
-                self._take(job, peer, believed, local=local)
+                self._judgement.took(job, peer, believed, local=local)
         if spec.deadline_s is not None:
             self._alarms.set(("deadline", spec.job), now_s + spec.deadline_s)
         self._touch(spec.job)
@@ -205,20 +232,26 @@ class Coordination:
         del self._jobs[job.spec.job]
         self._alarms.clear(("deadline", job.spec.job))
         self._alarms.clear(("patience", job.spec.job))
+        self._alarms.clear(("copies", job.spec.job))
         self._dispatch.ended(job)
         self._effects.append(JobChanged(job.spec.job))
 
     def _conclude(self, now_s: float) -> None:
-        changed, self._changed = self._changed, {}
-        for job_id in changed:
-            job = self._jobs.get(job_id)
-            if job is not None:
-                self._conclude_one(job, now_s)
+        while self._changed:
+            changed, self._changed = self._changed, {}
+            for job_id in changed:
+                job = self._jobs.get(job_id)
+                if job is not None:
+                    self._conclude_one(job, now_s)
 
     def _conclude_one(self, job: CoordinatedJob, now_s: float) -> None:
         spec, is_answered = job.spec, job.ledger.all_answered
         if job.closed and is_answered:
-            self._draw_last(job)
+            self._judgement.conclude(job)
+            is_answered = job.ledger.all_answered
+        self._judgement.look_for_copies(job)
+        if job.doubles.look_s < NEVER:
+            self._alarms.set(("copies", spec.job), job.doubles.look_s)
         gives_up_s = job.last_usable_s + spec.patience_s
         if job.closed and is_answered and not job.ledger.count(TaskState.PROVISIONAL):
             self._end(job, "done", "", "")
@@ -271,10 +304,15 @@ class Coordination:
             self._dispatch.learn(job, frame, len(event.done), compute_s, now_s)
         job.warm.add(peer)
         self._over(frame, compute_s)
+        if frame.is_double:
+            self._copies_answered(job, frame, event)
+            self._note_health(worker, event, now_s)
+            self._touch(spec.job)
+            return
         kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
         if kept:
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
-            self._take(job, peer, kept, local=worker.offer.local)
+            self._judgement.took(job, peer, kept, local=worker.offer.local)
         else:
             self._effects.append(DropResults(peer, frame.number))
         alone = set(job.let_go(frame))
@@ -291,6 +329,14 @@ class Coordination:
         """The frame of this number, if it is this worker's and still waited for."""
         frame = self._force.frames.get(number)
         return frame if frame is not None and frame.peer == peer else None
+
+    def _copies_answered(self, job: CoordinatedJob, frame: SentFrame, event: FrameAnswered) -> None:
+        done = tuple(frame.tasks[position] for position in event.done)
+        job.doubles.back(frame.tasks[position] for position, _, _ in event.failures)
+        if done:
+            self._effects.append(CompareCopies(frame.peer, frame.number, job.spec.job, done))
+        else:
+            self._effects.append(DropResults(frame.peer, frame.number))
 
     def _note_health(self, worker: Worker, event: FrameAnswered, now_s: float) -> None:
         """A model that fails is the job's fault; anything else without a single result is the peer's."""
@@ -317,36 +363,6 @@ class Coordination:
                 self._over(frame)
                 job.let_go(frame)
                 self._effects.append(CancelFrame(frame.peer, frame.number, "somebody else was faster"))
-
-    def _take(self, job: CoordinatedJob, peer: PeerId, tasks: list[int], *, local: bool) -> None:
-        """Results are here: they count at once, or when a sample has stood up to its check."""
-        job.kept[peer] = job.kept.get(peer, 0) + len(tasks)
-        if job.spec.verify != "spot" or local:
-            self._settle(job, peer, tasks)
-            return
-        check = job.checks.setdefault(peer, SpotCheck(self._rng))
-        for task in check.add(tasks, draw=job.audits < AUDITS_WAITING_MAX):
-            self._audit(job, peer, task)
-
-    def _audit(self, job: CoordinatedJob, peer: PeerId, task: int) -> None:
-        job.audits += 1
-        self._effects.append(Audit(job.spec.job, task, peer))
-
-    def _draw_last(self, job: CoordinatedJob) -> None:
-        for peer, check in job.checks.items():
-            task = check.draw_last()
-            if task is not None:
-                self._audit(job, peer, task)
-
-    def _settle(self, job: CoordinatedJob, peer: PeerId, tasks: list[int]) -> None:
-        if job.spec.online:
-            for task in tasks:
-                job.ledger.finalise(task)
-            return
-        job.settling += len(tasks)
-        unsettled = job.ledger.count(TaskState.PROVISIONAL) > job.settling
-        is_last = job.ledger.all_answered and not unsettled
-        self._effects.append(Settle(job.spec.job, peer, tuple(tasks), is_last))
 
     def _committed(self, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
         for task in tasks:
@@ -407,6 +423,7 @@ class Coordination:
                 else:
                     job.retried += 1
             self._effects.append(JobChanged(job.spec.job))
+        self._judgement.left(peer)
         self._dispatch.left(peer)
         self._workers_changed()
 
@@ -422,48 +439,16 @@ class Coordination:
             self._refuse(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
         self._touch(job.spec.job)
 
-    # --- audits ----------------------------------------------------------------------------------------------------
-
-    def _audit_done(self, event: AuditDone, now_s: float) -> None:
-        job = self._jobs.get(event.job)
-        check = job.checks.get(event.peer) if job else None
-        if job is None or check is None or event.task not in check.audits:
-            return
-        job.audited += event.agrees is not None
-        if event.agrees is False:
-            job.audits_failed += 1
-            self._catch(event.peer, event.detail, now_s)  # This audit goes with all the others of the peer.
-        else:
-            job.audits -= 1
-            counts = check.passed(event.task)
-            if counts:
-                self._settle(job, event.peer, counts)
-        self._touch(event.job)
-        self._effects.append(JobChanged(event.job))
-
-    def _catch(self, peer: PeerId, detail: str, now_s: float) -> None:
-        reason = f"a result did not stand up to its check: {detail}"
-        self._force.bar(peer, reason)
-        for job in self._jobs.values():
-            check = job.checks.pop(peer, None)
-            void = tuple(check.unsettled) if check else ()
-            for task in void:
-                job.ledger.void(task, peer, reason)
-            if check is not None:
-                job.audits -= len(check.audits)
-            self._touch(job.spec.job)
-            if void:
-                job.retried += len(void)
-                job.kept[peer] = job.kept.get(peer, 0) - len(void)
-                self._effects.append(VoidResults(job.spec.job, peer, void, reason))
-        self._lose(peer, reason, now_s)
-        self._effects.append(DropWorker(peer, reason))
-
     # --- pictures --------------------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
         return tuple(self._jobs)
+
+    @property
+    def reputation(self) -> Reputation:
+        """What this node has seen of its peers."""
+        return self._judgement.reputation
 
     @property
     def caught(self) -> dict[PeerId, str]:
@@ -496,7 +481,7 @@ class Coordination:
         assert not self._changed, "a change of a job was not looked at"
         with_workers: dict[JobId, dict[int, int]] = {}
         for worker in self._workers.values():
-            for frame in worker.frames.values():
+            for frame in [frame for frame in worker.frames.values() if not frame.is_double]:
                 held = with_workers.setdefault(frame.job, {})
                 for task in frame.tasks:
                     held[task] = held.get(task, 0) + 1

@@ -24,6 +24,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import TaskState
 from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
 from peerinfer.placement import Strategy, strategy_named
+from peerinfer.placement_fill import frame_size
 from peerinfer.placement_pull import Backup, Hold, InFlight, OpenJob, Pull
 from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
@@ -65,6 +66,8 @@ class Dispatch:
         self._alarms: Alarms[tuple[str, str]] = Alarms()
         self._ready: dict[JobId, int] = {}
         """Jobs with tasks that wait, and how many they were when it looked last."""
+        self._doubled: dict[JobId, None] = {}
+        """Jobs of which further copies are wanted."""
         self._touched: dict[JobId, None] = {}
         self._stirred: dict[PeerId, None] = {}
         """Workers that may have more room than before."""
@@ -95,8 +98,8 @@ class Dispatch:
         self._fair.remove(job.spec.job)
         self._pull(job).job_ended(job.spec.job)
         self._alarms.clear(("delayed", job.spec.job))
-        self._ready.pop(job.spec.job, None)
-        self._touched.pop(job.spec.job, None)
+        for among in (self._ready, self._doubled, self._touched):
+            among.pop(job.spec.job, None)
 
     def joined(self, worker: Worker) -> None:
         offer = worker.offer
@@ -171,10 +174,13 @@ class Dispatch:
         came = self._note_waiting(now_s) or self._asks_all
         self._asks_all = False
         stirred, self._stirred = self._stirred, {}
-        for peer in stirred:
-            worker = self._force.workers.get(peer)
-            if worker is not None:
-                self._note_room(worker, now_s)
+        workers = [self._force.workers[peer] for peer in stirred if peer in self._force.workers]
+        for worker in workers:
+            self._note_room(worker, now_s)
+        if self._doubled:
+            self._give_doubles(now_s)
+        for worker in workers:
+            if worker.room:
                 while worker.room and self._ready and self._give(worker, list(self._ready), now_s) is _Given.FRAME:
                     pass
         if came:
@@ -207,6 +213,10 @@ class Dispatch:
             waiting = job.ledger.waiting
             came = came or waiting > self._ready.get(job_id, 0)
             self._set_ready(job_id, waiting)
+            if job.doubles.waiting:
+                self._doubled[job_id] = None
+            else:
+                self._doubled.pop(job_id, None)
         self._touched = {}
         return came
 
@@ -243,6 +253,29 @@ class Dispatch:
             self._idle[worker.peer] = None
         else:
             self._idle.pop(worker.peer, None)
+
+    def _give_doubles(self, now_s: float) -> None:
+        """Tasks that others have answered, for comparison: first, since results wait for it. Like any frame to look at."""
+        for job_id in list(self._doubled):
+            job = self._force.jobs[job_id]
+            machine = job.verification
+            for peer in list(self._roomy) if machine is not None else ():
+                worker = self._force.workers[peer]
+                while machine is not None and worker.room and job.doubles.waiting and peer in job.usable:
+                    seconds = self._force.table.seconds_per_task(job.demand, self._force.table.row_of(peer))
+                    count = frame_size(
+                        open_tasks=job.doubles.waiting,
+                        share=1 / max(len(self._roomy), 1),
+                        seconds_per_task=seconds,
+                        bytes_per_task=job.spec.bytes_per_task,
+                        rtt_s=0.0,
+                    )
+                    tasks = job.doubles.take(peer, worker.offer.groups, machine.is_trusted(peer), count)
+                    if not tasks:
+                        break
+                    self._send(job, worker, tasks, now_s).is_double = True
+            if not job.doubles.waiting:
+                del self._doubled[job_id]
 
     def _place(self, now_s: float) -> None:
         """Work has come: it goes to the best of those with room, one frame after the other, as long as both last."""
@@ -367,7 +400,7 @@ class Dispatch:
                 return
             if job.frames and job.spec.job not in self._ready:
                 idle = [peer for peer in self._idle if peer in job.usable]
-                late = [self._in_flight(job, frame) for frame in job.frames.values()]
+                late = [self._in_flight(job, frame) for frame in job.frames.values() if not frame.is_double]
                 for backup in self._pull(job).backups(idle, late, now_s, job_tasks=job.ledger.tasks):
                     self._back_up(job, backup, now_s)
 

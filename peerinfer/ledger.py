@@ -218,6 +218,11 @@ class Ledger:
         self._move(task, TaskState.PROVISIONAL, TaskState.OPEN)
         self._open.append(task)
 
+    def reject(self, task: int, peer: PeerId, reason: str) -> None:
+        """A provisional result that nobody can vouch for, however often it is computed: the task fails for good."""
+        self._fault(task, peer, reason)
+        self._move(task, TaskState.PROVISIONAL, TaskState.FAILED)
+
     def finalise(self, task: int) -> None:
         self._move(task, TaskState.PROVISIONAL, TaskState.FINAL)
 

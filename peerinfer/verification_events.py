@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from peerinfer.ids import JobId, PeerId
+from peerinfer.ids import PeerId
 from peerinfer.reputation import NEWCOMER_AUDITS, SABOTEURS_PRIOR
 
 BOUND_FACTOR = 0.65
@@ -16,7 +17,8 @@ BOUND_FACTOR = 0.65
 ANSWERS_MAX = 9
 """Answers to one task; if they still differ then, all of them are void."""
 
-TaskKey = tuple[JobId, int]
+SPOT_SHARE = 0.05
+"""Share of a known worker's tasks that is computed again under `spot`; of a stranger's, more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Policy:
     own_device: bool = True
     """This node can compute the model itself: audits and disputes are its own affair."""
     insist: bool = False
-    """At the end of a job, compute again until `error_max` is met; otherwise the level reached is stated."""
+    """At the end of a job, compute again whatever is in more doubt than `doubt_max`; else the level reached is stated."""
+    doubt_max: float = 1e-3
+    """Chance of an error with which a single result is taken at the end of a job that was too short for windows."""
 
     def __post_init__(self) -> None:
         if not 0 < self.audit_share <= 1 or not 0 < self.error_max <= 1 or not 0 < self.saboteurs < 1:
@@ -43,6 +47,20 @@ class Policy:
             )
         if not 1 <= self.copies <= ANSWERS_MAX:
             raise ValueError(f"a quorum has 1 to {ANSWERS_MAX} copies, not {self.copies}")
+
+    @classmethod
+    def named(cls, text: str) -> Policy:
+        """The policy that `--verify` names: none, spot, quorum:K or adaptive. Raises ValueError for any other text."""
+        kind, _, copies = text.partition(":")
+        if kind == "quorum" and copies.isdecimal():
+            return cls("quorum", copies=int(copies))
+        if text == "none":
+            return cls("none")
+        if text == "spot":
+            return cls("spot", audit_share=SPOT_SHARE)
+        if text == "adaptive":
+            return cls("adaptive", insist=True)
+        raise ValueError(f"there is no verification policy {text[:40]!r}")
 
     @property
     def window(self) -> int:
@@ -77,8 +95,26 @@ class PeerLeft:
 
 
 @dataclass(frozen=True, slots=True)
-class ResultArrived:
-    task: TaskKey
+class PeerCaught:
+    """It was caught elsewhere, in another job."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsArrived:
+    """First answers to these tasks, all from one peer."""
+
+    peer: PeerId
+    tasks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyArrived:
+    """One more peer answered the task."""
+
+    task: int
     peer: PeerId
     agrees_with: tuple[PeerId, ...] = ()
     """Which of the peers that answered this task before gave the same."""
@@ -86,32 +122,33 @@ class ResultArrived:
 
 @dataclass(frozen=True, slots=True)
 class AuditDone:
-    """The own device computed the task."""
+    """The own device computed the task, or could not."""
 
-    task: TaskKey
+    task: int
     right: tuple[PeerId, ...] | None
     """Who of those that answered gave the same; None if it could not be computed."""
+    wrong: tuple[PeerId, ...] | None = None
+    """Who gave something else; None: everybody else. Whoever is in neither was not looked at."""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyImpossible:
     """Nobody is there who may compute the copy that was wanted."""
 
-    task: TaskKey
+    task: int
 
 
 @dataclass(frozen=True, slots=True)
-class JobConcluded:
+class Concluded:
     """Every task of the job has been answered, and no more will be added. Said again when what was void is answered."""
-
-    job: JobId
 
 
 Ground = Literal["own", "audit", "window", "quorum", "credibility", "unchecked"]
 """Why a result is final: computed here, checked here, its window is clean, a quorum agrees, its supporters' record, or
 nobody asked."""
 
-Event = PeerKnown | PeerLeft | ResultArrived | AuditDone | CopyImpossible | JobConcluded
+Event = PeerKnown | PeerLeft | PeerCaught | ResultsArrived | CopyArrived | AuditDone | CopyImpossible | Concluded
 
 # --- effects -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +157,7 @@ Event = PeerKnown | PeerLeft | ResultArrived | AuditDone | CopyImpossible | JobC
 class WantCopy:
     """Give the task to one more peer, as if it were any other task."""
 
-    task: TaskKey
+    task: int
     exclude: tuple[PeerId, ...]
     exclude_groups: tuple[str, ...]
     trusted: bool
@@ -129,26 +166,40 @@ class WantCopy:
 
 @dataclass(frozen=True, slots=True)
 class WantAudit:
-    """Compute the task on the own device, and compare with every answer."""
+    """Compute the task on the own device, and compare with what each of these peers answered."""
 
-    task: TaskKey
+    task: int
+    peers: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Finalise:
-    """These answers stand."""
+    """What this peer answered to these tasks stands."""
 
-    answers: tuple[tuple[TaskKey, PeerId], ...]
+    peer: PeerId
+    tasks: tuple[int, ...]
     error: float
     """Chance that one of them is wrong, by what was checked; 0 where it was computed here."""
     ground: Ground
+    first: PeerId
+    """Whose answer came first: another one's, where that was found wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Void:
-    """These answers are not believed; the tasks must be given out again."""
+    """These answers, of which this peer gave the first, are not believed; the tasks must be given out again."""
 
-    tasks: tuple[TaskKey, ...]
+    first: PeerId
+    tasks: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """No evidence can be had of these results that would satisfy the policy: they must not count."""
+
+    first: PeerId
+    tasks: tuple[int, ...]
     reason: str
 
 
@@ -164,7 +215,8 @@ class Caught:
     """Evidence for reputation: a result of the peer is wrong. Nothing more is accepted of it."""
 
     peer: PeerId
-    task: TaskKey
+    task: int
+    detail: str
 
 
-Effect = WantCopy | WantAudit | Finalise | Void | Passed | Caught
+Effect = WantCopy | WantAudit | Finalise | Void | Unverified | Passed | Caught

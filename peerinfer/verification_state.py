@@ -1,28 +1,35 @@
-"""The results that are provisional: who answered what, what waits for a check, and the windows they are gathered in.
+"""The results of one job that are provisional: who answered what, what waits for a check, and the windows they lie in.
 
-Bookkeeping alone; `verification` decides. Each answer stands in its task and in one window of the peer that gave it, and
-the counts of what waits are kept beside, so that no event costs more than what it touches.
+Bookkeeping alone; `verification` decides. Most results are *plain*: one peer answered, and nobody looks at it. Of those
+only the window is kept, so that a frame of a thousand costs two updates of a table. A task that somebody does look at
+has an entry of its own, `Answered`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from peerinfer.ids import JobId, PeerId
-from peerinfer.verification_events import TaskKey
+from peerinfer.ids import PeerId
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Window:
     """Consecutive answers of one peer that become final, or void, together."""
 
-    tasks: dict[TaskKey, None] = field(default_factory=dict)
+    peer: PeerId
+    tasks: dict[int, None] = field(default_factory=dict)
     answers: int = 0
     waiting: int = 0
     """Tasks whose check is not back."""
+    drawn: int = 0
+    """Checks that were drawn in it."""
+    passed: int = 0
+    failed_to_check: int = 0
+    """Checks that could not be had, nor another one in their place."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Supporter:
     peer: PeerId
     groups: tuple[str, ...]
@@ -37,9 +44,15 @@ class Supporter:
     def is_trusted(self) -> bool:
         return self.audits >= self.probation
 
+    @property
+    def checks_out(self) -> int:
+        return sum(window.waiting for window in self.windows)
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Answered:
+    first: PeerId
+    """Whose answer came first."""
     sides: list[list[PeerId]]
     """Who gave the same answer; more than one side is a dispute."""
     windows: dict[PeerId, Window] = field(default_factory=dict)
@@ -47,8 +60,10 @@ class Answered:
     """Whose answer the outstanding check is about."""
     copies_wanted: int = 0
     audit_wanted: bool = False
-    is_excused: bool = False
-    """The check that is due could not be had."""
+    no_audit: bool = False
+    """The own device could not compute it."""
+    no_copy: bool = False
+    """Nobody else could be found for it."""
 
     @property
     def is_waiting(self) -> bool:
@@ -60,44 +75,67 @@ class Answered:
 
 
 class Provisional:
-    """Every answer that is not final, in its task and in the windows of its supporters."""
+    """Every answer that is not final, in the windows of its supporters."""
 
     def __init__(self) -> None:
         self.peers: dict[PeerId, Supporter] = {}
-        self.tasks: dict[TaskKey, Answered] = {}
-        self.open: dict[JobId, dict[TaskKey, None]] = {}
-        """The tasks by job."""
+        self.tasks: dict[int, Answered] = {}
+        """Those that are looked at, or were."""
+        self.plain: dict[int, Window] = {}
+        """All others."""
         self.trusted_here = 0
-        self._waiting: dict[JobId, int] = {}
+        self.waiting = 0
+        """Tasks that wait for a check."""
+        self.audits_out = 0
 
-    def waiting(self, job: JobId) -> int:
-        """How many of the job's tasks wait for a check."""
-        return self._waiting.get(job, 0)
+    def __len__(self) -> int:
+        return len(self.tasks) + len(self.plain)
 
-    def answer(self, key: TaskKey, task: Answered, peer: Supporter) -> None:
+    def find(self, key: int) -> Answered | None:
+        """The task's own entry, made if it has none yet; None if the task is not provisional."""
+        task = self.tasks.get(key)
+        if task is None and key in self.plain:
+            window = self.plain.pop(key)
+            task = self.tasks[key] = Answered(window.peer, [[window.peer]], {window.peer: window})
+        return task
+
+    def answer_all(self, keys: Sequence[int], peer: Supporter) -> None:
+        """First answers to these tasks."""
+        window = self._window(peer)
+        window.tasks.update(dict.fromkeys(keys))
+        window.answers += len(keys)
+        self.plain.update(dict.fromkeys(keys, window))
+
+    def answer(self, key: int, task: Answered, peer: Supporter) -> None:
         """One more peer answered the task; which side it is on is the caller's affair."""
-        if key not in self.tasks:
-            self.tasks[key] = task
-            self.open.setdefault(key[0], {})[key] = None
-        if not peer.windows:
-            peer.windows.append(Window())
-        window = peer.windows[-1]
+        window = self._window(peer)
         task.windows[peer.peer] = window
         window.tasks[key] = None
         window.answers += 1
         window.waiting += task.is_waiting
 
-    def withdraw(self, name: PeerId) -> list[TaskKey]:
-        """Takes a peer and its support away; returns the tasks that it had answered."""
+    @staticmethod
+    def _window(peer: Supporter) -> Window:
+        if not peer.windows:
+            peer.windows.append(Window(peer.peer))
+        return peer.windows[-1]
+
+    def withdraw(self, name: PeerId) -> tuple[list[int], list[int]]:
+        """Takes a peer and its support away; returns the tasks that it alone had answered, gone too, and the others."""
         peer = self.peers.pop(name)
         self.trust_changed(peer, is_here=False)
-        keys = [key for window in peer.windows for key in window.tasks]
+        alone, others = [], []
+        for window in peer.windows:
+            for key in window.tasks:
+                if self.plain.pop(key, None) is not None:
+                    alone.append(key)
+                    continue
+                task = self.tasks[key]
+                del task.windows[name]
+                task.sides = [rest for side in task.sides if (rest := [other for other in side if other != name])]
+                others.append(key)
         peer.windows = []
-        for key in keys:
-            task = self.tasks[key]
-            del task.windows[name]
-            task.sides = [rest for side in task.sides if (rest := [other for other in side if other != name])]
-        return keys
+        return alone, others
 
     def trust_changed(self, peer: Supporter, *, is_here: bool | None = None, audits: float | None = None) -> None:
         self.trusted_here -= peer.is_here and peer.is_trusted
@@ -109,46 +147,51 @@ class Provisional:
         if not peer.is_here and not any(window.tasks for window in peer.windows):
             self.peers.pop(peer.peer, None)
 
-    def waits(self, key: TaskKey, task: Answered, *, copies: int | None = None, audit: bool | None = None) -> None:
-        """Sets what the task waits for, and keeps the windows' counts in step."""
-        before = task.is_waiting
+    def waits(self, task: Answered, *, copies: int | None = None, audit: bool | None = None) -> None:
+        """Sets what the task waits for, and keeps the counts in step."""
+        before, audited = task.is_waiting, task.audit_wanted
         task.copies_wanted = task.copies_wanted if copies is None else copies
         task.audit_wanted = task.audit_wanted if audit is None else audit
+        self.audits_out += task.audit_wanted - audited
         changed = task.is_waiting - before
-        self._waiting[key[0]] = self._waiting.get(key[0], 0) + changed
+        self.waiting += changed
         for window in task.windows.values():
             window.waiting += changed
 
-    def forget(self, key: TaskKey, *, apart_from: Window | None = None) -> None:
+    def forget(self, key: int, *, apart_from: Window | None = None) -> None:
+        """The task is settled. The window `apart_from` is left as it is."""
+        held = self.plain.pop(key, None)
+        if held is not None:
+            if held is not apart_from:
+                del held.tasks[key]
+            return
         task = self.tasks.pop(key)
         waiting = task.is_waiting
+        self.waiting -= waiting
+        self.audits_out -= task.audit_wanted
         for window in task.windows.values():
             if window is not apart_from:
                 del window.tasks[key]
                 window.waiting -= waiting
-        job = key[0]
-        self._waiting[job] = self._waiting.get(job, 0) - waiting
-        del self.open[job][key]
-        if not self.open[job]:
-            del self.open[job]
-            del self._waiting[job]
 
     def check(self) -> None:
-        held: dict[TaskKey, int] = {}
+        held: dict[int, int] = {}
         for peer in self.peers.values():
             for window in peer.windows:
-                waiting = sum(self.tasks[key].is_waiting for key in window.tasks)
+                waiting = sum(key in self.tasks and self.tasks[key].is_waiting for key in window.tasks)
                 assert waiting == window.waiting, f"{peer.peer}: {waiting} checks are out, {window.waiting} counted"
                 assert window.answers >= len(window.tasks), f"{peer.peer}: a window holds more than it was given"
                 for key in window.tasks:
                     held[key] = held.get(key, 0) + 1
-                    assert self.tasks[key].windows[peer.peer] is window
+                    where = self.plain[key] if key in self.plain else self.tasks[key].windows[peer.peer]
+                    assert where is window, f"task {key} is in another window"
         trusted = sum(peer.is_here and peer.is_trusted for peer in self.peers.values())
         assert trusted == self.trusted_here, f"{trusted} trusted peers are here, {self.trusted_here} counted"
         for key, task in self.tasks.items():
+            assert key not in self.plain, f"task {key} is plain and is not"
             assert held.get(key) == len(task.windows) == len(task.peers), f"{key} is not in its supporters' windows"
-            assert key in self.open[key[0]]
-        assert sum(len(tasks) for tasks in self.open.values()) == len(self.tasks)
-        for job, tasks in self.open.items():
-            waiting = sum(self.tasks[key].is_waiting for key in tasks)
-            assert waiting == self.waiting(job), f"job {job}: {waiting} tasks wait, {self.waiting(job)} counted"
+        assert all(held.get(key) == 1 for key in self.plain), "a plain task is in no window, or in several"
+        waiting = sum(task.is_waiting for task in self.tasks.values())
+        assert waiting == self.waiting, f"{waiting} tasks wait, {self.waiting} counted"
+        audits = sum(task.audit_wanted for task in self.tasks.values())
+        assert audits == self.audits_out, f"{audits} audits are out, {self.audits_out} counted"

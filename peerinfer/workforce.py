@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from peerinfer.assignment import JobPicture, JobSpec, WorkerOffer
 from peerinfer.breaker import Breaker
+from peerinfer.doubles import Doubles
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
 from peerinfer.limits import FRAMES_IN_FLIGHT_PER_DEVICE, PEERS_REMEMBERED_MAX
 from peerinfer.placement_table import Candidate, CandidateTable, Demand
-from peerinfer.spotcheck import SpotCheck
 from peerinfer.track_record import TrackRecords
+from peerinfer.verification import Verification
 
 RTT_PRIOR_S = 0.05
 """Of a peer whose round trip was not measured yet."""
@@ -41,6 +42,8 @@ class SentFrame:
     """Its worker had no other frame when it was sent."""
     is_shared: bool = False
     """Somebody else was given the same tasks, or this is the second copy."""
+    is_double: bool = False
+    """Its tasks have answers already, which are to be compared with what comes of it."""
 
 
 @dataclass(slots=True)
@@ -79,9 +82,9 @@ class CoordinatedJob:
     """In a row, and not for good."""
     strikes: dict[PeerId, int] = field(default_factory=dict)
     warm: set[PeerId] = field(default_factory=set)
-    checks: dict[PeerId, SpotCheck] = field(default_factory=dict)
-    audits: int = 0
-    """Out at this moment."""
+    verification: Verification | None = None
+    """None where everybody is believed."""
+    doubles: Doubles = field(default_factory=Doubles)
     settling: int = 0
     """Tasks that are on their way into the journal."""
     kept: dict[PeerId, int] = field(default_factory=dict)
@@ -91,11 +94,20 @@ class CoordinatedJob:
     failures: int = 0
     retried: int = 0
     hedged: int = 0
-    audited: int = 0
-    audits_failed: int = 0
+    copied: int = 0
+    believed: int = 0
+    """Results that count although nobody checked anything, since nobody asked for it."""
+
+    @property
+    def unsettled(self) -> int:
+        """Results that wait for evidence."""
+        return 0 if self.verification is None else self.verification.provisional
 
     def let_go(self, frame: SentFrame) -> list[int]:
         """The tasks of a frame that is over which no other worker has, and which wait for a result."""
+        if frame.is_double:
+            self.doubles.back(frame.tasks)
+            return []
         alone = []
         for task in frame.tasks:
             others = self.copies.get(task, 1) - 1 if self.copies else 0
@@ -119,26 +131,33 @@ class CoordinatedJob:
             final=ledger.count(TaskState.FINAL),
             failed=ledger.failed(),
             retried=self.retried,
-            audited=self.audited,
-            audits_failed=self.audits_failed,
+            audited=0 if self.verification is None else self.verification.audited,
+            audits_failed=0 if self.verification is None else self.verification.audits_failed,
             peers={peer: count for peer, count in self.kept.items() if count},
             blocked=blocked,
             hedged=self.hedged,
+            verify=self.spec.verify,
+            copied=self.copied,
+            error_bound=None if self.verification is None else self.verification.doubt,
+            grounds=self._grounds(),
         )
 
+    def _grounds(self) -> dict[str, int]:
+        found = {} if self.verification is None else {str(ground): n for ground, n in self.verification.finals.items()}
+        return found | ({"unchecked": self.believed} if self.believed else {})
+
     def check(self) -> None:
-        """Asserts that every provisional task and every audit is accounted for."""
+        """Asserts that every provisional task is accounted for."""
         self.ledger.check()
-        for check in self.checks.values():
-            check.check()
+        if self.verification is not None:
+            self.verification.check()
+        self.doubles.check()
         job = self.spec.job
-        accounted = self.settling + sum(len(check.unsettled) for check in self.checks.values())
         provisional = self.ledger.count(TaskState.PROVISIONAL)
+        accounted = self.settling + self.unsettled
         assert provisional == accounted, (
             f"job {job}: {provisional} tasks are provisional, {accounted} are accounted for"
         )
-        audits = sum(len(check.audits) for check in self.checks.values())
-        assert audits == self.audits, f"job {job}: {audits} audits are out, {self.audits} are counted"
 
 
 class Workforce:

@@ -274,6 +274,7 @@ class ListJob:
         self.job = job
         self.x = np.random.default_rng(tasks).standard_normal((tasks, WIDTH)).astype(np.float32)
         self.kept: dict[int, tuple[PeerId, np.ndarray]] = {}
+        self.copies: dict[int, dict[PeerId, np.ndarray]] = {}
         self.failures: dict[int, str] = {}
         self.end: JobEnded | None = None
         self.has_ended = trio.Event()
@@ -299,21 +300,49 @@ class ListJob:
             assert task not in self.kept, "a result was kept twice"
             self.kept[task] = (answer.peer, answer.rows(task)["y"].copy())
 
-    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
+    async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
+        agrees = {}
+        for task in tasks:
+            y = answer.rows(task)["y"].copy()
+            others = self._answers_to(task)
+            self.copies.setdefault(task, {})[answer.peer] = y
+            agrees[task] = tuple(peer for peer, other in others.items() if np.array_equal(y, other))
+        return agrees
+
+    def _answers_to(self, task: int) -> dict[PeerId, np.ndarray]:
+        first = dict([self.kept[task]]) if task in self.kept else {}
+        return first | self.copies.get(task, {})
+
+    async def audit(
+        self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
+    ) -> Mapping[int, Verdict]:
         await trio.sleep(0.01)
         verdicts = {}
-        for task, claim in claims.items():
-            y = claim["y"] if claim is not None else self.kept[task][1]
-            agrees = bool(np.array_equal(y, right(self.x[task : task + 1])))
-            verdicts[task] = Verdict(agrees, "" if agrees else f"task {task} is wrong")
+        for task, peers in asked.items():
+            known = self._answers_to(task)
+            if task in fresh:
+                known[fresh[task][0]] = fresh[task][1]["y"]
+            is_right = {
+                peer: bool(np.array_equal(known[peer], right(self.x[task : task + 1])))
+                for peer in peers
+                if peer in known
+            }
+            wrong = tuple(peer for peer, good in is_right.items() if not good)
+            detail = f"task {task} is wrong" if wrong else ""
+            verdicts[task] = Verdict(tuple(peer for peer, good in is_right.items() if good), wrong, detail)
         return verdicts
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        for task in tasks:
+            copies = self.copies.pop(task, {})
+            if peer in copies:
+                self.kept[task] = (peer, copies[peer])
         self._world.role.post(TasksCommitted(self.job, tuple(tasks)))
 
     async def void(self, tasks: Sequence[int]) -> None:
         for task in tasks:
             del self.kept[task]
+            self.copies.pop(task, None)
 
     def changed(self) -> None:
         pass

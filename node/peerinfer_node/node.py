@@ -439,6 +439,7 @@ def offer_of(member: Member) -> WorkerOffer | None:
         rtt_s=member.rtt_s,
         models=tuple(Cid(model) for model in advert.models),
         is_relayed=member.path == "relay",
+        groups=subnets_of(member.addresses),
     )
 
 

@@ -198,8 +198,6 @@ class NodeControl:
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     async def submit(self, request: JobRequest) -> str:
-        if request.verify not in ("none", "spot"):
-            raise UsageError(f"--verify {request.verify} is not available in this version; choose none or spot")
         for path in (request.model, *request.inputs):
             if not Path(path).is_absolute():
                 raise UsageError(f"{path} is not an absolute path")

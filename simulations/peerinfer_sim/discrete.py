@@ -10,7 +10,7 @@ import heapq
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,15 +19,19 @@ from peerinfer.assignment import (
     Audit,
     AuditDone,
     CancelFrame,
+    CompareCopies,
+    CopiesCompared,
     DropWorker,
     FrameAnswered,
     FrameRefused,
     JobAccepted,
     JobEnded,
     JobSpec,
+    KeepResults,
     SendFrame,
     Settle,
     TasksCommitted,
+    VoidResults,
     WindowSet,
     WorkerJoined,
     WorkerLost,
@@ -107,6 +111,8 @@ class DiscreteWorld:
         self._wakes: dict[str, float] = {}
         """When each machine's next tick is due."""
         self._audits_end_s = 0.0
+        self._answers: dict[int, list[PeerId]] = {}
+        """Who has answered each task that is kept."""
         self._messages = 0
         self.now_s = 0.0
         self.watch = Watch(log, check_every=scenario.check_every)
@@ -119,7 +125,7 @@ class DiscreteWorld:
             items_per_task=job.items_per_task,
             bytes_per_task=256 * job.items_per_task,
             seconds_per_item=1 / scenario.groups[0].items_per_s,
-            verify="spot" if job.verify == "spot" else "none",
+            verify=job.verify,
         )
 
     def run(self) -> Outcome:
@@ -217,8 +223,15 @@ class DiscreteWorld:
                     worker = self._workers[peer]
                     cancel = FrameCancelled((self._peer, number))
                     self._carry(worker, partial(self._volunteer, worker, cancel))
-                case Audit(job, task, peer):
-                    self._audit(job, task, peer)
+                case KeepResults(peer, _, _, tasks):
+                    self._answers |= {task: [peer] for task in tasks}
+                case VoidResults(_, _, tasks, _):
+                    for task in tasks:
+                        self._answers.pop(task, None)
+                case CompareCopies(peer, _, job, tasks):
+                    self._compare(job, peer, tasks)
+                case Audit(job, task, peers):
+                    self._audit(job, task, peers)
                 case Settle(job, _, tasks, _):
                     self._at(self.now_s + COMMIT_S, partial(self._coordinate, TasksCommitted(job, tasks)))
                 case DropWorker(peer, _):
@@ -227,12 +240,25 @@ class DiscreteWorld:
                 case JobEnded():
                     return
 
-    def _audit(self, job: JobId, task: int, peer: PeerId) -> None:
+    def _compare(self, job: JobId, peer: PeerId, tasks: Sequence[int]) -> None:
+        """Liars of one group give the same wrong answer."""
+        agrees = []
+        for task in tasks:
+            others = self._answers.setdefault(task, [])
+            agrees.append((task, tuple(other for other in others if self._lies(other, task) == self._lies(peer, task))))
+            others.append(peer)
+        self._at(self.now_s, partial(self._coordinate, CopiesCompared(job, peer, tuple(agrees))))
+
+    def _lies(self, peer: PeerId, task: int) -> bool:
+        return task in self._workers[peer].lied
+
+    def _audit(self, job: JobId, task: int, peers: tuple[PeerId, ...]) -> None:
         """The coordinator's own device computes one sample after the other."""
         task_s = self._spec.items_per_task / self._scenario.groups[0].items_per_s
         self._audits_end_s = max(self._audits_end_s, self.now_s) + task_s
-        agrees = task not in self._workers[peer].lied
-        found = AuditDone(job, task, peer, agrees, "" if agrees else f"task {task} is a lie")
+        right = tuple(peer for peer in peers if not self._lies(peer, task))
+        wrong = tuple(peer for peer in peers if self._lies(peer, task))
+        found = AuditDone(job, task, right, wrong, f"task {task} is a lie" if wrong else "")
         self._at(self._audits_end_s, partial(self._coordinate, found))
 
     # --- the volunteers ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 from peerinfer.assignment import (
     AuditDone,
+    CopiesCompared,
     DropWorker,
     JobAccepted,
     JobEnded,
@@ -61,9 +62,10 @@ class JobAccount:
         """Tasks that the journal has."""
         self.trusted: set[PeerId] = {peer for peer, local, _ in spec.kept if local}
         """This node's own devices, and those of whose results a sample stood up to its check."""
+        self.copies: dict[int, set[PeerId]] = {}
+        """Who else has answered a task."""
         self.voided: list[int] = []
-        self.caught: dict[PeerId, int] = {}
-        """Liars, each with the number of its results that were voided."""
+        self.caught: set[PeerId] = set()
         self.end: JobEnded | None = None
 
     def keep(self, effect: KeepResults) -> None:
@@ -82,14 +84,17 @@ class JobAccount:
             assert self.kept.get(task) == effect.peer, f"task {task} is voided, but {effect.peer}'s was not kept"
             assert task not in self.settled, f"task {task} is voided, but it has counted already"
             del self.kept[task]
+            self.copies.pop(task, None)
         self.voided += effect.tasks
-        self.caught[effect.peer] = self.caught.get(effect.peer, 0) + len(effect.tasks)
 
     def settle(self, effect: Settle) -> None:
-        if self.spec.verify == "spot":
+        if self.spec.verify != "none":
             assert effect.peer in self.trusted, f"{effect.peer}'s results count, and none of them was ever checked"
+            assert effect.peer not in self.caught, f"{effect.peer}'s results count, and it was caught"
         for task in effect.tasks:
-            assert self.kept.get(task) == effect.peer, f"task {task} counts, but {effect.peer}'s was not kept"
+            is_there = self.kept.get(task) == effect.peer or effect.peer in self.copies.get(task, ())
+            assert is_there, f"task {task} counts, but {effect.peer}'s was not kept"
+            self.kept[task] = effect.peer
             assert task not in self.settled, f"task {task} counts twice"
             self.settled.add(task)
 
@@ -154,9 +159,12 @@ class Watch:
                 self.jobs[node, job].tasks += count
             case TasksCommitted(job, tasks):
                 self.jobs[node, job].commit(tasks)
-            case AuditDone(job, _, peer, agrees, _):
-                if agrees is not False:
-                    self.jobs[node, job].trusted.add(peer)
+            case AuditDone(job, _, right, _, _):
+                self.jobs[node, job].trusted.update(right or ())
+            case CopiesCompared(job, peer, agrees):
+                for task, others in agrees:
+                    self.jobs[node, job].copies.setdefault(task, set()).add(peer)
+                    self.jobs[node, job].trusted.update((peer, *others) if others else ())
             case WorkerJoined(peer, offer):
                 if offer.local:
                     self._local[node] = peer
@@ -178,7 +186,7 @@ class Watch:
                 case DropWorker(peer, _):
                     for (owner, _), account in self.jobs.items():
                         if owner == node:
-                            account.caught.setdefault(peer, 0)
+                            account.caught.add(peer)
         if self.steps % self._check_every == 0:
             for running, picture in machine.snapshot().items():
                 self.jobs[node, running].compare(picture)

@@ -15,6 +15,8 @@ from peerinfer.assignment import (
     Audit,
     AuditDone,
     CancelFrame,
+    CompareCopies,
+    CopiesCompared,
     DropResults,
     DropWorker,
     FrameAnswered,
@@ -64,6 +66,7 @@ class Histories(RuleBasedStateMachine):
         self.settled = {}
         self.to_commit = []
         self.audits = []
+        self.compares = []
         self.caught = set()
         self.frames_seen = set()
 
@@ -90,7 +93,8 @@ class Histories(RuleBasedStateMachine):
                 assert number not in self.frames_seen, "a frame's number was used twice"
                 assert 1 <= len(tasks) <= FRAME_TASKS_MAX
                 assert len(set(tasks)) == len(tasks) == len(attempts)
-                assert not set(tasks) & self.counted[job], "a task with a result was given out"
+                is_double = self.machine._force.frames[number].is_double
+                assert is_double or not set(tasks) & self.counted[job], "a task with a result was given out"
                 self.frames_seen.add(number)
                 self.frames[number] = effect
                 held = sum(1 for frame in self.frames.values() if frame.peer == peer)
@@ -105,22 +109,29 @@ class Histories(RuleBasedStateMachine):
             case DropResults(peer, number):
                 assert (peer, number) == answered
                 return True
-            case Audit(job, task, peer):
+            case CompareCopies(peer, number, job, tasks):
+                assert (peer, number) == answered
+                self.compares.append((job, peer, tasks))
+                return True
+            case Audit(job, task, peers):
                 assert task in self.counted[job]
-                self.audits.append((job, task, peer))
-            case Settle(job, _, tasks, _):
+                self.audits.append((job, task, peers))
+            case Settle(job, peer, tasks, _):
                 assert set(tasks) <= self.counted[job]
                 assert not set(tasks) & self.settled[job], "a result went into the journal twice"
+                assert peer not in self.caught or job not in self.running or self.running[job].verify == "none"
                 self.settled[job] |= set(tasks)
                 self.to_commit.append((job, tasks))
             case VoidResults(job, _, tasks, _):
                 assert set(tasks) <= self.counted[job]
                 assert not set(tasks) & self.settled[job], "what is in the journal was taken back"
                 self.counted[job] -= set(tasks)
-            case TaskFailedForGood(job, _, reason):
+            case TaskFailedForGood(job, task, reason):
                 assert job in self.running
+                assert task not in self.settled[job], "what is in the journal failed"
                 assert reason
             case DropWorker(peer, _):
+                self.caught.add(peer)
                 self.lose(peer)
             case JobEnded(job, state, reason, _, picture):
                 spec = self.running.pop(job)
@@ -136,6 +147,7 @@ class Histories(RuleBasedStateMachine):
     def forget(self, job):
         self.to_commit = [commit for commit in self.to_commit if commit[0] != job]
         self.audits = [audit for audit in self.audits if audit[0] != job]
+        self.compares = [compare for compare in self.compares if compare[0] != job]
 
     def lose(self, peer):
         self.windows.pop(peer, None)
@@ -158,7 +170,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         job=jobs,
         tasks=st.integers(0, 40),
-        verify=st.sampled_from(["none", "spot"]),
+        verify=st.sampled_from(["none", "spot", "quorum:2", "quorum:3", "adaptive"]),
         retries=st.integers(0, 3),
         patience_s=st.sampled_from([0.0, 5.0, 60.0]),
         deadline_s=st.sampled_from([None, None, 30.0]),
@@ -232,19 +244,23 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: getattr(self, "audits", None))
     @rule(data=st.data(), agrees=st.sampled_from([True, True, None, False]))
     def judge(self, data, agrees):
-        job, task, peer = self.audits.pop(data.draw(st.integers(0, len(self.audits) - 1)))
-        if agrees is False and peer not in self.caught and self.is_waiting_for(job, task, peer):
-            self.caught.add(peer)
-        self.tell(AuditDone(job, task, peer, agrees, "wrong" if agrees is False else ""))
+        job, task, peers = self.audits.pop(data.draw(st.integers(0, len(self.audits) - 1)))
+        wrong = data.draw(st.sets(st.sampled_from(peers), min_size=1)) if agrees is False else set()
+        right = None if agrees is None else tuple(peer for peer in peers if peer not in wrong)
+        self.tell(AuditDone(job, task, right, tuple(sorted(wrong)), "wrong" if wrong else ""))
 
-    def is_waiting_for(self, job, task, peer):
-        held = self.machine._jobs.get(job)
-        return held is not None and peer in held.checks and task in held.checks[peer].audits
+    @precondition(lambda self: getattr(self, "compares", None))
+    @rule(data=st.data())
+    def compare(self, data):
+        job, peer, tasks = self.compares.pop(data.draw(st.integers(0, len(self.compares) - 1)))
+        others = tuple(data.draw(st.sets(peers, max_size=2)))
+        self.tell(CopiesCompared(job, peer, tuple((task, others) for task in tasks)))
 
     @rule(peer=peers, job=jobs, task=st.integers(0, 40), agrees=st.booleans())
     def judge_what_was_not_asked(self, peer, job, task, agrees):
-        if (job, task, peer) not in self.audits and not self.is_waiting_for(job, task, peer):
-            self.tell(AuditDone(job, task, peer, agrees, "?"))
+        if not any((job, task) == audit[:2] for audit in self.audits):
+            self.tell(AuditDone(job, task, (peer,) if agrees else (), () if agrees else (peer,), "?"))
+            self.tell(CopiesCompared(job, peer, ((task, ()),)))
 
     @precondition(lambda self: getattr(self, "to_commit", None))
     @rule(data=st.data())
@@ -300,8 +316,11 @@ class Histories(RuleBasedStateMachine):
             if self.to_commit:
                 self.tell(TasksCommitted(*self.to_commit.pop()))
             elif self.audits:
-                job, task, peer = self.audits.pop()
-                self.tell(AuditDone(job, task, peer, True, ""))
+                job, task, answered = self.audits.pop()
+                self.tell(AuditDone(job, task, answered))
+            elif self.compares:
+                job, peer, tasks = self.compares.pop()
+                self.tell(CopiesCompared(job, peer, tuple((task, ()) for task in tasks)))
             elif mine := [frame for frame in self.frames.values() if frame.peer == healer]:
                 del self.frames[mine[0].frame]
                 self.tell(FrameAnswered(healer, mine[0].frame, tuple(range(len(mine[0].tasks))), (), 0.01))

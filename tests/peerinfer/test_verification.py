@@ -4,38 +4,58 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import dataclass
 
 import pytest
 
-from peerinfer.ids import JobId, PeerId
+from peerinfer.ids import PeerId
 from peerinfer.reputation import NEWCOMER_AUDITS, epsilon
 from peerinfer.verification import Verification
 from peerinfer.verification_events import (
     AuditDone,
     Caught,
+    Concluded,
+    CopyArrived,
     CopyImpossible,
     Effect,
     Event,
     Finalise,
-    JobConcluded,
     Passed,
+    PeerCaught,
     PeerKnown,
     PeerLeft,
     Policy,
-    ResultArrived,
-    TaskKey,
+    ResultsArrived,
+    Unverified,
     Void,
     WantAudit,
     WantCopy,
 )
 
-JOB = JobId("job")
 ANN, BOB, CLEO, DAN = (PeerId(name) for name in ("ann", "bob", "cleo", "dan"))
 OWN = PeerId("own")
 
 
-def task(number: int) -> TaskKey:
-    return (JOB, number)
+@dataclass(frozen=True)
+class ResultArrived:
+    """A first answer, or one more, whichever it is."""
+
+    task: int
+    peer: PeerId
+    agrees_with: tuple[PeerId, ...] = ()
+
+    def event(self, machine: Verification) -> Event:
+        if machine._book.find(self.task) is None:
+            return ResultsArrived(self.peer, (self.task,))
+        return CopyArrived(self.task, self.peer, self.agrees_with)
+
+
+def caught_in(said: list[Effect]) -> list[tuple[PeerId, int]]:
+    return [(effect.peer, effect.task) for effect in said if isinstance(effect, Caught)]
+
+
+def final(key: int, peer: PeerId, error: float, ground: str, first: PeerId | None = None) -> Finalise:
+    return Finalise(peer, (key,), error, ground, first or peer)  # type: ignore[arg-type]
 
 
 class Fixed(random.Random):
@@ -62,16 +82,17 @@ class Scene:
     def peer(self, name: PeerId, audits: float = 100.0, *groups: str, is_own: bool = False) -> None:
         self.tell(PeerKnown(name, groups, audits, is_own=is_own))
 
-    def tell(self, *events: Event) -> list[Effect]:
+    def tell(self, *events: Event | ResultArrived) -> list[Effect]:
         said: list[Effect] = []
         for event in events:
-            said += self.machine.handle(event, 0.0)
+            told = event.event(self.machine) if isinstance(event, ResultArrived) else event
+            said += self.machine.handle(told, 0.0)
             self.machine.check()
         self.said += said
         return said
 
-    def finals(self) -> dict[TaskKey, PeerId]:
-        return {key: peer for effect in self.said if isinstance(effect, Finalise) for key, peer in effect.answers}
+    def finals(self) -> dict[int, PeerId]:
+        return {key: effect.peer for effect in self.said if isinstance(effect, Finalise) for key in effect.tasks}
 
 
 def small_window(**more: object) -> Policy:
@@ -100,14 +121,14 @@ def test_a_policy_without_sense_is_refused(wrong: dict[str, float]) -> None:
 
 def test_none_believes_everybody() -> None:
     scene = Scene(Policy("none"))
-    assert scene.tell(ResultArrived(task(0), ANN)) == [Finalise(((task(0), ANN),), 1.0, "unchecked")]
+    assert scene.tell(ResultArrived(0, ANN)) == [final(0, ANN, 1.0, "unchecked")]
 
 
 @pytest.mark.parametrize("kind", ["none", "spot", "quorum", "adaptive"])
 def test_the_own_device_is_believed(kind: str) -> None:
     scene = Scene(Policy(kind))  # type: ignore[arg-type]
     scene.peer(OWN, is_own=True)
-    assert scene.tell(ResultArrived(task(0), OWN)) == [Finalise(((task(0), OWN),), 0.0, "own")]
+    assert scene.tell(ResultArrived(0, OWN)) == [final(0, OWN, 0.0, "own")]
 
 
 # --- newcomers and trusted peers -----------------------------------------------------------------------------------
@@ -117,10 +138,8 @@ def test_a_newcomer_is_doubled_with_a_trusted_peer_of_another_house() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 0.0, "subnet-1", "operator-1")
     scene.peer(BOB, 100.0, "subnet-2")
-    assert scene.tell(ResultArrived(task(0), ANN)) == [
-        WantCopy(task(0), (ANN,), ("subnet-1", "operator-1"), trusted=True)
-    ]
-    assert scene.tell(ResultArrived(task(0), BOB, agrees_with=(ANN,))) == [Passed(ANN)]
+    assert scene.tell(ResultArrived(0, ANN)) == [WantCopy(0, (ANN,), ("subnet-1", "operator-1"), trusted=True)]
+    assert scene.tell(ResultArrived(0, BOB, agrees_with=(ANN,))) == [Passed(ANN)]
     assert not scene.finals(), "two that agree are provisional like everybody's work"
 
 
@@ -128,37 +147,39 @@ def test_a_newcomer_without_a_partner_is_audited_here() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 0.0)
     scene.peer(BOB, 5.0)
-    assert scene.tell(ResultArrived(task(0), ANN)) == [WantAudit(task(0))]
-    said = scene.tell(AuditDone(task(0), (ANN,)))
-    assert said == [Passed(ANN), Finalise(((task(0), ANN),), 0.0, "audit")]
+    assert scene.tell(ResultArrived(0, ANN)) == [WantAudit(0, (ANN,))]
+    said = scene.tell(AuditDone(0, (ANN,)))
+    assert said == [Passed(ANN), final(0, ANN, 0.0, "audit")]
 
 
 def test_a_newcomer_becomes_trusted_after_its_probation_and_not_before() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 0.0)
     for number in range(NEWCOMER_AUDITS):
-        assert WantAudit(task(number)) in scene.tell(ResultArrived(task(number), ANN))
-        scene.tell(AuditDone(task(number), (ANN,)))
-    assert scene.tell(ResultArrived(task(99), ANN)) == []
+        assert WantAudit(number, (ANN,)) in scene.tell(ResultArrived(number, ANN))
+        scene.tell(AuditDone(number, (ANN,)))
+    assert scene.tell(ResultArrived(99, ANN)) == []
 
 
 def test_a_vouched_newcomer_has_a_shorter_probation() -> None:
     scene = Scene(Policy())
     scene.tell(PeerKnown(ANN, audits=10.0, probation=10))
-    assert scene.tell(ResultArrived(task(0), ANN)) == []
+    assert scene.tell(ResultArrived(0, ANN)) == []
 
 
 def test_a_trusted_peer_is_audited_when_the_dice_say_so() -> None:
-    for dice, expected in ((ALWAYS, [WantAudit(task(0))]), (NEVER, [])):
+    for dice, expected in ((ALWAYS, [WantAudit(0, (ANN,))]), (NEVER, [])):
         scene = Scene(Policy(), dice)
         scene.peer(ANN)
-        assert scene.tell(ResultArrived(task(0), ANN)) == expected
+        assert scene.tell(ResultArrived(0, ANN)) == expected
 
 
 def test_the_share_of_audits_is_what_the_policy_says() -> None:
     machine = Verification(Policy(audit_share=0.1), random.Random(3))
     machine.handle(PeerKnown(ANN, audits=50.0), 0.0)
-    said = [effect for number in range(5000) for effect in machine.handle(ResultArrived(task(number), ANN), 0.0)]
+    said = [
+        effect for number in range(5000) for effect in machine.handle(ResultArrived(number, ANN).event(machine), 0.0)
+    ]
     assert sum(isinstance(effect, WantAudit) for effect in said) == pytest.approx(500, abs=60)
 
 
@@ -167,10 +188,10 @@ def test_spot_checks_newcomers_first_and_less_and_less() -> None:
     machine.handle(PeerKnown(ANN), 0.0)
     checked = []
     for number in range(1500):
-        said = machine.handle(ResultArrived(task(number), ANN), 0.0)
-        checked.append(WantAudit(task(number)) in said)
+        said = machine.handle(ResultArrived(number, ANN).event(machine), 0.0)
+        checked.append(WantAudit(number, (ANN,)) in said)
         if checked[-1]:
-            machine.handle(AuditDone(task(number), (ANN,)), 0.0)
+            machine.handle(AuditDone(number, (ANN,)), 0.0)
     assert checked[0], "the very first result is always checked"
     assert sum(checked[:100]) > 2 * sum(checked[-1000:]) / 10
     assert sum(checked[-1000:]) == pytest.approx(50, abs=25)
@@ -184,50 +205,58 @@ def test_a_full_window_without_a_fault_is_final() -> None:
     scene = Scene(small_window())
     scene.peer(ANN)
     for number in range(9):
-        assert scene.tell(ResultArrived(task(number), ANN)) == []
-    said = scene.tell(ResultArrived(task(9), ANN))
-    assert said == [Finalise(tuple((task(number), ANN) for number in range(10)), pytest.approx(0.013), "window")]
+        assert scene.tell(ResultArrived(number, ANN)) == []
+    said = scene.tell(ResultArrived(9, ANN))
+    assert said == [Finalise(ANN, tuple(range(10)), pytest.approx(0.013), "window", ANN)]
 
 
 def test_a_window_waits_for_its_checks() -> None:
     scene = Scene(small_window(), ALWAYS)
     scene.peer(ANN)
-    scene.tell(ResultArrived(task(0), ANN))
+    scene.tell(ResultArrived(0, ANN))
     scene.machine._rng.value = NEVER  # type: ignore[attr-defined]
     for number in range(1, 15):
-        assert scene.tell(ResultArrived(task(number), ANN)) == []
-    said = scene.tell(AuditDone(task(0), (ANN,)))
+        assert scene.tell(ResultArrived(number, ANN)) == []
+    said = scene.tell(AuditDone(0, (ANN,)))
     assert [type(effect) for effect in said] == [Passed, Finalise, Finalise]
     assert len(scene.finals()) == 10, "the next window has begun with the other five"
 
 
-def test_a_failed_audit_voids_all_that_is_not_final_in_every_job() -> None:
+def test_a_failed_audit_voids_all_that_is_not_final() -> None:
     scene = Scene(small_window())
     scene.peer(ANN)
-    other = (JobId("other"), 3)
-    for key in [*(task(number) for number in range(12)), other]:
+    for key in range(12):
         scene.tell(ResultArrived(key, ANN))
     scene.machine._rng.value = ALWAYS  # type: ignore[attr-defined]
-    scene.tell(ResultArrived(task(50), ANN))
-    said = scene.tell(AuditDone(task(50), ()))
-    assert said[0] == Void((task(50),), "a check found it wrong")
-    assert said[1] == Caught(ANN, task(50))
+    scene.tell(ResultArrived(50, ANN))
+    said = scene.tell(AuditDone(50, ()))
+    assert said[0] == Void(ANN, (50,), "a check found it wrong")
+    assert caught_in(said) == [(ANN, 50)]
     assert isinstance(said[2], Void)
-    assert said[2].tasks == (task(10), task(11), other)
-    assert scene.machine.caught(ANN) == task(50)
-    assert scene.tell(ResultArrived(task(60), ANN)) == [], "nothing more is accepted of it"
+    assert said[2].tasks == (10, 11)
+    assert scene.machine.caught(ANN) == "task 50: a check found another result"
+    assert scene.tell(ResultArrived(60, ANN)) == [], "nothing more is accepted of it"
+
+
+def test_what_a_peer_that_was_caught_in_another_job_gave_is_void_here_too() -> None:
+    scene = Scene(small_window())
+    scene.peer(ANN)
+    scene.tell(ResultsArrived(ANN, range(3)))
+    said = scene.tell(PeerCaught(ANN, "lied elsewhere"))
+    assert said == [Void(ANN, (0, 1, 2), "another result of the same peer was found wrong")]
+    assert scene.tell(ResultsArrived(ANN, (9,)), PeerCaught(ANN, "again")) == []
 
 
 def test_what_a_trusted_partner_gave_too_outlives_the_cheat() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 0.0)
     scene.peer(BOB)
-    scene.tell(ResultArrived(task(0), ANN), ResultArrived(task(0), BOB, (ANN,)))
-    scene.tell(ResultArrived(task(1), ANN), ResultArrived(task(1), BOB))
-    said = scene.tell(AuditDone(task(1), (BOB,)))
-    assert Caught(ANN, task(1)) in said
+    scene.tell(ResultArrived(0, ANN), ResultArrived(0, BOB, (ANN,)))
+    scene.tell(ResultArrived(1, ANN), ResultArrived(1, BOB))
+    said = scene.tell(AuditDone(1, (BOB,)))
+    assert (ANN, 1) in caught_in(said)
     assert not any(isinstance(effect, Void) for effect in said)
-    assert task(1) in scene.finals()
+    assert 1 in scene.finals()
 
 
 def test_a_pair_of_cheats_falls_together() -> None:
@@ -235,31 +264,31 @@ def test_a_pair_of_cheats_falls_together() -> None:
     scene.peer(ANN, 0.0)
     scene.peer(BOB)
     for number in range(5):
-        scene.tell(ResultArrived(task(number), BOB))
-    scene.tell(ResultArrived(task(9), ANN))
+        scene.tell(ResultArrived(number, BOB))
+    scene.tell(ResultArrived(9, ANN))
     scene.machine._rng.value = ALWAYS  # type: ignore[attr-defined]
-    assert WantAudit(task(9)) in scene.tell(ResultArrived(task(9), BOB, (ANN,)))
-    said = scene.tell(AuditDone(task(9), ()))
+    assert WantAudit(9, (ANN, BOB)) in scene.tell(ResultArrived(9, BOB, (ANN,)))
+    said = scene.tell(AuditDone(9, ()))
     assert {effect.peer for effect in said if isinstance(effect, Caught)} == {ANN, BOB}
     voided = {key for effect in said if isinstance(effect, Void) for key in effect.tasks}
-    assert voided == {task(9), *(task(number) for number in range(5))}
+    assert voided == {9, *range(5)}
 
 
 def test_a_check_that_tells_nothing_is_drawn_again() -> None:
     scene = Scene(Policy(audit_share=0.5))
     scene.peer(ANN)
-    scene.tell(ResultArrived(task(0), ANN))
+    scene.tell(ResultArrived(0, ANN))
     scene.machine._rng.value = ALWAYS  # type: ignore[attr-defined]
-    scene.tell(ResultArrived(task(1), ANN))
-    assert scene.tell(AuditDone(task(1), None)) == [WantAudit(task(0))]
+    scene.tell(ResultArrived(1, ANN))
+    assert scene.tell(AuditDone(1, None)) == [WantAudit(0, (ANN,))]
 
 
 def test_an_answer_that_nobody_asked_for_is_no_event() -> None:
     scene = Scene(Policy())
     scene.peer(ANN)
-    assert scene.tell(AuditDone(task(7), ()), CopyImpossible(task(7)), PeerLeft(DAN)) == []
-    scene.tell(ResultArrived(task(0), ANN))
-    assert scene.tell(ResultArrived(task(0), ANN), AuditDone(task(0), ())) == []
+    assert scene.tell(AuditDone(7, ()), CopyImpossible(7), PeerLeft(DAN)) == []
+    scene.tell(ResultArrived(0, ANN))
+    assert scene.tell(ResultArrived(0, ANN), AuditDone(0, ())) == []
 
 
 def test_a_lying_checker_is_caught_by_the_own_device() -> None:
@@ -267,11 +296,11 @@ def test_a_lying_checker_is_caught_by_the_own_device() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 0.0)
     scene.peer(BOB)
-    scene.tell(ResultArrived(task(0), ANN))
-    assert scene.tell(ResultArrived(task(0), BOB)) == [WantAudit(task(0))]
-    said = scene.tell(AuditDone(task(0), (ANN,)))
-    assert Caught(BOB, task(0)) in said
-    assert scene.finals() == {task(0): ANN}
+    scene.tell(ResultArrived(0, ANN))
+    assert scene.tell(ResultArrived(0, BOB)) == [WantAudit(0, (ANN, BOB))]
+    said = scene.tell(AuditDone(0, (ANN,)))
+    assert (BOB, 0) in caught_in(said)
+    assert scene.finals() == {0: ANN}
 
 
 def test_without_an_own_device_two_more_trusted_peers_decide() -> None:
@@ -279,12 +308,12 @@ def test_without_an_own_device_two_more_trusted_peers_decide() -> None:
     scene.peer(ANN, 0.0)
     for name in (BOB, CLEO, DAN):
         scene.peer(name)
-    scene.tell(ResultArrived(task(0), ANN))
-    assert scene.tell(ResultArrived(task(0), BOB)) == [WantCopy(task(0), (ANN, BOB), (), trusted=True)]
-    scene.tell(ResultArrived(task(0), CLEO, (ANN,)))
-    said = scene.tell(ResultArrived(task(0), DAN, (ANN, CLEO)))
-    assert Caught(BOB, task(0)) in said
-    assert scene.finals() == {task(0): ANN}
+    scene.tell(ResultArrived(0, ANN))
+    assert scene.tell(ResultArrived(0, BOB)) == [WantCopy(0, (ANN, BOB), (), trusted=True)]
+    scene.tell(ResultArrived(0, CLEO, (ANN,)))
+    said = scene.tell(ResultArrived(0, DAN, (ANN, CLEO)))
+    assert (BOB, 0) in caught_in(said)
+    assert scene.finals() == {0: ANN}
 
 
 def test_a_result_of_the_own_device_settles_a_dispute() -> None:
@@ -292,10 +321,10 @@ def test_a_result_of_the_own_device_settles_a_dispute() -> None:
     scene.peer(ANN, 0.0)
     scene.peer(BOB)
     scene.peer(OWN, is_own=True)
-    scene.tell(ResultArrived(task(0), ANN))
-    said = scene.tell(ResultArrived(task(0), OWN))
-    assert Caught(ANN, task(0)) in said
-    assert scene.finals() == {task(0): OWN}
+    scene.tell(ResultArrived(0, ANN))
+    said = scene.tell(ResultArrived(0, OWN))
+    assert (ANN, 0) in caught_in(said)
+    assert scene.finals() == {0: OWN}
     assert not any(isinstance(effect, Void) for effect in said)
 
 
@@ -306,20 +335,20 @@ def test_a_quorum_needs_as_many_distinct_peers_that_agree() -> None:
     scene = Scene(Policy("quorum", copies=3, own_device=False))
     for name, subnet in ((ANN, "a"), (BOB, "b"), (CLEO, "a"), (DAN, "d")):
         scene.peer(name, 0.0, subnet)
-    wanted = scene.tell(ResultArrived(task(0), ANN))
-    assert wanted == [WantCopy(task(0), (ANN,), ("a",), trusted=False)] * 2
-    assert scene.tell(ResultArrived(task(0), BOB, (ANN,))) == []
-    said = scene.tell(ResultArrived(task(0), CLEO, (ANN, BOB)))
-    assert said == [WantCopy(task(0), (ANN, BOB, CLEO), ("a", "b"), trusted=False)], "a neighbour does not count"
-    said = scene.tell(ResultArrived(task(0), DAN, (ANN,)))
+    wanted = scene.tell(ResultArrived(0, ANN))
+    assert wanted == [WantCopy(0, (ANN,), ("a",), trusted=False)] * 2
+    assert scene.tell(ResultArrived(0, BOB, (ANN,))) == []
+    said = scene.tell(ResultArrived(0, CLEO, (ANN, BOB)))
+    assert said == [WantCopy(0, (ANN, BOB, CLEO), ("a", "b"), trusted=False)], "a neighbour does not count"
+    said = scene.tell(ResultArrived(0, DAN, (ANN,)))
     assert [type(effect) for effect in said] == [Finalise]
 
 
 def test_a_quorum_of_strangers_proves_nobody_a_liar() -> None:
     scene = Scene(Policy("quorum", copies=2, own_device=False))
-    scene.tell(ResultArrived(task(0), ANN), ResultArrived(task(0), BOB))
-    said = scene.tell(ResultArrived(task(0), CLEO, (BOB,)))
-    assert scene.finals() == {task(0): BOB}
+    scene.tell(ResultArrived(0, ANN), ResultArrived(0, BOB))
+    said = scene.tell(ResultArrived(0, CLEO, (BOB,)))
+    assert scene.finals() == {0: BOB}
     assert not any(isinstance(effect, Caught) for effect in said)
 
 
@@ -327,14 +356,14 @@ def test_answers_without_end_are_void() -> None:
     scene = Scene(Policy("quorum", copies=2, own_device=False))
     said: list[Effect] = []
     for number in range(9):
-        said = scene.tell(ResultArrived(task(0), PeerId(f"peer-{number}")))
-    assert said == [Void((task(0),), "9 answers, and no 2 agree")]
+        said = scene.tell(ResultArrived(0, PeerId(f"peer-{number}")))
+    assert said == [Unverified(PeerId("peer-0"), (0,), "9 answers, and no 2 distinct peers agree")]
 
 
 def test_a_quorum_that_cannot_be_had_is_void() -> None:
     scene = Scene(Policy("quorum", copies=2, own_device=False))
-    scene.tell(ResultArrived(task(0), ANN))
-    assert scene.tell(CopyImpossible(task(0))) == [Void((task(0),), "there are no 2 distinct peers to compute it")]
+    scene.tell(ResultArrived(0, ANN))
+    assert scene.tell(CopyImpossible(0)) == [Unverified(ANN, (0,), "1 answers, and no 2 distinct peers agree")]
 
 
 # --- the end of a job ----------------------------------------------------------------------------------------------
@@ -343,28 +372,28 @@ def test_a_quorum_that_cannot_be_had_is_void() -> None:
 def test_at_the_end_the_level_reached_is_stated() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 20.0)
-    scene.tell(ResultArrived(task(0), ANN), ResultArrived(task(1), ANN))
-    said = scene.tell(JobConcluded(JOB))
-    assert said == [Finalise(((task(0), ANN), (task(1), ANN)), epsilon(20.0), "credibility")]
+    scene.tell(ResultArrived(0, ANN), ResultArrived(1, ANN))
+    said = scene.tell(Concluded())
+    assert said == [Finalise(ANN, (0, 1), epsilon(20.0), "credibility", ANN)]
 
 
 def test_the_end_waits_for_the_checks() -> None:
     scene = Scene(Policy(), ALWAYS)
     scene.peer(ANN)
-    scene.tell(ResultArrived(task(0), ANN), ResultArrived(task(1), ANN))
-    assert scene.tell(JobConcluded(JOB)) == []
-    scene.tell(AuditDone(task(0), (ANN,)))
-    scene.tell(AuditDone(task(1), ()))
-    assert list(scene.finals()) == [task(0)]
+    scene.tell(ResultArrived(0, ANN), ResultArrived(1, ANN))
+    assert scene.tell(Concluded()) == []
+    scene.tell(AuditDone(0, (ANN,)))
+    scene.tell(AuditDone(1, ()))
+    assert list(scene.finals()) == [0]
 
 
 def test_who_insists_gets_further_copies_until_the_error_is_small() -> None:
     scene = Scene(Policy(insist=True, error_max=1e-4))
     scene.peer(ANN, 20.0)
     scene.peer(BOB, 20.0)
-    scene.tell(ResultArrived(task(0), ANN))
-    assert scene.tell(JobConcluded(JOB)) == [WantCopy(task(0), (ANN,), (), trusted=True)]
-    said = scene.tell(ResultArrived(task(0), BOB, (ANN,)))
+    scene.tell(ResultArrived(0, ANN))
+    assert scene.tell(Concluded()) == [WantCopy(0, (ANN,), (), trusted=True)]
+    said = scene.tell(ResultArrived(0, BOB, (ANN,)))
     final = next(effect for effect in said if isinstance(effect, Finalise))
     assert final.error == pytest.approx(epsilon(21.0) * epsilon(20.0))
     assert final.error < 1e-4
@@ -374,29 +403,29 @@ def test_what_was_void_is_concluded_anew() -> None:
     scene = Scene(Policy())
     scene.peer(ANN, 50.0)
     scene.peer(BOB, 0.0)
-    scene.tell(ResultArrived(task(0), ANN), ResultArrived(task(1), BOB), JobConcluded(JOB))
-    scene.tell(ResultArrived(task(1), ANN))
-    scene.tell(AuditDone(task(1), (BOB,)))
-    assert Caught(ANN, task(1)) in scene.said
-    assert list(scene.finals()) == [task(1)]
-    scene.tell(ResultArrived(task(0), BOB), JobConcluded(JOB))
-    scene.tell(AuditDone(task(0), (BOB,)))
-    assert set(scene.finals()) == {task(0), task(1)}
+    scene.tell(ResultArrived(0, ANN), ResultArrived(1, BOB), Concluded())
+    scene.tell(ResultArrived(1, ANN))
+    scene.tell(AuditDone(1, (BOB,)))
+    assert (ANN, 1) in caught_in(scene.said)
+    assert list(scene.finals()) == [1]
+    scene.tell(ResultArrived(0, BOB), Concluded())
+    scene.tell(AuditDone(0, (BOB,)))
+    assert set(scene.finals()) == {0, 1}
 
 
 def test_a_peer_that_left_is_forgotten_once_its_results_are_settled() -> None:
     scene = Scene(Policy())
     scene.peer(ANN)
-    scene.tell(ResultArrived(task(0), ANN), PeerLeft(ANN))
+    scene.tell(ResultArrived(0, ANN), PeerLeft(ANN))
     assert ANN in scene.machine._book.peers
-    scene.tell(JobConcluded(JOB))
+    scene.tell(Concluded())
     assert ANN not in scene.machine._book.peers
 
 
 # --- a swarm of liars ----------------------------------------------------------------------------------------------
 
 
-def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[float, dict[TaskKey, bool]]:
+def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[float, dict[int, bool]]:
     """Honest peers and colluding liars, answers in any order, peers that come and go, checks that fail to tell.
 
     Returns executions per task, and for each final task whether it is right. Asserts that every task becomes final.
@@ -407,9 +436,9 @@ def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[flo
     for number, name in enumerate(lying):
         audits = 30.0 if number % 2 and not lying[name] else 0.0
         machine.handle(PeerKnown(name, (f"subnet-{number // 2}",), audits), 0.0)
-    answers: dict[TaskKey, dict[PeerId, bool]] = {}
-    final: dict[TaskKey, bool] = {}
-    open_tasks = deque(task(number) for number in range(tasks))
+    answers: dict[int, dict[PeerId, bool]] = {}
+    final: dict[int, bool] = {}
+    open_tasks = deque(range(tasks))
     events: list[Event] = []
     wanted: deque[WantCopy] = deque()
     executions = 0
@@ -420,21 +449,21 @@ def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[flo
             match effect:
                 case WantCopy():
                     wanted.append(effect)
-                case WantAudit(key):
+                case WantAudit(key, _):
                     executions += 1
                     right = tuple(peer for peer, is_right in answers[key].items() if is_right)
                     events.append(AuditDone(key, None if rng.random() < 0.02 else right))
-                case Void(keys, _):
+                case Void(_, keys, _) | Unverified(_, keys, _):
                     for key in keys:
                         assert key not in final, "what is final was voided"
                         answers[key] = {}
                         open_tasks.append(key)
-                case Finalise(kept, _, _):
-                    for key, peer in kept:
+                case Finalise(peer, keys, _, _, _):
+                    for key in keys:
                         assert key not in final, "it became final twice"
                         final[key] = answers[key].get(peer, False)
 
-    def answer(key: TaskKey, peer: PeerId) -> None:
+    def answer(key: int, peer: PeerId) -> None:
         nonlocal executions
         if peer in answers.setdefault(key, {}) or key in final:
             return
@@ -442,7 +471,7 @@ def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[flo
         is_right = not (lying[peer] and rng.random() < 0.5)
         agrees = tuple(other for other, said in answers[key].items() if said == is_right)
         answers[key][peer] = is_right
-        perform(machine.handle(ResultArrived(key, peer, agrees), 0.0))
+        perform(machine.handle(ResultArrived(key, peer, agrees).event(machine), 0.0))
 
     for _ in range(60 * tasks):
         machine.check()
@@ -469,7 +498,7 @@ def play(policy: Policy, seed: int, liars: float, tasks: int = 300) -> tuple[flo
         elif not open_tasks:
             if len(final) == tasks:
                 break
-            perform(machine.handle(JobConcluded(JOB), 0.0))
+            perform(machine.handle(Concluded(), 0.0))
     assert len(final) == tasks, f"{tasks - len(final)} tasks never became final: {machine.snapshot()}"
     return executions / tasks, final
 

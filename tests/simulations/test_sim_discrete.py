@@ -11,8 +11,11 @@ import pytest
 
 from peerinfer.assignment import FrameAnswered
 from peerinfer.coordination import Coordination
+from peerinfer.ids import PeerId
 from peerinfer.ledger import Ledger, TaskState
-from peerinfer.spotcheck import SpotCheck
+from peerinfer.verification import Verification
+from peerinfer.verification_checks import Checks
+from peerinfer.verification_state import Supporter
 from peerinfer.volunteering import StartFrame, Volunteering
 from peerinfer_sim import scenario
 from peerinfer_sim.discrete import DiscreteWorld
@@ -152,7 +155,11 @@ def test_a_voided_result_that_is_not_done_again_is_noticed_from_outside(monkeypa
 def test_results_that_count_unchecked_are_noticed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: what a stranger answers counts at once, under a policy that asks for samples."""
     blind(monkeypatch)
-    monkeypatch.setattr(Coordination, "_take", lambda machine, job, peer, tasks, **_: machine._settle(job, peer, tasks))
+
+    def believe(machine: Verification, name: PeerId, tasks: list[int]) -> None:
+        machine._rulings.final(tasks, name, 0.0, "window")
+
+    monkeypatch.setattr(Verification, "_arrived", believe)
     with pytest.raises(Violation, match="none of them was ever checked"):
         run(1)
 
@@ -160,12 +167,13 @@ def test_results_that_count_unchecked_are_noticed_from_outside(monkeypatch: pyte
 def test_samples_of_first_answers_only_let_more_lies_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake: between a worker's first answer and its last nothing is sampled. Judged by numbers, as rules are."""
     honest = sum(run(seed)[0].lies_passed for seed in range(8))
-    added = SpotCheck.add
+    drawn = Checks.drawn
 
-    def add_first(check: SpotCheck, tasks: list[int], *, draw: bool) -> list[int]:
-        return added(check, tasks, draw=False)
+    def drawn_first(checks: Checks, peer: Supporter, count: int) -> list[int]:
+        is_first = not peer.audits and not peer.checks_out
+        return drawn(checks, peer, count) if is_first else []
 
-    monkeypatch.setattr(SpotCheck, "add", add_first)
+    monkeypatch.setattr(Checks, "drawn", drawn_first)
     broken = sum(run(seed)[0].lies_passed for seed in range(8))
     assert broken > 1.5 * honest, f"{honest} lies pass with samples, {broken} without"
 

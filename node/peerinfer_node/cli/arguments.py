@@ -115,10 +115,8 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def verify(text: str) -> str:
-    if text == "adaptive":
-        raise argparse.ArgumentTypeError(f"adaptive {NOT_AVAILABLE}; choose none, spot or quorum:K")
     if VERIFY.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of none, spot, quorum:2 to quorum:9")
+        raise argparse.ArgumentTypeError(f"{text!r} is none of none, spot, adaptive, quorum:2 to quorum:9")
     return text
 
 

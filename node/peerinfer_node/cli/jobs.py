@@ -13,7 +13,15 @@ from peerinfer.errors import Interrupted, UsageError
 from peerinfer.ids import is_job_id
 from peerinfer.units import format_count, format_duration
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
-from peerinfer_node.cli.outcome import count_of, error_of, failed_items, failed_tasks, is_worth_writing, ranges_text
+from peerinfer_node.cli.outcome import (
+    count_of,
+    error_of,
+    failed_items,
+    failed_tasks,
+    is_worth_writing,
+    level_text,
+    ranges_text,
+)
 from peerinfer_node.cli.output import say, show_json, table
 from peerinfer_node.cli.place import add_place, with_daemon
 from peerinfer_node.cli.view import look
@@ -243,6 +251,7 @@ def job_lines(job: Json) -> list[str]:
         ("final", format_count(count_of(job, "final"))),
         ("failed", f"items {ranges_text(failed_items(failed))}: {failed[0].reason}" if failed else None),
         ("verify", job.get("verify")),
+        ("verified", level_text(job)),
         ("strategy", job.get("strategy")),
         ("time", _duration(job.get("elapsed_s"))),
         *(("handover", _handover(each)) for each in job.get("handovers") or ()),

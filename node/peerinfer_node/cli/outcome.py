@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peerinfer.control import Json
-from peerinfer.errors import DecodeError, JobFailed, PartialFailure, PeerinferError, kinds
+from peerinfer.errors import DecodeError, JobFailed, PartialFailure, PeerinferError, VerificationFailed, kinds
 from peerinfer.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from peerinfer.tensors import Port
 
 RANGES_SHOWN_MAX = 20
+UNVERIFIED = "unverified: "
+"""How the reason begins of a task that failed since nobody could vouch for its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,13 @@ def error_of(job: Json) -> PeerinferError | None:
     said = str(job.get("reason") or "")
     if state == "done":
         because = f": {tasks[0].reason}" if tasks and tasks[0].reason else ""
+        unverified = [task for task in tasks if task.reason.startswith(UNVERIFIED)]
+        if unverified:
+            which = f"{format_count(len(unverified), 'task')} of {format_count(count_of(job, 'tasks'))}"
+            items = ranges_text(failed_items(unverified))
+            return VerificationFailed(
+                f"results of {which} could not be verified (items {items}): {unverified[0].reason}"
+            )
         if count >= count_of(job, "tasks"):
             return JobFailed(f"all {format_count(count, 'task')} failed{because}")
         more = f" and those of {format_count(count - len(tasks), 'task')} more" if count > len(tasks) else ""
@@ -134,7 +143,8 @@ def summary_json(job: Json, *, seconds: float, written: Written | None) -> Json:
         "failed_items": written.failed_items if written else failed_items(failed_tasks(job)),
         "retried": count_of(job, "retried"),
         "hedged": count_of(job, "hedged"),
-        "verified": count_of(job, "audited"),
+        "verified": _computed_twice(job),
+        "verification": job.get("verification") or {},
         "seconds": round(seconds, 3),
         "items_per_second": round(done / seconds, 3) if seconds > 0 else 0.0,
         "peers": _peers(job),
@@ -152,9 +162,24 @@ def summary_line(job: Json, *, seconds: float, written: Written) -> str:
     rate = f" ({rate_text(items / seconds)})" if seconds > 0 else ""
     peers = _peers(job)
     by = f" by {format_count(len(peers), 'peer')}" if peers else ""
-    tasks, verified = count_of(job, "tasks"), count_of(job, "audited")
-    checked = f", {format_count(verified)} of {format_count(tasks, 'task')} verified" if verified else ""
+    level = level_text(job)
+    checked = f", {level}" if level else ""
     return f"{format_count(items, 'item')} in {format_duration(seconds)}{rate}{by}{checked}: {written.output}"
+
+
+def level_text(job: Json) -> str:
+    """`12 of 240 tasks computed twice, at most 1 in 500 expected to be wrong`."""
+    twice, level = _computed_twice(job), job.get("verification")
+    bound = level.get("error_bound") if isinstance(level, dict) else None
+    if not twice or not isinstance(bound, int | float):
+        return ""
+    wrong = f", at most 1 in {format_count(round(1 / bound))} expected to be wrong" if bound > 0 else ""
+    return f"{format_count(twice)} of {format_count(count_of(job, 'tasks'), 'task')} computed twice{wrong}"
+
+
+def _computed_twice(job: Json) -> int:
+    level = job.get("verification")
+    return count_of(level, "audits") + count_of(level, "copies") if isinstance(level, dict) else 0
 
 
 def rate_text(items_per_s: float) -> str:

@@ -50,7 +50,9 @@ def add(commands: take.Subcommands) -> None:
     how.add_argument("--dry-run", action="store_true", help="say what would happen, and send nothing")
     how.add_argument("--json", action="store_true", help="print one JSON object about the job at the end")
     belief = parser.add_argument_group("what to believe")
-    belief.add_argument("--verify", type=take.verify, default="spot", metavar="HOW", help="none or spot [spot]")
+    belief.add_argument(
+        "--verify", type=take.verify, default="spot", metavar="HOW", help="none, spot, quorum:K or adaptive [spot]"
+    )
     belief.add_argument(
         "--compare", type=take.one_of(*COMPARATORS), default="allclose", metavar="HOW", help=", ".join(COMPARATORS)
     )

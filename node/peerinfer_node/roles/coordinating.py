@@ -190,7 +190,7 @@ class Coordinating:
             items_per_task=files.split.items_per_task,
             bytes_per_task=files.binding.item_bytes * files.split.items_per_task,
             seconds_per_item=live.seconds_per_item,
-            verify="spot" if live.manifest.verify == "spot" else "none",
+            verify=live.manifest.verify,
             retries=request.retries,
             patience_s=request.timeout_s,
             task_timeout_s=request.task_timeout_s,

@@ -13,6 +13,8 @@ from peerinfer.assignment import (
     Audit,
     AuditDone,
     CancelFrame,
+    CompareCopies,
+    CopiesCompared,
     DropResults,
     DropWorker,
     Effect,
@@ -77,9 +79,10 @@ class FrameInputs:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an audit found: whether the claim agrees (None: this node cannot tell), and the detail."""
+    """What an audit of one task found: whose answers are right (None: this node cannot tell), whose are wrong, and how."""
 
-    agrees: bool | None
+    right: tuple[PeerId, ...] | None
+    wrong: tuple[PeerId, ...] = ()
     detail: str = ""
 
 
@@ -102,11 +105,19 @@ class JobBody(Protocol):
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
 
-    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
-        """Computes tasks here and compares with what was claimed of them (None: as it was kept)."""
+    async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
+        """Keeps further answers to these tasks beside the first ones; returns which earlier answers say the same."""
+
+    async def audit(
+        self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
+    ) -> Mapping[int, Verdict]:
+        """Computes tasks here and compares with what these peers answered. `fresh`: answers that were just kept."""
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
-        """Writes kept results of `peer` into the journal; `TasksCommitted` is posted when a quorum has them."""
+        """Writes results of `peer` into the journal; `TasksCommitted` is posted when a quorum has them.
+
+        Where another peer answered first, the answer of `peer` takes its place.
+        """
 
     async def void(self, tasks: Sequence[int]) -> None: ...
 
@@ -160,6 +171,7 @@ class CoordinatorRole:
         self._kept: Answer | None = None
         """The answer that was kept last."""
         self._audits: list[tuple[Audit, Rows | None]] = []
+        """Waiting, each with its first answer if that was just kept."""
         self._audit_drawn = trio.Event()
         self._clock = clock
         self.stages = Stages(clock.now_s)
@@ -341,15 +353,19 @@ class CoordinatorRole:
                 await self._for_job(job, lambda body: self._keep(body, answer, tasks))
             case DropResults(peer, number):
                 del self._answers[peer, number]
-            case Audit(_, task, peer):
-                self._audits.append((effect, self._claim(peer, task)))
+            case CompareCopies(peer, number, job, tasks):
+                answer = self._answers.pop((peer, number))
+                await self._for_job(job, lambda body: self._compare(body, job, answer, tasks))
+            case Audit(_, task, peers):
+                self._audits.append((effect, self._claim(peers[0], task)))
                 self._audit_drawn.set()
             case Settle(job, peer, tasks, is_last):
                 await self._for_job(job, lambda body: body.settle(peer, tasks, is_last=is_last))
             case VoidResults(job, peer, tasks, reason):
                 self.stages.voided += len(tasks)
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
-                self._audits = [(audit, rows) for audit, rows in self._audits if (audit.job, audit.peer) != (job, peer)]
+                gone = set(tasks)
+                self._audits = [pair for pair in self._audits if pair[0].job != job or pair[0].task not in gone]
                 await self._for_job(job, lambda body: body.void(tasks))
             case JobChanged(job):
                 if job in self._bodies:
@@ -383,6 +399,10 @@ class CoordinatorRole:
         await body.keep(answer, tasks)
         self._kept = answer
 
+    async def _compare(self, body: JobBody, job: JobId, answer: Answer, tasks: Sequence[int]) -> None:
+        agrees = await body.compare(answer, tasks)
+        self._driver.post(CopiesCompared(job, answer.peer, tuple(agrees.items())))
+
     def _cancel_frame(self, peer: PeerId, number: int, reason: str) -> None:
         link = self._links.get(peer)
         if link is None:
@@ -407,14 +427,16 @@ class CoordinatorRole:
             if body is None:
                 continue
             started_s = self._clock.now_s()
+            asked = {audit.task: audit.peers for audit, _ in drawn}
+            fresh = {audit.task: (audit.peers[0], rows) for audit, rows in drawn if rows is not None}
             try:
-                verdicts = await body.audit({audit.task: claim for audit, claim in drawn})
+                verdicts = await body.audit(asked, fresh)
             except PeerinferError as error:
-                verdicts = {audit.task: Verdict(None, str(error)) for audit, _ in drawn}
+                verdicts = {task: Verdict(None, (), str(error)) for task in asked}
             self.stages.checked(job, self._clock.now_s() - started_s, len(drawn))
-            for audit, _ in drawn:
-                verdict = verdicts.get(audit.task, Verdict(None, "its result is not kept any more"))
-                self._driver.post(AuditDone(job, audit.task, audit.peer, verdict.agrees, verdict.detail))
+            for task in asked:
+                verdict = verdicts.get(task, Verdict(None, (), "its result is not kept any more"))
+                self._driver.post(AuditDone(job, task, verdict.right, verdict.wrong, verdict.detail))
 
     def _claim(self, peer: PeerId, task: int) -> Rows | None:
         """What a worker has just answered of one task; copied, so that the answer itself can go."""

@@ -27,6 +27,7 @@ _BLANK: Json = {
     "hedged": 0,
     "audited": 0,
     "audits_failed": 0,
+    "verification": {},
     "peers": [],
     "blocked": "",
     "open": 0,
@@ -61,8 +62,22 @@ def totals(picture: JobPicture, split: Split) -> Json:
         "hedged": picture.hedged,
         "audited": picture.audited,
         "audits_failed": picture.audits_failed,
+        "verification": verification(picture),
         "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in picture.peers.items()],
         "blocked": picture.blocked,
+    }
+
+
+def verification(picture: JobPicture) -> Json:
+    """The level of verification that a job has reached."""
+    bound = picture.error_bound
+    return {
+        "policy": picture.verify,
+        "audits": picture.audited,
+        "audits_failed": picture.audits_failed,
+        "copies": picture.copied,
+        "grounds": dict(picture.grounds),
+        "error_bound": None if bound is None else float(f"{bound:.3g}"),
     }
 
 
@@ -126,6 +141,7 @@ def provenance_json(row: JobRow, shown: Json, receipts: list[RecordRow]) -> Json
             "atol": manifest.atol if manifest.atol >= 0 else None,
             "tasks_checked": shown["audited"],
             "checks_failed": shown["audits_failed"],
+            "reached": shown["verification"],
         },
         "committee": shown["committee"],
         "handovers": shown["handovers"],

@@ -61,8 +61,9 @@ class LiveJob:
 
 def plain(known: Json) -> Json:
     """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
-    kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "peers", "survives")
-    return {name: known[name] for name in (*kept, "handovers", "coordinator", "term") if name in known}
+    kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "verification")
+    more = ("peers", "survives", "handovers", "coordinator", "term")
+    return {name: known[name] for name in (*kept, *more) if name in known}
 
 
 def led(chain: Chain, manifest: Manifest) -> Json:

@@ -111,8 +111,15 @@ class OnlineJob:
             request.outputs = answer.rows(task)
             request.done.set()
 
-    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
-        return dict.fromkeys(claims, Verdict(None, "online tasks are not audited"))
+    async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
+        del answer, tasks
+        return {}  # Nobody asks for copies: online requests are believed.
+
+    async def audit(
+        self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
+    ) -> Mapping[int, Verdict]:
+        del fresh
+        return dict.fromkeys(asked, Verdict(None, (), "online tasks are not audited"))
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         del peer, tasks, is_last

@@ -19,7 +19,7 @@ from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
 from peerinfer_node.roles.coordinator import FrameInputs, Verdict
-from peerinfer_node.roles.recorder import Recorder, digests_of
+from peerinfer_node.roles.recorder import Recorder, digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of
 
 INLINE_READ_BYTES_MAX = 256 * 1024
@@ -75,6 +75,10 @@ class StoredJob:
         self._on_end = on_end
         self._in_thread = in_thread
         self._outputs = {port.name: port for port in files.manifest.outputs}
+        self._places: dict[int, int] = {}
+        """Where the records of provisional tasks lie in the spool."""
+        self._copies: dict[int, dict[PeerId, int]] = {}
+        """The same of further answers to them."""
         self.failures: dict[int, str] = {}
 
     # --- what the coordinator asks -----------------------------------------------------------------------------------
@@ -121,38 +125,68 @@ class StoredJob:
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         record = record_of(answer)
         offset = await self._store.append_results(self.job, record)
-        keys = b"".join(self.files.task_key(task) for task in tasks)
-        frame = answer.frame.frame
-        await self._store.add_record(
-            RecordRow(self.job, offset, tuple(tasks), keys, frame, answer.peer, answer.receipt)
-        )
+        await self._store.add_record(self._row(offset, answer.frame.frame, answer.peer, answer.receipt, tasks))
+        if self.files.manifest.verify != "none":
+            self._places.update(dict.fromkeys(tasks, offset))
         self._recorder.kept(offset, record, digests_of(answer, tasks))
 
-    async def audit(self, claims: Mapping[int, Rows | None]) -> Mapping[int, Verdict]:
-        known = {task: rows for task, rows in claims.items() if rows is not None}
-        known |= await self._read_back([task for task in claims if task not in known])
-        references = await self.compute_here(sorted(claims))
-        verdicts = {}
-        for task in claims:
-            reference = references[task]
-            if isinstance(reference, str) or task not in known:  # the latter was voided while it was looked up
-                verdicts[task] = Verdict(None, reference if isinstance(reference, str) else "its result was voided")
-                continue
-            files = self.files
-            problem = disagreement(known[task], reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
-            verdicts[task] = Verdict(not problem, f"task {task}: {problem}" if problem else "")
-        return verdicts
+    async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
+        earlier = {task: await self._answers_to(task) for task in tasks}
+        offset = await self._store.append_results(self.job, record_of(answer))
+        # It counts for no task yet, but its receipt is kept.
+        await self._store.add_record(self._row(offset, answer.frame.frame, answer.peer, answer.receipt, ()))
+        for task in tasks:
+            self._copies.setdefault(task, {})[answer.peer] = offset
+        agrees = {}
+        for task in tasks:
+            rows = answer.rows(task)
+            agrees[task] = tuple(
+                peer for peer, known in earlier[task].items() if not self._problem(known, rows) and peer != answer.peer
+            )
+        return agrees
 
-    async def _read_back(self, tasks: Sequence[int]) -> dict[int, Rows]:
-        if not tasks:
-            return {}
-        found: dict[int, Rows] = {}
-        for row in await self._store.records_of(self.job):
-            wanted = [task for task in tasks if task in row.tasks]
-            if wanted:
-                record = OpenRecord(await self._store.read_results(row.job, row.offset))
-                found |= {task: record.rows(task) for task in wanted}
+    def _row(self, offset: int, frame: int, peer: PeerId, receipt: bytes, tasks: Sequence[int]) -> RecordRow:
+        keys = b"".join(self.files.task_key(task) for task in tasks)
+        return RecordRow(self.job, offset, tuple(tasks), keys, frame, peer, receipt)
+
+    async def _answers_to(self, task: int) -> dict[PeerId, Rows]:
+        """Every answer to a task that is here, by who gave it."""
+        places = list(self._copies.get(task, {}).values())
+        if task in self._places:
+            places.append(self._places[task])
+        else:  # It was kept in an earlier term.
+            places += [row.offset for row in await self._store.records_of(self.job) if task in row.tasks]
+        found: dict[PeerId, Rows] = {}
+        for offset in places:
+            record = OpenRecord(await self._store.read_results(self.job, offset))
+            found[record.peer] = record.rows(task)
         return found
+
+    async def audit(
+        self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
+    ) -> Mapping[int, Verdict]:
+        known = {task: {peer: rows} for task, (peer, rows) in fresh.items()}
+        for task, peers in asked.items():
+            if len(peers) > 1 or task not in known:
+                known[task] = await self._answers_to(task)
+        references = await self.compute_here(sorted(asked))
+        return {task: self._verdict(task, peers, known[task], references[task]) for task, peers in asked.items()}
+
+    def _verdict(
+        self, task: int, peers: Sequence[PeerId], known: Mapping[PeerId, Rows], reference: Rows | str
+    ) -> Verdict:
+        if isinstance(reference, str):
+            return Verdict(None, (), reference)
+        problems = {peer: self._problem(known[peer], reference) for peer in peers if peer in known}
+        if not problems:
+            return Verdict(None, (), "its result was voided")
+        wrong = tuple(peer for peer, problem in problems.items() if problem)
+        detail = f"task {task}: {problems[wrong[0]]}" if wrong else ""
+        return Verdict(tuple(peer for peer, problem in problems.items() if not problem), wrong, detail)
+
+    def _problem(self, claimed: Rows, reference: Rows) -> str:
+        files = self.files
+        return disagreement(claimed, reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
 
     async def compute_here(self, tasks: Sequence[int]) -> dict[int, Rows | str]:
         """The outputs of each task on this node's own device, or why there are none."""
@@ -175,9 +209,29 @@ class StoredJob:
         return found
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
+        if self._copies:
+            await self._put_first(
+                {task: held[peer] for task in tasks if peer in (held := self._copies.pop(task, {}))},
+            )
+        for task in tasks if self._places else ():
+            self._places.pop(task, None)
         self._recorder.settle(peer, tasks, is_last=is_last)
 
+    async def _put_first(self, places: Mapping[int, int]) -> None:
+        """These answers take the place of the first ones."""
+        by_record: dict[int, list[int]] = {}
+        for task, offset in places.items():
+            by_record.setdefault(offset, []).append(task)
+        for offset, tasks in by_record.items():
+            data = await self._store.read_results(self.job, offset)
+            record = OpenRecord(data)
+            await self._store.add_record(self._row(offset, record.header.frame, record.peer, b"", tasks))
+            self._recorder.kept(offset, [data], {task: digest_of_rows(record.rows(task)) for task in tasks})
+
     async def void(self, tasks: Sequence[int]) -> None:
+        for task in tasks:
+            self._copies.pop(task, None)
+            self._places.pop(task, None)
         self._recorder.void(tasks)
         await self._store.void_results(self.job, tasks)
 

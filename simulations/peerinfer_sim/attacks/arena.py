@@ -9,26 +9,26 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from peerinfer.ids import JobId, PeerId
+from peerinfer.ids import PeerId
 from peerinfer.reputation import DAY_S, NEWCOMER_AUDITS, NEWCOMERS_SHARE_MAX, Admission
 from peerinfer.verification import Verification
 from peerinfer.verification_events import (
     AuditDone,
     Caught,
+    CopyArrived,
     CopyImpossible,
     Effect,
     Finalise,
     Passed,
     PeerKnown,
     Policy,
-    ResultArrived,
-    TaskKey,
+    ResultsArrived,
+    Unverified,
     Void,
     WantAudit,
     WantCopy,
 )
 
-_JOB = JobId("job")
 _PARTNER_TRIES = 24
 DAYS = 10.0
 """A run takes so long by the clock of the admission."""
@@ -96,8 +96,8 @@ class Arena:
         self._rng = random.Random(f"{seed}:world:{attack.name}")
         self._names = 0
         self._auditor_liars = auditor_liars
-        self._answers: dict[TaskKey, dict[PeerId, bool]] = {}
-        self._redo: list[TaskKey] = []
+        self._answers: dict[int, dict[PeerId, bool]] = {}
+        self._redo: list[int] = []
         self._effects: list[Effect] = []
         self._by_name: dict[PeerId, _Actor] = {}
         self._newcomer_tasks = 0
@@ -119,7 +119,7 @@ class Arena:
             if self._redo:
                 key = self._redo.pop()
             else:
-                key = (_JOB, number)
+                key = number
                 number += 1
                 self.tally.tasks += 1
                 if number % 1000 == 0:
@@ -140,7 +140,7 @@ class Arena:
                 return actor
         return actor
 
-    def _compute(self, key: TaskKey, actor: _Actor, *, as_copy: bool = False) -> None:
+    def _compute(self, key: int, actor: _Actor, *, as_copy: bool = False) -> None:
         self.tally.executions += 1
         actor.computed += 1
         is_right = True
@@ -153,28 +153,29 @@ class Arena:
         before = self._answers.setdefault(key, {})
         agrees = tuple(peer for peer, right in before.items() if right == is_right)
         before[actor.peer] = is_right
-        self._perform(self.machine.handle(ResultArrived(key, actor.peer, agrees), 0.0))
+        event = CopyArrived(key, actor.peer, agrees) if as_copy else ResultsArrived(actor.peer, (key,))
+        self._perform(self.machine.handle(event, 0.0))
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case WantCopy():
                     self._copy(effect)
-                case WantAudit(key):
+                case WantAudit(key, _):
                     self.tally.executions += 1
                     right = tuple(peer for peer, is_right in self._answers[key].items() if is_right)
                     self._perform(self.machine.handle(AuditDone(key, right), 0.0))
-                case Finalise(answers, _, _):
-                    self.tally.final += len(answers)
-                    for key, peer in answers:
+                case Finalise(peer, keys, _, _, _):
+                    self.tally.final += len(keys)
+                    for key in keys:
                         self.tally.final_wrong += not self._answers.pop(key)[peer]
-                case Void(keys, _):
+                case Void(_, keys, _) | Unverified(_, keys, _):
                     self._redo += keys
                     for key in keys:
                         del self._answers[key]
                 case Passed(peer):
                     self._by_name[peer].audits += 1
-                case Caught(peer, _):
+                case Caught(peer, _, _):
                     self._caught(peer)
 
     def _copy(self, effect: WantCopy) -> None:

@@ -111,7 +111,14 @@ def test_many_ranges_are_counted_and_not_listed() -> None:
 
 
 def test_the_json_has_every_promised_field_and_its_totals_add_up() -> None:
-    picture = job(accepted=3, failed=FAILED, failed_tasks=2, audited=1, retried=4, peers=[{"peer_id": "p", "tasks": 3}])
+    picture = job(
+        accepted=3,
+        failed=FAILED,
+        failed_tasks=2,
+        verification={"audits": 1},
+        retried=4,
+        peers=[{"peer_id": "p", "tasks": 3}],
+    )
     summary = summary_json(picture, seconds=2.0, written=Written("/o.npz", "/o.npz.provenance.json", [0, 1, 6, 7]))
     promised = [
         "job_id",
@@ -145,9 +152,18 @@ def test_the_json_of_a_job_without_output_says_none() -> None:
 
 
 def test_the_summary_line_is_for_people() -> None:
-    picture = job(items=20_000, peers=[{}, {}], audited=2)
+    picture = job(items=20_000, peers=[{}, {}], verification={"audits": 1, "copies": 1, "error_bound": 0.002})
     line = summary_line(picture, seconds=2.0, written=Written("/o.npz", "/p", []))
-    assert line == "20,000 items in 2s (10,000/s) by 2 peers, 2 of 5 tasks verified: /o.npz"
+    level = "2 of 5 tasks computed twice, at most 1 in 500 expected to be wrong"
+    assert line == f"20,000 items in 2s (10,000/s) by 2 peers, {level}: /o.npz"
+
+
+def test_results_that_nobody_could_verify_are_an_error_of_their_own() -> None:
+    failed = [{"task": 1, "first_item": 4, "items": 4, "reason": "unverified: no check could be had"}]
+    error = error_of(job(state="done", failed=failed, failed_tasks=1))
+    assert type(error).__name__ == "VerificationFailed"
+    assert VerificationFailed.exit_code == 6
+    assert "items 4-7" in str(error)
 
 
 @pytest.mark.parametrize("outputs", [None, 5, [{}], ["y"], [{"name": "y", "dtype": "float32"}]])

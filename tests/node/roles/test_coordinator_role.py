@@ -190,12 +190,12 @@ async def test_audits_go_on_where_one_cannot_be_computed(autojump_clock):
         first = True
         audit = job.audit
 
-        async def fail_once(claims):
+        async def fail_once(asked, fresh):
             nonlocal first
             if first:
                 first = False
                 raise LimitExceeded("memory", current=1, attempted=1, limit=1, unit="GB")
-            return await audit(claims)
+            return await audit(asked, fresh)
 
         job.audit = fail_once
         await world.honest_worker()

@@ -1,0 +1,197 @@
+"""What a coordinator believes: results on their way from a worker's answer to the journal, and who was caught.
+
+Each job has a `Verification` for its policy. This turns what it wants into the coordinator's effects: copies for other
+workers, audits for this node's own device, results that count and results that are void. What is learned of a peer goes
+to `Reputation`, which outlives the job, and what a peer was caught at in one job counts in all others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from peerinfer import verification_events as told
+from peerinfer.assignment import (
+    Audit,
+    AuditDone,
+    CopiesCompared,
+    DropWorker,
+    Effect,
+    JobChanged,
+    Settle,
+    TaskFailedForGood,
+    VoidResults,
+)
+from peerinfer.ids import JobId, PeerId
+from peerinfer.reputation import Reputation
+from peerinfer.verification import Verification
+from peerinfer.workforce import CoordinatedJob, Worker, Workforce
+
+UNVERIFIED = "unverified"
+"""Kind of failure of a task whose results nobody could vouch for."""
+
+
+class Judgement:
+    """Over a coordinator's jobs and workers, which are the coordinator's; effects go to `say`, in order."""
+
+    def __init__(
+        self,
+        force: Workforce,
+        *,
+        reputation: Reputation,
+        wall_offset_s: float,
+        rng: random.Random,
+        say: Callable[[Effect], None],
+        lose: Callable[[PeerId, str, float], None],
+        touch: Callable[[JobId], None],
+    ) -> None:
+        self._force = force
+        self._jobs, self._workers = force.jobs, force.workers
+        self._rng = rng
+        self._say = say
+        self._lose = lose
+        self._touch = touch
+        self._wall_offset_s = wall_offset_s
+        self.reputation = reputation
+        self.now_s = 0.0
+
+    @property
+    def wall_s(self) -> float:
+        """Reputation lives by a clock that goes on while the node does not."""
+        return self.now_s + self._wall_offset_s
+
+    # --- jobs and workers ------------------------------------------------------------------------------------------
+
+    def begin(self, job: CoordinatedJob) -> None:
+        policy = told.Policy.named(job.spec.verify)
+        if policy.kind == "none" or job.spec.online:
+            return
+        job.verification = Verification(policy, self._rng)
+        for worker in self._workers.values():
+            job.verification.handle(self._known(worker.peer, worker), self.now_s)
+
+    def _known(self, peer: PeerId, worker: Worker | None) -> told.PeerKnown:
+        audits = self.reputation.standing(peer, self.wall_s).audits
+        if worker is None:
+            return told.PeerKnown(peer, audits=audits)
+        return told.PeerKnown(peer, worker.offer.groups, audits, is_own=worker.offer.local)
+
+    def joined(self, worker: Worker) -> None:
+        self._tell_all(self._known(worker.peer, worker))
+
+    def left(self, peer: PeerId) -> None:
+        self._tell_all(told.PeerLeft(peer))
+
+    def _tell_all(self, event: told.Event) -> None:
+        for job in list(self._jobs.values()):
+            self._verify(job, event)
+
+    def conclude(self, job: CoordinatedJob) -> None:
+        """Every task has an answer: what has too little evidence yet is looked at once more."""
+        if job.verification is not None and job.verification.provisional and not job.verification.is_concluded:
+            self._verify(job, told.Concluded())
+
+    def look_for_copies(self, job: CoordinatedJob) -> None:
+        """Gives up copies that nobody here may compute."""
+        machine = job.verification
+        if machine is None or self.now_s < job.doubles.look_s:
+            return
+        candidates = [(peer, self._workers[peer].offer.groups, machine.is_trusted(peer)) for peer in job.usable]
+        for task in job.doubles.impossible(candidates, self.now_s):
+            self._verify(job, told.CopyImpossible(task))
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def took(self, job: CoordinatedJob, peer: PeerId, tasks: Sequence[int], *, local: bool) -> None:
+        """First answers are kept: they count at once, or when there is evidence for them."""
+        job.kept[peer] = job.kept.get(peer, 0) + len(tasks)
+        if job.verification is None:
+            job.believed += 0 if local else len(tasks)
+            self._settle(job, peer, tasks)
+            return
+        if peer not in self._workers:  # kept by an earlier coordinator
+            self._verify(job, told.PeerKnown(peer, is_own=True) if local else self._known(peer, None))
+        self._verify(job, told.ResultsArrived(peer, tasks))
+        if peer not in self._workers:
+            self._verify(job, told.PeerLeft(peer))
+
+    def compared(self, event: CopiesCompared) -> None:
+        job = self._jobs.get(event.job)
+        if job is None:
+            return
+        for task, agrees_with in event.agrees:
+            job.copied += 1
+            self._verify(job, told.CopyArrived(task, event.peer, agrees_with))
+        self._touch(event.job)
+        self._say(JobChanged(event.job))
+
+    def audited(self, event: AuditDone) -> None:
+        job = self._jobs.get(event.job)
+        if job is None or job.verification is None:
+            return
+        self._verify(job, told.AuditDone(event.task, event.right, event.wrong, event.detail))
+        self._touch(event.job)
+        self._say(JobChanged(event.job))
+
+    # --- what the verification wants -------------------------------------------------------------------------------
+
+    def _verify(self, job: CoordinatedJob, event: told.Event) -> None:
+        if job.verification is None:
+            return
+        effects = job.verification.handle(event, self.now_s)
+        if effects:
+            self._touch(job.spec.job)
+        for effect in effects:
+            match effect:
+                case told.WantCopy(task, exclude, groups, trusted):
+                    job.doubles.want(task, exclude, groups, trusted=trusted, now_s=self.now_s)
+                case told.WantAudit(task, peers):
+                    self._say(Audit(job.spec.job, task, peers))
+                case told.Finalise(peer, tasks, _, _, first):
+                    if first != peer:
+                        job.kept[first] = job.kept.get(first, 0) - len(tasks)
+                        job.kept[peer] = job.kept.get(peer, 0) + len(tasks)
+                    job.doubles.forget(tasks)
+                    self._settle(job, peer, tasks)
+                case told.Void(first, tasks, reason):
+                    self._void(job, first, tasks, reason)
+                case told.Unverified(first, tasks, reason):
+                    self._reject(job, first, tasks, reason)
+                case told.Passed(peer):
+                    self.reputation.passed(peer, self.wall_s)
+                case told.Caught(peer, _, detail):
+                    self._catch(peer, detail)
+
+    def _settle(self, job: CoordinatedJob, peer: PeerId, tasks: Sequence[int]) -> None:
+        if job.spec.online:
+            for task in tasks:
+                job.ledger.finalise(task)
+            return
+        job.settling += len(tasks)
+        is_last = job.ledger.all_answered and not job.unsettled
+        self._say(Settle(job.spec.job, peer, tuple(tasks), is_last))
+
+    def _void(self, job: CoordinatedJob, first: PeerId, tasks: tuple[int, ...], reason: str) -> None:
+        job.doubles.forget(tasks)
+        for task in tasks:
+            job.ledger.void(task, first, reason)
+        job.retried += len(tasks)
+        job.kept[first] = job.kept.get(first, 0) - len(tasks)
+        self._say(VoidResults(job.spec.job, first, tasks, reason))
+
+    def _reject(self, job: CoordinatedJob, first: PeerId, tasks: tuple[int, ...], reason: str) -> None:
+        job.doubles.forget(tasks)
+        reason = f"{UNVERIFIED}: {reason}"
+        job.kept[first] = job.kept.get(first, 0) - len(tasks)
+        self._say(VoidResults(job.spec.job, first, tasks, reason))
+        for task in tasks:
+            job.ledger.reject(task, first, reason)
+            self._say(TaskFailedForGood(job.spec.job, task, reason))
+
+    def _catch(self, peer: PeerId, detail: str) -> None:
+        reason = f"a result did not stand up to its check: {detail}"
+        self._force.bar(peer, reason)
+        self.reputation.caught(peer, self.wall_s)
+        self._tell_all(told.PeerCaught(peer, reason))
+        self._lose(peer, reason, self.now_s)
+        self._say(DropWorker(peer, reason))
