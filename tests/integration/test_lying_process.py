@@ -1,0 +1,66 @@
+"""A volunteer whose process lies: it is caught, what it gave is computed again, and the output is right."""
+
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from job_files import SLOW_ATOL, assert_adds_up, assert_same, write_model, write_npz
+
+pytestmark = pytest.mark.slow
+
+LIAR = '''
+"""Imported by the interpreter at its start: this process falsifies what its device computes."""
+from dataclasses import replace
+
+import numpy as np
+
+from peerinfer_node.roles.worker import WorkerRole
+
+honest = WorkerRole._run
+
+
+async def lie(self, held, executor, batch):
+    result = await honest(self, held, executor, batch)
+    groups = []
+    for group in result.groups:
+        values = np.frombuffer(bytes(group.body), dtype=group.tensors[0].dtype).copy()
+        groups.append(replace(group, body=(values + 1).tobytes()))
+    return replace(result, groups=tuple(groups))
+
+
+WorkerRole._run = lie
+'''
+
+ROWS = np.random.default_rng(0).standard_normal((60, 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    return write_model(folder / "slow.onnx", models.slow(8)), write_npz(folder / "rows.npz", x=ROWS)
+
+
+@pytest.fixture(scope="module")
+def liar_environ(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("liar")
+    (folder / "sitecustomize.py").write_text(LIAR)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("verify", ["spot", "quorum:2", "adaptive"])
+def test_a_process_that_lies_is_caught_and_the_output_is_right(swarm, files, liar_environ, tmp_path, verify):
+    model, rows = files
+    ada = swarm.join("ada")
+    eve = swarm.join("eve", bootstrap=ada, environ=liar_environ)
+    bob = swarm.join("bob", bootstrap=ada)
+    out = tmp_path / "out.npz"
+    bootstrap = [word for peer in (eve, ada, bob) for word in ("--bootstrap", peer.address)]
+    run = swarm.run("me", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", verify, *bootstrap)
+    assert run.code == 0, run.told()
+    summary = run.json
+    assert_adds_up(summary, items=len(ROWS))
+    assert summary["verification"]["policy"] == verify
+    assert summary["verification"]["audits_failed"] >= 1, summary
+    assert eve.peer_id not in {peer["peer_id"] for peer in summary["peers"]}
+    assert_same(out, {"y": ROWS}, atol=SLOW_ATOL)
