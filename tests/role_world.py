@@ -44,7 +44,8 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.loopback import LoopbackStream, stream_pair
 from peerinfer_node.ports import Batch, BatchResult, Device, Group, ModelInterface
 from peerinfer_node.roles.answers import Answer, Rows
-from peerinfer_node.roles.coordinator import CoordinatorRole, FrameInputs, Verdict
+from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.job_body import FrameInputs, Verdict
 from peerinfer_node.roles.worker import WorkerRole
 
 WIDTH = 4

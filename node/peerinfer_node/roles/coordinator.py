@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -46,13 +46,13 @@ from peerinfer.limits import (
     JOBS_MAX,
     REASON_CHARS_MAX,
 )
-from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, Refused, Results, Term, Window
-from peerinfer.tensors import Port, TensorSpec
+from peerinfer.messages import Cancel, Frame, JobDone, Refused, Results, Term, Window
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, Rows, check_results
+from peerinfer_node.roles.job_body import JobBody, Verdict
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 from peerinfer_node.stages import Stages
 
@@ -66,66 +66,6 @@ WINDOWS_AT_ONCE_MAX = 100
 WINDOWS_PER_S_MAX = 5.0
 """A window changes when an owner pauses or resumes. Six bytes that make the machine look at all jobs and workers again
 are worth sending a million times to somebody who wants to hold us up."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameInputs:
-    """Tensors of some tasks, joined along the first axis, ready to travel."""
-
-    items: tuple[int, ...]
-    tensors: tuple[TensorSpec, ...]
-    body: Sequence[Buffer]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an audit of one task found: whose answers are right (None: this node cannot tell), whose are wrong, and how."""
-
-    right: tuple[PeerId, ...] | None
-    wrong: tuple[PeerId, ...] = ()
-    detail: str = ""
-
-
-class JobBody(Protocol):
-    """What the tasks of one job consist of and where their results go. The machine knows neither."""
-
-    @property
-    def brief(self) -> JobBrief: ...
-
-    def may_act(self) -> bool:
-        """False once somebody else may hold the job's lease: to be asked before every effect."""
-
-    @property
-    def outputs(self) -> dict[str, Port]:
-        """The outputs wanted."""
-
-    async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
-        """May raise `InputError` (a file that was there has gone)."""
-
-    async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
-        """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
-
-    async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
-        """Keeps further answers to these tasks beside the first ones; returns which earlier answers say the same."""
-
-    async def audit(
-        self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
-    ) -> Mapping[int, Verdict]:
-        """Computes tasks here and compares with what these peers answered. `fresh`: answers that were just kept."""
-
-    async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
-        """Writes results of `peer` into the journal; `TasksCommitted` is posted when a quorum has them.
-
-        Where another peer answered first, the answer of `peer` takes its place.
-        """
-
-    async def void(self, tasks: Sequence[int]) -> None: ...
-
-    def changed(self) -> None: ...
-
-    async def failed(self, task: int, reason: str) -> None: ...
-
-    async def ended(self, end: JobEnded) -> None: ...
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
-from peerinfer_node.roles.coordinator import FrameInputs, Verdict
+from peerinfer_node.roles.job_body import FrameInputs, Verdict
 
 
 @dataclass(slots=True)

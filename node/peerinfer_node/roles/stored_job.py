@@ -18,7 +18,7 @@ from peerinfer_node.formats import Inputs
 from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
-from peerinfer_node.roles.coordinator import FrameInputs, Verdict
+from peerinfer_node.roles.job_body import FrameInputs, Verdict
 from peerinfer_node.roles.recorder import Recorder, digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of
 

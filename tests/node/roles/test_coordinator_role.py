@@ -8,7 +8,8 @@ from peerinfer.assignment import JobCancelled
 from peerinfer.errors import LimitExceeded
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX
 from peerinfer.messages import Cancel, Frame, Goodbye, JobBrief, JobDone, Refused, Window
-from peerinfer_node.roles.coordinator import IDLE_LINK_S, FrameInputs
+from peerinfer_node.roles.coordinator import IDLE_LINK_S
+from peerinfer_node.roles.job_body import FrameInputs
 
 
 async def join(world, name="worker", *, window=1):
@@ -59,8 +60,7 @@ async def test_results_are_kept_as_they_were_answered_and_counted_to_their_peer(
         assert world.role.body_of(JOB) is None
         await side.close()
         await world.wait_gone(side)
-        assert world.role.bytes_in > 0
-        assert world.role.bytes_out > 0
+        assert min(world.role.workers) > 0
 
 
 async def test_a_stream_that_no_job_needs_is_closed_after_a_while(autojump_clock):
