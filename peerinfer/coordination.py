@@ -451,6 +451,10 @@ class Coordination:
         return self._judgement.reputation
 
     @property
+    def specs(self) -> list[JobSpec]:
+        return [job.spec for job in self._jobs.values()]
+
+    @property
     def caught(self) -> dict[PeerId, str]:
         """Peers that gave a wrong result, and how it was seen."""
         return dict(self._caught)

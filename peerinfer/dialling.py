@@ -73,6 +73,11 @@ class Dialler:
         entry.redial_s = now_s + REDIAL_FIRST_S * (0.5 + 0.5 * self._table.rng.random())
         self._table.wake(entry.redial_s)
 
+    def released(self, entry: Entry, now_s: float) -> None:
+        """A neighbour lives, but had no room."""
+        entry.redial_s = now_s + REDIAL_MAX_S * (0.5 + 0.5 * self._table.rng.random())
+        self._table.wake(entry.redial_s)
+
     def dial(self, entry: Entry) -> None:
         if not (entry.dialling or entry.is_connected) and entry.member.addresses:
             entry.dialling = True

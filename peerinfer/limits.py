@@ -131,6 +131,8 @@ DIAL_BACK_PORTS_MAX = 4
 STATEMENT_BYTES_MAX = 4 * KIB
 """One signed statement that spreads. An attestation about thirty peers takes about 1.5 kB."""
 
+FOUND_PER_MESSAGE_MAX = 8
+SEARCH_WORDS_MAX = 4
 STATEMENTS_PER_MESSAGE_MAX = 16
 STATEMENTS_NAMED_MAX = 256
 """By their digests, in one message of 4.6 kB."""

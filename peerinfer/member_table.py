@@ -38,6 +38,8 @@ class Entry:
     ended_s: float = 0.0
     ask_s: float = 0.0
     connected_s: float = 0.0
+    leaves_s: float | None = None
+    """One side wants to end this connection, though both live; when it is closed at the latest."""
 
 
 class Table:

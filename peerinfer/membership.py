@@ -16,6 +16,7 @@ node that restarts replaces itself at once.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 from peerinfer.dialling import CONNECTIONS_WANTED, Dialler
@@ -33,7 +34,6 @@ from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
     Connected,
-    Dial,
     DialFailed,
     Disconnected,
     Drop,
@@ -45,11 +45,12 @@ from peerinfer.membership_events import (
     PeerChanged,
     Refute,
     RttMeasured,
-    Send,
 )
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
 from peerinfer.news import known, peer_with
 from peerinfer.probing import HELPERS, PROBE_EVERY_S, Prober
+from peerinfer.releasing import Releaser
+from peerinfer.spread_messages import Released
 from peerinfer.suspicion import SUSPICION_MAX_S, TICK_LATE_S, Health, Suspicion
 
 REFUTE_EVERY_S = 1.0
@@ -74,10 +75,14 @@ class Membership:
         *,
         members_max: int = MEMBERS_MAX,
         connections_wanted: int = CONNECTIONS_WANTED,
+        is_busy: Callable[[PeerId], bool] = lambda peer: False,
     ) -> None:
+        """`is_busy` says whether the node works with a neighbour."""
         self._table = Table(own, rng, members_max)
         self._exchange = Exchange(self._table)
-        self._dialler = Dialler(self._table, connections_wanted)
+        # Neighbours stay in the table, so most of it must be left for others.
+        self._dialler = Dialler(self._table, min(connections_wanted, max(members_max // 4, 1)))
+        self._releaser = Releaser(self._table, members_max // 2, is_busy)
         self._prober = Prober(random.Random(rng.random()))  # noqa: S311
         self.health = Health()
         self._heard_s = self._refuted_s = -NEVER
@@ -123,9 +128,21 @@ class Membership:
         entry = self._table.entries.get(peer)
         return entry.member if entry and _is_known(entry) else None
 
+    def own_member(self) -> Member | None:
+        """This node as its neighbours know it."""
+        own = self._exchange
+        if own.own_advert is None:
+            return None
+        return Member(self._table.own, "alive", own.own_advert.addresses, own.own_advert, own.own_signed)
+
     def members(self) -> list[Member]:
         """Without addresses that nobody has answered at yet."""
         return [entry.member for entry in self._table.entries.values() if _is_known(entry)]
+
+    @property
+    def is_full(self) -> bool:
+        """The swarm is larger than the table, as far as this node can tell."""
+        return len(self._table.entries) >= 0.9 * self._table.members_max
 
     def snapshot(self) -> tuple[Member, ...]:
         return tuple(self.members())
@@ -144,10 +161,14 @@ class Membership:
     # --- connections -------------------------------------------------------------------------------------------------
 
     def _connected(self, peer: PeerId, path: str, now_s: float) -> None:
-        entry = None if peer == self._table.own else self._table.entry(peer, now_s)
+        if peer == self._table.own:
+            return
+        entry = self._table.entry(peer, now_s)
         if entry is None:
+            self._table.effects.append(Drop(peer))  # It may come again when there is room.
             return
         entry.is_connected = entry.was_reached = True
+        entry.leaves_s = None
         entry.suspicion, entry.dialling, entry.dials_failed, entry.redial_s = None, False, 0, NEVER
         entry.member = replace(entry.member, state="alive", path=path, heard_s=now_s)
         if not self._table.neighbours:
@@ -156,6 +177,7 @@ class Membership:
         self._table.neighbours[peer] = None
         entry.connected_s = now_s
         self._exchange.greet(peer)
+        self._releaser.make_room(now_s)
         self._table.effects.append(PeerChanged(peer))
 
     def _disconnected(self, peer: PeerId, now_s: float) -> None:
@@ -163,7 +185,9 @@ class Membership:
         if entry is None or not entry.is_connected:
             return
         self._lose(entry)
-        if entry.member.state != "left":
+        if entry.leaves_s is not None:
+            self._dialler.released(entry, now_s)
+        elif entry.member.state != "left":
             self._suspect(entry, self._table.own, now_s)
             self._dialler.dial(entry)
         self._table.effects.append(PeerChanged(peer))
@@ -243,6 +267,8 @@ class Membership:
                 self._exchange.mend(peer, told, now_s)
             case AdvertsWanted(keys):
                 self._exchange.send_adverts(peer, keys, now_s)
+            case Released():
+                self._releaser.released(entry, now_s)
 
     def _believe(self, told: tuple[Known, ...], by: PeerId, now_s: float) -> None:
         wanted: list[bytes] = []
@@ -408,7 +434,9 @@ class Membership:
         self._table.sweep_s = NEVER
         self._exchange.ask_again(now_s)
         for entry in list(self._table.entries.values()):
+            self._releaser.sweep(entry, now_s)
             self._sweep_one(entry, now_s)
+        self._releaser.make_room(now_s)
         self._dialler.fill(now_s)
 
     def _sweep_one(self, entry: Entry, now_s: float) -> None:
@@ -457,25 +485,3 @@ def _says_more(advert: Advert, old: Advert | None) -> bool:
 
 def _is_known(entry: Entry) -> bool:
     return entry.member.advert is not None or entry.was_reached
-
-
-__all__ = [
-    "CONNECTIONS_WANTED",
-    "AddressSeen",
-    "AdvertSeen",
-    "Connected",
-    "Dial",
-    "DialFailed",
-    "Disconnected",
-    "Drop",
-    "Effect",
-    "Event",
-    "Heard",
-    "Member",
-    "Membership",
-    "OwnAdvert",
-    "PeerChanged",
-    "Refute",
-    "RttMeasured",
-    "Send",
-]

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 
 from peerinfer.ids import PeerId
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
-from peerinfer.spread_messages import Statements, StatementsHeld, StatementsWanted
+from peerinfer.spread_messages import Found, Released, Search, Statements, StatementsHeld, StatementsWanted
 
 MemberMessage = (
-    Adverts | AdvertsWanted | Digest | News | Probe | ProbeAnswer | StatementsHeld | StatementsWanted | Statements
+    Adverts
+    | AdvertsWanted
+    | Digest
+    | News
+    | Probe
+    | ProbeAnswer
+    | StatementsHeld
+    | StatementsWanted
+    | Statements
+    | Search
+    | Found
+    | Released
 )
 """What members tell each other."""
 
@@ -36,7 +47,7 @@ class Heard:
     """`peer` said this on an authenticated stream. Adverts come as `AdvertSeen`, each by itself."""
 
     peer: PeerId
-    message: AdvertsWanted | Digest | News | Probe | ProbeAnswer
+    message: AdvertsWanted | Digest | News | Probe | ProbeAnswer | Released
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,15 @@
 
 from __future__ import annotations
 
-from peerinfer.codec import blob, listed, message, part, record, text, wire
-from peerinfer.limits import STATEMENT_BYTES_MAX, STATEMENTS_NAMED_MAX, STATEMENTS_PER_MESSAGE_MAX
+from peerinfer.codec import blob, flag, listed, message, part, record, text, uint, wire
+from peerinfer.limits import (
+    ADVERT_BYTES_MAX,
+    FOUND_PER_MESSAGE_MAX,
+    SEARCH_WORDS_MAX,
+    STATEMENT_BYTES_MAX,
+    STATEMENTS_NAMED_MAX,
+    STATEMENTS_PER_MESSAGE_MAX,
+)
 
 _digest = blob(16, exactly=16)
 
@@ -37,3 +44,26 @@ class Statement:
 @message(102)
 class Statements:
     statements: tuple[Statement, ...] = wire(listed(record(Statement), STATEMENTS_PER_MESSAGE_MAX))
+
+
+@message(103)
+class Search:
+    """Whom does the receiver know that all these words are true of? Answered by `Found`, or not at all."""
+
+    nonce: int = wire(uint(32))
+    words: tuple[str, ...] = wire(listed(text(80), SEARCH_WORDS_MAX))
+    """Capability classes and `model:<cid>`; see `classes.py`."""
+    passed_on: bool = wire(flag, default=False)
+    """The sender asks for somebody else: the receiver answers only for itself and its own table."""
+
+
+@message(104)
+class Found:
+    nonce: int = wire(uint(32))
+    adverts: tuple[bytes, ...] = wire(listed(blob(ADVERT_BYTES_MAX), FOUND_PER_MESSAGE_MAX))
+    """Each a `Signed` `Advert`."""
+
+
+@message(105)
+class Released:
+    """The sender lives and has too many neighbours: it asks the receiver to close the connection."""

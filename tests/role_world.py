@@ -177,6 +177,7 @@ class WorkerWorld:
             executors=self.executors,
             blobs=self.blobs,
             fetch_blob=self.fetch,
+            fetch_model=self.fetch,
             keys=self.keys,
             clock=SystemClock(),
             log=Log(),
@@ -392,6 +393,8 @@ class CoordinatorWorld:
         self.working = 0
 
     async def fetch(self, cid: Cid, providers: Sequence[PeerId]) -> None:
+        if await self.blobs.has(cid):
+            return
         self.fetches.append(cid)
         if not await self.remote.has(cid):
             raise DialFailed(f"nobody has {cid}")
@@ -434,6 +437,7 @@ class CoordinatorWorld:
             executors=[executor],
             blobs=self.blobs,  # the model is there
             fetch_blob=self.fetch,
+            fetch_model=self.fetch,
             keys=keys,
             clock=SystemClock(),
             log=Log(),

@@ -13,26 +13,24 @@ from dataclasses import dataclass
 import trio
 
 from peerinfer.addresses import peer_of
-from peerinfer.assignment import LinkMeasured, WorkerOffer
 from peerinfer.committee import Eligible, propose, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import NoSuitablePeer, PeerinferError
 from peerinfer.governor import NO_LIMITS, Limits
-from peerinfer.ids import Cid, PeerId
+from peerinfer.ids import PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
-from peerinfer.membership import Member, Membership
+from peerinfer.limits import MEMBERS_MAX
+from peerinfer.membership import Membership
 from peerinfer.rate import Rate
-from peerinfer.spreading import Spreading
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
-from peerinfer_node.network.loopback import stream_pair
 from peerinfer_node.network.metered import MeteredNetwork
 from peerinfer_node.node_control import NodeControl
 from peerinfer_node.online import Online
-from peerinfer_node.ports import Network, PeerRow, Ports, Stream
+from peerinfer_node.ports import Network, PeerRow, Ports
 from peerinfer_node.roles.advertiser import Advertiser
 from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
 from peerinfer_node.roles.coordinator import CoordinatorRole
@@ -40,15 +38,14 @@ from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.jobs import Jobs
-from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MembersRole
+from peerinfer_node.roles.kept_models import KeptModels
+from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MEMBERS_STREAMS, MembersRole
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
+from peerinfer_node.roles.recruiting import Recruiting
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
-
-RECRUIT_AGAIN_S = 1.0
-"""A volunteer whose work stream ended is tried again after this time, if it still offers work."""
 
 BOOTSTRAP_AGAIN_S = 5.0
 """A node without any connection dials its bootstrap peers this often; with one, ever more seldom."""
@@ -91,6 +88,7 @@ class NodeSettings:
     relays: bool = False
     """Carries connections for peers that cannot be dialled."""
     bootstrap: tuple[str, ...] = ()
+    members_max: int = MEMBERS_MAX
     api: str = ""
 
 
@@ -113,11 +111,27 @@ class Node:
             reach=self._reach,
             seed=zlib.crc32(own.encode()),
         )
+        self.members = MembersRole(
+            machine=Membership(
+                own,
+                random.Random(rng.random()),  # noqa: S311
+                members_max=settings.members_max,
+                is_busy=lambda peer: network.streams(peer) > MEMBERS_STREAMS,
+            ),
+            rng=random.Random(ports.seed + 1),  # noqa: S311
+            network=network,
+            clock=clock,
+            log=log,
+            swarm=swarm,
+            on_change=lambda peer: self._look_for_workers(),
+        )
+        self.kept_models = KeptModels(self.fetcher, self.members)
         lent = ports.executors if settings.lends_processor else ports.executors[1:]
         self.worker = WorkerRole(
             executors=lent,
             blobs=ports.blobs,
             fetch_blob=self.fetcher.fetch,
+            fetch_model=self.kept_models.fetch,
             keys=ports.keys,
             clock=clock,
             log=log,
@@ -141,15 +155,6 @@ class Node:
             clock=clock,
             log=log,
             swarm=swarm,
-        )
-        self.members = MembersRole(
-            machine=Membership(own, random.Random(rng.random())),  # noqa: S311
-            spreading=Spreading(random.Random(ports.seed + 1)),  # noqa: S311
-            network=network,
-            clock=clock,
-            log=log,
-            swarm=swarm,
-            on_change=lambda peer: self._look_for_workers(),
         )
         self.reachability = Reachability(
             network=network,
@@ -213,12 +218,21 @@ class Node:
             members=self.members,
             reachability=self.reachability,
             governor=self.governor,
+            models=self.kept_models,
             rng=random.Random(rng.random()),  # noqa: S311
+        )
+        self.recruiting = Recruiting(
+            own=own,
+            lends=settings.lends,
+            network=network,
+            members=self.members,
+            coordinator=self.coordinator,
+            worker=self.worker,
+            clock=clock,
+            log=log,
         )
         self.control = NodeControl(self)
         self.left = trio.Event()
-        self._recruit = trio.Event()
-        self._recruited: dict[PeerId, None] = {}
         self._nursery: trio.Nursery | None = None
         network.serve(WORK_PROTOCOL, self.worker.serve)
         network.serve(BLOB_PROTOCOL, blob_server.serve)
@@ -243,7 +257,7 @@ class Node:
             async with self.ports.network.run():
                 for part in (self.worker, self.governor, self.coordinator, self.members, self.jobs, self.advertiser):
                     nursery.start_soon(part.run)
-                nursery.start_soon(self._find_workers)
+                nursery.start_soon(self.recruiting.run)
                 nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self._bootstrap)
                 nursery.start_soon(self._remember_peers)
@@ -276,6 +290,9 @@ class Node:
             "sandbox": self.executor.sandbox,
         }
 
+    def _look_for_workers(self) -> None:
+        self.recruiting.look()
+
     async def wait_left(self) -> None:
         """Returns when somebody asked this node to leave and its work is finished."""
         await self.left.wait()
@@ -287,63 +304,7 @@ class Node:
             await self.worker.finished.wait()
         self.left.set()
 
-    # --- workers for own jobs ----------------------------------------------------------------------------------------
-
-    def _look_for_workers(self) -> None:
-        self._recruit.set()
-
-    async def _find_workers(self) -> None:
-        """Opens a work stream to every volunteer that is there while there is work."""
-        assert self._nursery is not None
-        while True:
-            self._recruit = trio.Event()
-            if self.coordinator.wants_workers:
-                if self.settings.lends:
-                    self._start_recruiting(self.peer_id, self._own_offer())
-                for member in self.members.machine.members():
-                    offer = offer_of(member)
-                    if member.peer in self.coordinator.workers and member.rtt_s is not None:
-                        self.coordinator.post(LinkMeasured(member.peer, member.rtt_s, member.path == "relay"))
-                    elif offer is not None:
-                        self._start_recruiting(member.peer, offer)
-            with trio.move_on_after(RECRUIT_AGAIN_S):
-                await self._recruit.wait()
-
-    def _start_recruiting(self, peer: PeerId, offer: WorkerOffer) -> None:
-        assert self._nursery is not None
-        if peer not in self._recruited and peer not in self.coordinator.machine.caught:
-            self._recruited[peer] = None
-            self._nursery.start_soon(self._work_with, peer, offer)
-
-    async def _work_with(self, peer: PeerId, offer: WorkerOffer) -> None:
-        assert self._nursery is not None
-        try:
-            stream: Stream
-            if peer == self.peer_id:
-                stream, other_end = stream_pair(peer, peer)
-                self._nursery.start_soon(self.worker.serve, other_end)
-            else:
-                await self.members.reach(peer)
-                stream = await self.ports.network.open_stream(peer, WORK_PROTOCOL)
-            reason = await self.coordinator.work_with(stream, offer)
-            self.log.info("worker left", peer=peer, reason=reason)
-        except PeerinferError as error:
-            self.log.info("volunteer cannot be used", peer=peer, reason=str(error))
-        finally:
-            with trio.move_on_after(RECRUIT_AGAIN_S):
-                await trio.sleep(RECRUIT_AGAIN_S)
-            del self._recruited[peer]
-
-    def _own_offer(self) -> WorkerOffer:
-        devices = [executor.device for executor in self.worker.executors]
-        largest = max(devices, key=lambda device: device.memory_bytes)
-        return WorkerOffer(
-            True,
-            tuple(device.kind for device in devices),
-            largest.memory_bytes,
-            device_class=class_of(largest.kind, largest.name),
-            speed=max(device.gemm_gflops for device in devices),
-        )
+    # --- committees -----------------------------------------------------------------------------------------------
 
     def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
         """Who should elect the coordinator of a job that this node submits, and for how long at once.
@@ -422,30 +383,6 @@ class Node:
         ]
         if rows and self.settings.remembers_peers:
             await self.ports.store.remember_peers(rows)
-
-
-def offer_of(member: Member) -> WorkerOffer | None:
-    """What a peer would bring as a worker, or None if it offers nothing now."""
-    advert = member.advert
-    if member.state != "alive" or advert is None or advert.state != "running" or not advert.devices:
-        return None
-    largest = max(advert.devices, key=lambda device: device.memory_bytes)
-    return WorkerOffer(
-        False,
-        tuple(device.kind for device in advert.devices),
-        largest.memory_bytes,
-        device_class=class_of(largest.kind, largest.name),
-        speed=max(device.gemm_gflops for device in advert.devices),
-        rtt_s=member.rtt_s,
-        models=tuple(Cid(model) for model in advert.models),
-        is_relayed=member.path == "relay",
-        groups=subnets_of(member.addresses),
-    )
-
-
-def class_of(kind: str, name: str) -> str:
-    """Devices of which one is as fast as the other, as far as one can tell without trying."""
-    return f"{kind}:{name}"
 
 
 def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.ids import JobId
-from peerinfer.membership import Member
+from peerinfer.membership_events import Member
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.ports import Executor

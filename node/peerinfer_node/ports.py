@@ -105,6 +105,9 @@ class Network(Protocol):
     def path(self, peer: PeerId) -> str:
         """ "direct", "relay" or "local" (this node itself); "" for a peer that is not connected."""
 
+    def streams(self, peer: PeerId) -> int:
+        """How many streams are open to or from a peer."""
+
     def events(self) -> AsyncIterator[NetworkEvent]:
         """What happens from now on. One reader; the oldest events are dropped past 1,024 unread."""
 

@@ -191,6 +191,9 @@ class SimNetwork:
     def path(self, peer: PeerId) -> str:
         return "local" if peer == self._peer_id else "direct"
 
+    def streams(self, peer: PeerId) -> int:
+        return len(self._streams.get(peer, ()))
+
     # --- events ------------------------------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[NetworkEvent]:

@@ -11,9 +11,8 @@ from peerinfer.ids import peer_id_of
 from peerinfer.limits import CLOCK_SKEW_MAX_S
 from peerinfer.machine import Tick
 from peerinfer.member_table import STALE_AFTER_S
-from peerinfer.membership import (
-    FORGET_AFTER_S,
-    VERDICT_WAIT_S,
+from peerinfer.membership import FORGET_AFTER_S, VERDICT_WAIT_S, Membership
+from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
     Connected,
@@ -22,7 +21,6 @@ from peerinfer.membership import (
     Disconnected,
     Drop,
     Heard,
-    Membership,
     OwnAdvert,
     PeerChanged,
     Refute,
@@ -32,6 +30,8 @@ from peerinfer.membership import (
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
 from peerinfer.news import known
 from peerinfer.probing import HELPERS
+from peerinfer.releasing import LEAVES_WITHIN_S, STAYS_S
+from peerinfer.spread_messages import Released
 from peerinfer.suspicion import SUSPICION_MAX_S
 
 OWN, ADA, BOB, CID, DAN, EVE, *CROWD = (peer_id_of(number.to_bytes(32, "big")) for number in range(60))
@@ -452,3 +452,57 @@ def test_whatever_happens_the_table_stays_sound_and_time_moves_on(events, member
         node.post(Tick())
         assert node.machine.deadline_s > node.now_s, "a deadline in the past would spin"
         node.take(Send)
+
+
+# --- room for newcomers ----------------------------------------------------------------------------------------------
+
+
+def test_beyond_half_a_table_of_neighbours_one_is_asked_to_leave_and_nobody_is_suspected():
+    driven = Driven(members_max=8)
+    driven.meet(ADA, BOB, CID, DAN)
+    driven.now_s += STAYS_S
+    driven.take(Send)
+    driven.meet(EVE)
+    (asked,) = [send for send in driven.take(Send) if send.message == Released()]
+    assert asked.peer in (ADA, BOB, CID, DAN)
+    driven.post(Disconnected(asked.peer))
+    assert driven.machine.member(asked.peer).state == "alive"
+    assert not driven.take(Dial)
+
+
+def test_a_newcomer_and_one_at_work_are_not_asked_to_leave():
+    driven = Driven(members_max=4, is_busy=lambda peer: peer == ADA)
+    driven.meet(ADA, BOB, CID)
+    assert not [send for send in driven.take(Send) if send.message == Released()]
+    driven.pass_time(STAYS_S + 1, answering=(ADA, BOB, CID))
+    (asked,) = [send for send in driven.take(Send) if send.message == Released()]
+    assert asked.peer in (BOB, CID)
+
+
+def test_who_was_asked_to_leave_and_stays_is_dropped():
+    driven = Driven(members_max=2)
+    driven.meet(ADA)
+    driven.now_s += STAYS_S
+    driven.meet(BOB)
+    driven.pass_time(LEAVES_WITHIN_S + 1, answering=(ADA, BOB))
+    assert driven.take(Drop)[0] == Drop(ADA)
+
+
+def test_a_node_that_is_asked_to_leave_does_so_unless_it_works_there():
+    driven = Driven()
+    driven.meet(ADA)
+    driven.post(Heard(ADA, Released()))
+    assert driven.take(Drop) == [Drop(ADA)]
+    driven.post(Disconnected(ADA))
+    assert driven.machine.member(ADA).state == "alive"
+    busy = Driven(is_busy=lambda peer: True)
+    busy.meet(ADA)
+    busy.post(Heard(ADA, Released()))
+    assert not busy.take(Drop)
+
+
+def test_a_connection_for_which_there_is_no_room_at_all_is_closed():
+    driven = Driven(members_max=2)
+    driven.meet(ADA, BOB)
+    driven.post(Connected(CID, "direct"))
+    assert driven.take(Drop) == [Drop(CID)]

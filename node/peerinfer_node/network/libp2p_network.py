@@ -452,6 +452,9 @@ class Libp2pNetwork:
             return "local"
         return "direct" if self._is_direct(peer) else "relay" if self._connections_to(peer) else ""
 
+    def streams(self, peer: PeerId) -> int:
+        return sum(len(connection.get_streams()) for connection in self._connections_to(peer))
+
     def _is_direct(self, peer: PeerId) -> bool:
         return any(not connection.muxed_conn.is_relayed for connection in self._connections_to(peer))
 

@@ -72,6 +72,9 @@ class MeteredNetwork:
     def path(self, peer: PeerId) -> str:
         return self._network.path(peer)
 
+    def streams(self, peer: PeerId) -> int:
+        return self._network.streams(peer)
+
     def events(self) -> AsyncIterator[NetworkEvent]:
         return self._network.events()
 

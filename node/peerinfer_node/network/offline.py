@@ -55,6 +55,10 @@ class OfflineNetwork:
     def path(self, peer: PeerId) -> str:
         return "local" if peer == self._peer_id else ""
 
+    def streams(self, peer: PeerId) -> int:
+        del peer
+        return 0
+
     async def events(self) -> AsyncIterator[NetworkEvent]:
         await trio.sleep_forever()
         return

@@ -14,6 +14,7 @@ from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.ports import Device, Ports
 from peerinfer_node.roles.governor import GovernorRole
+from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MembersRole
 from peerinfer_node.roles.reachability import Reachability
 from peerinfer_node.roles.work_stream import AGENT
@@ -28,6 +29,9 @@ ADVERT_EVERY_S = 300.0
 ADVERT_JITTER = 0.2
 REASONS_MAX = 8
 
+MODELS_EVERY_S = 30.0
+"""New models are told this often at most: whoever sends them must not make this node talk."""
+
 
 class Advertiser:
     """Signs and spreads what this node offers. `devices` are the figures that it states."""
@@ -41,6 +45,7 @@ class Advertiser:
         members: MembersRole,
         reachability: Reachability,
         governor: GovernorRole,
+        models: KeptModels,
         rng: random.Random,
     ) -> None:
         self._ports = ports
@@ -49,6 +54,9 @@ class Advertiser:
         self._members = members
         self._reachability = reachability
         self._governor = governor
+        self._models = models
+        self._models_told: tuple[str, ...] = ()
+        self._models_told_s = -math.inf
         self._rng = rng
         self._incarnation = int(ports.clock.wall_s() * 1000)
         self._sequence = 0
@@ -63,9 +71,12 @@ class Advertiser:
         while True:
             self._changed = trio.Event()
             self._members.advertise(self.advert())
-            wait_s = ADVERT_EVERY_S * (1 + ADVERT_JITTER * (2 * self._rng.random() - 1))
-            with trio.move_on_after(wait_s):
-                await self._changed.wait()
+            until_s = trio.current_time() + ADVERT_EVERY_S * (1 + ADVERT_JITTER * (2 * self._rng.random() - 1))
+            while not self._changed.is_set() and trio.current_time() < until_s:
+                with trio.move_on_at(min(until_s, trio.current_time() + MODELS_EVERY_S)):
+                    await self._changed.wait()
+                if self._models.told != self._models_told:
+                    break
 
     def _refresh(self) -> None:
         self._changed.set()
@@ -94,6 +105,9 @@ class Advertiser:
 
     def advert(self) -> bytes:
         picture = self._worker.picture
+        now_s = self._ports.clock.now_s()
+        if now_s >= self._models_told_s + MODELS_EVERY_S and self._models.told != self._models_told:
+            self._models_told, self._models_told_s = self._models.told, now_s
         self._sequence += 1
         advert = Advert(
             incarnation=self._incarnation,
@@ -118,7 +132,7 @@ class Advertiser:
             )
             if self._settings.lends and not self._worker.unsandboxed_words
             else (),
-            models=(),
+            models=self._models_told if self._settings.lends else (),
             sandbox=self._ports.executors[0].sandbox,
             relays=self._settings.relays,
             elects=self._settings.is_daemon,

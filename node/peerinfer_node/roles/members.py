@@ -6,6 +6,7 @@ what does not fit is dropped. A line opens its stream when there is something to
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
 import trio
@@ -17,7 +18,8 @@ from peerinfer.errors import DialFailed as NotReached
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADVERTS_HEARD_BURST, ADVERTS_HEARD_PER_S
-from peerinfer.membership import (
+from peerinfer.membership import Membership
+from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
     Connected,
@@ -28,14 +30,13 @@ from peerinfer.membership import (
     Effect,
     Event,
     Heard,
-    Membership,
+    MemberMessage,
     OwnAdvert,
     PeerChanged,
     Refute,
     RttMeasured,
     Send,
 )
-from peerinfer.membership_events import MemberMessage
 from peerinfer.messages import (
     Advert,
     Adverts,
@@ -50,12 +51,14 @@ from peerinfer.messages import (
     Signed,
 )
 from peerinfer.news import Budget
-from peerinfer.spread_messages import Statements, StatementsHeld, StatementsWanted
+from peerinfer.searching import Searching
+from peerinfer.spread_messages import Found, Released, Search, Statements, StatementsHeld, StatementsWanted
 from peerinfer.spreading import Spreading
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import AddressFound, LocalClock, Network, PeerConnected, PeerDisconnected, Stream
+from peerinfer_node.roles.searches import SearchesRole
 from peerinfer_node.roles.statements import StatementsRole
 from peerinfer_node.roles.work_stream import greet, say_goodbye
 
@@ -73,7 +76,10 @@ OPENS_MAX = 3
 STREAMS_PER_PEER_MAX = 2
 """A peer that lost its stream may open the next before the end of the first is seen."""
 
-REVISION_OF = {StatementsHeld: 1, StatementsWanted: 1, Statements: 1}
+MEMBERS_STREAMS = 2
+"""Of a connection on which there is nothing else: one each way."""
+
+REVISION_OF = {StatementsHeld: 1, StatementsWanted: 1, Statements: 1, Search: 1, Found: 1, Released: 1}
 """Which revision of the protocol brought a message: older peers would take it for a violation."""
 
 
@@ -84,7 +90,7 @@ class MembersRole:
         self,
         *,
         machine: Membership,
-        spreading: Spreading,
+        rng: random.Random,
         network: Network,
         clock: LocalClock,
         log: Log,
@@ -103,13 +109,21 @@ class MembersRole:
         self._serving: dict[PeerId, int] = {}
         self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
         self._nursery: trio.Nursery | None = None
-        self.statements = StatementsRole(machine=spreading, clock=clock, log=log, send=self._send)
+        self.statements = StatementsRole(machine=Spreading(rng), clock=clock, log=log, send=self._send)
+        self.searches = SearchesRole(
+            machine=Searching(rng, machine.members, machine.own_member),
+            clock=clock,
+            log=log,
+            send=self._send,
+            learn=self.hear,
+        )
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._watch_network)
             nursery.start_soon(self.statements.run)
+            nursery.start_soon(self.searches.run)
             await self._driver.run()
 
     def advertise(self, signed: bytes) -> None:
@@ -172,10 +186,12 @@ class MembersRole:
                     return
                 case Adverts(adverts):
                     self._hear_all(adverts, stream.peer, allowed)
-                case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer():
+                case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer() | Released():
                     self._driver.post(Heard(stream.peer, message))
                 case StatementsHeld() | StatementsWanted() | Statements():
                     await self.statements.hear(stream.peer, message)
+                case Search() | Found():
+                    await self.searches.hear(stream.peer, message)
             # One read may bring ten thousand small messages, and signatures are checked where everything else waits.
             await trio.lowlevel.checkpoint()
             await self._driver.wait_room()
@@ -197,12 +213,14 @@ class MembersRole:
                 case PeerConnected(peer):
                     self._driver.post(Connected(peer, self._network.path(peer)))
                     self.statements.met(peer)
+                    self.searches.met(peer)
                 case PeerDisconnected(peer):
                     line = self._lines.pop(peer, None)
                     if line is not None:
                         line.close()
                     self._driver.post(Disconnected(peer))
                     self.statements.gone(peer)
+                    self.searches.gone(peer)
                 case AddressFound(peer, addresses):
                     self._driver.post(AddressSeen(peer, addresses))
 

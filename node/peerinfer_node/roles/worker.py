@@ -129,6 +129,7 @@ class WorkerRole:
         executors: Sequence[Executor],
         blobs: BlobStore,
         fetch_blob: FetchBlob,
+        fetch_model: FetchBlob,
         keys: Keys,
         clock: LocalClock,
         log: Log,
@@ -143,7 +144,7 @@ class WorkerRole:
         self._idle: list[Executor] = list(executors)
         self._resting: dict[Executor, str] = {}
         self._blobs = blobs
-        self._fetch_blob = fetch_blob
+        self._fetch_blob, self._fetch_model = fetch_blob, fetch_model
         self._keys = keys
         self._log = log
         self._swarm = swarm
@@ -484,8 +485,7 @@ class WorkerRole:
             return
         if held.brief.model_bytes > MODEL_BYTES_MAX:
             raise ModelRefused(f"it has {held.brief.model_bytes} bytes, the limit is {MODEL_BYTES_MAX}")
-        if not await self._blobs.has(model):
-            await self._fetch_blob(model, [held.link.stream.peer])
+        await self._fetch_model(model, [held.link.stream.peer])
         data = await read_blob(self._blobs, model, bytes_max=held.brief.model_bytes, what="the model's bytes")
         await executor.load(model, data)
 

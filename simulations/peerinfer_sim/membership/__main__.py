@@ -6,6 +6,7 @@ import argparse
 import time
 
 from peerinfer_sim.membership.figures import false_alarms, idle_traffic, idle_traffic_in_a_crowd, joining
+from peerinfer_sim.membership.searches import searches
 
 
 def main() -> None:
@@ -22,6 +23,9 @@ def main() -> None:
                 f"{size:7} nodes: {idle_traffic(options.seed, size)}  ({time.monotonic() - started:.0f} s)", flush=True
             )
     print(f"100,000 nodes: {idle_traffic_in_a_crowd(options.seed, 100_000)}", flush=True)
+    for rare in (1000, 30, 3):
+        told = "; ".join(map(str, searches(options.seed, 100_000, rare)))
+        print(f"100,000 nodes, {rare} of a class: {told}", flush=True)
     print(f"joining 30: {joining(options.seed, 30)}")
     print(f"5% loss, 30 nodes, {options.hours:g} h: {false_alarms(options.seed, 30, options.hours)}")
 

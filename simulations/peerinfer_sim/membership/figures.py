@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peerinfer.ids import PeerId, peer_id_of
-from peerinfer.membership import AdvertSeen, Heard
+from peerinfer.membership_events import (
+    AdvertSeen,
+    Heard,
+)
 from peerinfer.messages import News
 from peerinfer.news import known
 from peerinfer_sim.membership.world import Node, World

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from peerinfer.codec import encode
 from peerinfer.ids import PeerId, peer_id_of
 from peerinfer.machine import NEVER, Tick
-from peerinfer.membership import (
+from peerinfer.membership import Membership
+from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
     Connected,
@@ -28,7 +30,6 @@ from peerinfer.membership import (
     Effect,
     Event,
     Heard,
-    Membership,
     OwnAdvert,
     Refute,
     Send,
@@ -74,7 +75,7 @@ class World:
         self._adverts: dict[bytes, tuple[PeerId, Advert]] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._members = {} if members_max is None else {"members_max": members_max}
+        self._members: dict[str, Any] = {} if members_max is None else {"members_max": members_max}
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from peerinfer.errors import DecodeError, DialFailed, UsageError
 from peerinfer.membership import Membership
 from peerinfer.messages import Advert, Adverts, Cancel, Probe
 from peerinfer.spread_messages import Statement, Statements, StatementsHeld, StatementsWanted
-from peerinfer.spreading import OWN_BURST, Spreading, digest_of
+from peerinfer.spreading import OWN_BURST, digest_of
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.driver import EVENTS_OF_PEERS_MAX
 from peerinfer_node.keys import MemoryKeys
@@ -64,7 +64,7 @@ class World:
         self.changed = []
         self.role = MembersRole(
             machine=Membership(OWN.peer_id, random.Random(1)),
-            spreading=Spreading(random.Random(2)),
+            rng=random.Random(2),
             network=self.network,
             clock=self.clock,
             log=Log(),

@@ -13,7 +13,6 @@ from peerinfer.envelope import seal
 from peerinfer.errors import NetworkError
 from peerinfer.membership import Membership
 from peerinfer.messages import Advert, DialBackWanted, DialedBack
-from peerinfer.spreading import Spreading
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
@@ -38,7 +37,7 @@ class Peer:
         machine = Membership(self.keys.peer_id, random.Random(2))
         self.members = MembersRole(
             machine=machine,
-            spreading=Spreading(random.Random(3)),
+            rng=random.Random(3),
             network=self.network,
             clock=clock,
             log=log,
