@@ -27,12 +27,12 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from peerinfer.client.daemon import HttpControl
 from peerinfer.committee import ELIGIBLE_AFTER_S, quorum
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import PeerinferError
 from peerinfer.lease_profile import LAN
 from peerinfer_node.cli.guard import leaf
-from peerinfer_node.control_client import HttpControl
 
 NAMES = ("ada", "bob", "cyd", "dan", "eve")
 FOLDER = Path("build/demo-failover")

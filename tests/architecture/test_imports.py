@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -22,6 +23,16 @@ THIRD_PARTY = {
     "peerinfer_tui": {"httpx", "rich", "textual"},
 }
 """What the two may use besides the standard library."""
+
+CLIENT = re.compile(r"peerinfer\.(aio|client(\.\w+)?)")
+"""The part of `peerinfer` that touches the world: it speaks HTTP to a node, and may start one."""
+
+CLIENT_USES = {"anyio", "httpx", "numpy"}
+
+
+def decisions() -> Iterator[tuple[str, ast.Module]]:
+    return ((name, tree) for name, tree in modules("peerinfer") if not CLIENT.fullmatch(name))
+
 
 BROUGHT_ALONG = {"rich", "protobuf", "zeroconf"}
 """What textual (styled text), onnx (a model's messages) and libp2p (mDNS) are made of, and come with."""
@@ -101,12 +112,25 @@ def test_a_contract_that_is_broken_is_noticed(tmp_path: Path, module: str, line:
 @pytest.mark.parametrize("package", THIRD_PARTY)
 def test_decisions_and_window_use_few_libraries(package: str) -> None:
     for name, tree in modules(package):
-        assert foreign(tree) <= THIRD_PARTY[package], name
+        allowed = CLIENT_USES if CLIENT.fullmatch(name) else THIRD_PARTY[package]
+        assert foreign(tree) <= allowed, name
+
+
+def test_no_decision_imports_the_client() -> None:
+    for name, tree in decisions():
+        found = {each for each in imported(tree) if CLIENT.fullmatch(each)}
+        assert not found or name == "peerinfer", name
+
+
+def test_importing_the_package_loads_no_client() -> None:
+    code = "import sys, peerinfer; print(sorted({'anyio', 'httpx', 'numpy', 'peerinfer.client'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_decision_imports_nothing_by_name() -> None:
     """Otherwise every rule on this page could be walked around."""
-    for name, tree in modules("peerinfer"):
+    for name, tree in decisions():
         assert not top_level(tree) & {"importlib", "pkgutil", "runpy"}, name
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"__import__", "eval", "exec", "open", "print", "input"}, name

@@ -209,7 +209,7 @@ def check_reachability(path: Path) -> Finding:
     """What the running daemon has heard from others about itself."""
     import trio
 
-    from peerinfer_node.control_client import HttpControl
+    from peerinfer.client.daemon import HttpControl
 
     async def ask() -> tuple[str, list[str]]:
         async with HttpControl(path) as control:

@@ -46,7 +46,7 @@ def with_daemon(arguments: argparse.Namespace, act: Callable[[Control], Awaitabl
     """Runs `act` with the daemon of this home. Raises `NoDaemon` if there is none."""
     import trio
 
-    from peerinfer_node.control_client import HttpControl
+    from peerinfer.client.daemon import HttpControl
 
     async def connected() -> None:
         async with HttpControl(home_of(arguments).socket) as control:

@@ -13,13 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from peerinfer.client.daemon import HttpControl
 from peerinfer.config import NodeConfig
 from peerinfer.control import Control
 from peerinfer.errors import HomeInUse, NoDaemon
 from peerinfer_node.cli.guard import leaf
 from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import home_of, resolved
-from peerinfer_node.control_client import HttpControl
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.swarm_file import settle

@@ -47,7 +47,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
         parse_invite(arguments.invite)
     home = home_of(arguments)
-    if _is_served_already(arguments):
+    if not arguments.standalone and _is_served_already(arguments):
         return 0
     flags = {key: getattr(arguments, key) for key in (*_FLAGS, "mdns")}
     config = resolved(arguments, home, {**flags, "swarm": arguments.invite}).config
@@ -74,7 +74,7 @@ def _is_served_already(arguments: argparse.Namespace) -> bool:
         with_daemon(arguments, ask)
     except NoDaemon:
         return False
-    if not found.get("http"):
+    if not found.get("http") and not arguments.ends_with_stdin:
         raise HomeInUse(
             f"a daemon runs here already (process {found.get('pid')}) and serves no HTTP on TCP: start it again with "
             f"`peerinfer join --api {arguments.api or DEFAULT_API}`, or give this node a home of its own with --data-dir"

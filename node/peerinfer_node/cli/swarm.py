@@ -96,7 +96,7 @@ def _live_addresses(arguments: argparse.Namespace) -> list[str] | None:
     """Where the running node and a few members can be dialled; None if there is none."""
     import trio
 
-    from peerinfer_node.control_client import HttpControl
+    from peerinfer.client.daemon import HttpControl
 
     async def ask() -> list[str]:
         async with HttpControl(home_of(arguments).socket) as control:

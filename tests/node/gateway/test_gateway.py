@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fake_control import OTHER, PEER, FakeControl, crash, refusal
 
+from peerinfer.client.daemon import HttpControl
 from peerinfer.control import JobRequest, ResultBlock
 from peerinfer.errors import (
     DecodeError,
@@ -33,7 +34,6 @@ from peerinfer.errors import (
     StreamClosed,
     UsageError,
 )
-from peerinfer_node.control_client import HttpControl
 from peerinfer_node.gateway import body, server
 from peerinfer_node.gateway.server import open_gateway
 

@@ -1,4 +1,4 @@
-"""The control API's other end: a running daemon as a `peerinfer.control.Control`, over its Unix socket, on trio."""
+"""The control API's other end: a running daemon as a `peerinfer.control.Control`, over its Unix socket or over TCP."""
 
 from __future__ import annotations
 
@@ -26,17 +26,24 @@ LINE_BYTES_MAX = 64 * MIB
 
 NO_DAEMON = "no peerinfer daemon is running here; start one with: peerinfer join"
 
+_LIMITS = httpx.Limits(max_connections=64, keepalive_expiry=5.0)
+"""Connections are given up before the daemon does, which would break a request on its way."""
+
+_PREFIX = "/api/v1"
+
 _PATIENT = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None)
 
 
 class HttpControl:
     """Implements `Control`. To be used as an async context; every call raises `NoDaemon` when nobody listens."""
 
-    def __init__(self, socket_path: Path) -> None:
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket_path)),
-            base_url="http://peerinfer/api/v1",
+    def __init__(self, socket_path: Path | str = "", *, url: str = "", token: str = "") -> None:
+        self.http = httpx.AsyncClient(
+            transport=None if url else httpx.AsyncHTTPTransport(uds=str(socket_path), limits=_LIMITS),
+            base_url=url or "http://peerinfer",
+            headers={"Authorization": f"Bearer {token}"} if token else None,
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            limits=_LIMITS,
             trust_env=False,
         )
 
@@ -46,7 +53,7 @@ class HttpControl:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def status(self) -> Json:
         return _object(await self._ask("GET", "/node"))
@@ -133,28 +140,28 @@ class HttpControl:
     @asynccontextmanager
     async def _streamed(self, path: str) -> AsyncGenerator[httpx.Response, None]:
         try:
-            request = self._http.build_request("GET", path, timeout=_PATIENT)
-            response = await self._http.send(request, stream=True)
+            request = self.http.build_request("GET", _PREFIX + path, timeout=_PATIENT)
+            response = await self.http.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise _translated(error) from None
+            raise translated(error) from None
         try:
             if not response.is_success:
                 try:
                     await response.aread()
                 except httpx.HTTPError as error:
-                    raise _translated(error) from None
-                raise _refusal(response)
+                    raise translated(error) from None
+                raise refusal(response)
             yield response
         finally:
             await response.aclose()
 
     async def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
-            response = await self._http.request(method, path, **options)
+            response = await self.http.request(method, _PREFIX + path, **options)
         except httpx.HTTPError as error:
-            raise _translated(error) from None
+            raise translated(error) from None
         if not response.is_success:
-            raise _refusal(response)
+            raise refusal(response)
         return _parsed(response.content) if response.content else None
 
 
@@ -171,7 +178,7 @@ def _path(job: str, rest: str = "") -> str:
     return f"/jobs/{quote(job, safe='')}{rest}"
 
 
-def _translated(error: httpx.HTTPError) -> PeerinferError:
+def translated(error: httpx.HTTPError) -> PeerinferError:
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return NoDaemon(NO_DAEMON)
     if isinstance(error, httpx.TimeoutException):
@@ -179,7 +186,7 @@ def _translated(error: httpx.HTTPError) -> PeerinferError:
     return StreamClosed("the daemon ended before it answered; see its log, and start it with: peerinfer join")
 
 
-def _refusal(response: httpx.Response) -> PeerinferError:
+def refusal(response: httpx.Response) -> PeerinferError:
     try:
         answer = json.loads(response.content)
     except (ValueError, RecursionError):

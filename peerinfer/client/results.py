@@ -1,0 +1,66 @@
+"""Outputs on their way to the caller, and what a job's end means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peerinfer.control import Json, ResultBlock
+from peerinfer.errors import JobFailed, PartialFailure, PeerinferError, kinds
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The outputs of one item of a job."""
+
+    index: int
+    outputs: Mapping[str, NDArray[Any]]
+
+
+class Gathered:
+    """Blocks of a job, each item once."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def items(self, block: ResultBlock) -> list[Item]:
+        """The items of a block that were not there before."""
+        found = []
+        for position in range(block.items):
+            index = block.first_item + position
+            if index not in self._seen:
+                self._seen.add(index)
+                found.append(Item(index, {name: rows[position] for name, rows in block.rows.items()}))
+        return found
+
+
+def whole(blocks: list[ResultBlock], items: int) -> Arrays:
+    """All outputs in the order of the inputs. Items that have none are zero."""
+    found: Arrays = {}
+    for block in blocks:
+        for name, rows in block.rows.items():
+            if name not in found:
+                found[name] = np.zeros((items, *rows.shape[1:]), rows.dtype.newbyteorder("="))
+            found[name][block.first_item : block.first_item + block.items] = rows
+    return found
+
+
+def error_of(job: Json) -> PeerinferError | None:
+    """What an ended job raises, the same kind that gives the command line its exit code; None if all is well."""
+    state, said = job.get("state"), str(job.get("reason") or "")
+    if state == "done":
+        failed = job.get("failed_tasks") or 0
+        if not failed:
+            return None
+        line = f"{failed} of {job.get('tasks')} tasks failed; the items of the others can be had from results()"
+        return JobFailed(line) if failed == job.get("tasks") else PartialFailure(line)
+    kind = kinds().get(str(job.get("kind")), JobFailed)
+    error = kind.__new__(kind)
+    Exception.__init__(error, said or f"the job was {state}")
+    return error
