@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from peerinfer.batch_size import Measure
 from peerinfer.elector import SeatRow
 from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
@@ -353,6 +354,9 @@ class Executor(Protocol):
         """
 
     async def unload(self, model: Cid) -> None: ...
+
+    def measures(self, model: Cid) -> tuple[Measure, ...]:
+        """How long runs of this model took by the rows joined in them, as far as it is known."""
 
     async def benchmark(self) -> Device:
         """Measures the device (fp32 GEMM, memory bandwidth, convolution networks); takes about two seconds.

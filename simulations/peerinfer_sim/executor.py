@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import trio
 
+from peerinfer.batch_size import Measure
 from peerinfer.errors import AttemptTimeout
 from peerinfer.ids import Cid
 from peerinfer.limits import GIB
@@ -101,6 +102,10 @@ class SimExecutor:
 
     async def unload(self, model: Cid) -> None:
         self._models.pop(model, None)
+
+    def measures(self, model: Cid) -> tuple[Measure, ...]:
+        del model
+        return ()
 
     async def benchmark(self) -> Device:
         async with self._turn:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,22 +12,32 @@ from typing import Any
 
 import models
 import numpy as np
+import psutil
 import pytest
 import trio
 from hardware_tree import RX580, lay_out
+from models import batch_of
 from software_vulkan import ENVIRONMENT, needs_software_vulkan
 
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest
-from peerinfer.errors import UsageError
+from peerinfer.envelope import unseal
+from peerinfer.errors import UsageError, WorkerDied
+from peerinfer.ids import cid_of
+from peerinfer.messages import Advert
 from peerinfer_node.devices import probe
 from peerinfer_node.devices.card_names import AMD
 from peerinfer_node.devices.choice import judge
 from peerinfer_node.devices.sysfs import read_cards
 from peerinfer_node.devices.vulkan import Adapter, Answer
+from peerinfer_node.gateway.server import open_gateway
 from peerinfer_node.home import Home
+from peerinfer_node.inference.certified_executor import CertifiedExecutor
+from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
+from peerinfer_tui.device_view import device_page
+from peerinfer_tui.snapshot import read_snapshot
 
 pytestmark = [pytest.mark.slow, needs_software_vulkan]
 
@@ -98,6 +110,73 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
 
         heat.write_text("50000\n")
         await until(lambda: shows(node, state="running"))
+
+
+async def test_an_rx580_is_that_card_for_the_command_line_for_others_and_in_the_window(
+    machine: Path, tmp_path: Path
+) -> None:
+    home = home_in(tmp_path)
+    async with (
+        open_node(home, NodeConfig(mdns=False), lends=True, networked=False, log=Log(lambda line: None)) as node,
+        open_gateway(node.control, home.socket, lambda line: None),
+    ):
+        await until(lambda: shows(node, temperature_c=54.0))
+
+        async def asked(*arguments: str) -> bytes:
+            command = [sys.executable, "-m", "peerinfer_node", *arguments]
+            environment = {**os.environ, "PEERINFER_HOME": str(tmp_path / "home")}
+            done = await trio.run_process(command, capture_stdout=True, env=environment)
+            return bytes(done.stdout)
+
+        devices = json.loads(await asked("devices", "--json"))
+        card = card_of(devices)
+        assert (card["kind"], card["vendor_id"], card["device_id"]) == ("gpu", 0x1002, 0x67DF)
+        assert (card["vram_bytes"], card["temperature_c"], card["power_w"]) == (8 << 30, 54.0, 95.1)
+        text = (await asked("devices")).decode()
+        assert "Radeon RX 580: fp32 (fp16 models are widened)" in text
+        assert "HD Graphics 630" in text
+
+        _, advert = unseal(Advert, node.advertiser.advert())
+        assert [(device.name, device.memory_bytes) for device in advert.devices if device.kind == "gpu"] == [
+            ("Radeon RX 580", 8 << 30)
+        ]
+
+        page = device_page(read_snapshot(await node.control.status(), devices, [], []), 100, 0.0)
+        text = "\n".join("".join(words for words, _ in line) for line in page)
+        assert "Radeon RX 580" in text
+        assert "54 °C" in text
+
+
+async def test_a_paused_card_gives_its_memory_back_at_once(machine: Path, tmp_path: Path) -> None:
+    async with open_node(
+        home_in(tmp_path),
+        NodeConfig(mdns=False, max_temp_c=80),
+        lends=True,
+        networked=False,
+        log=Log(lambda line: None),
+    ) as node:
+        card = next(executor for executor in node.worker.executors if executor.device.kind == "gpu")
+        assert isinstance(card, CertifiedExecutor)
+        inside = card._card
+        assert isinstance(inside, SubprocessExecutor)
+        await inside.load(cid_of(models.slow(300)), models.slow(300))
+        pid = inside.pid
+        assert pid is not None
+
+        async def is_free() -> bool:
+            return not psutil.pid_exists(pid)
+
+        async with trio.open_nursery() as nursery:
+
+            async def work() -> None:
+                with pytest.raises(WorkerDied):
+                    await inside.run(cid_of(models.slow(300)), batch_of([1], x=np.ones((1, 1), np.float32)), 60)
+
+            nursery.start_soon(work)
+            await trio.sleep(0.2)
+            await node.control.pause(until_s=None)
+            free_s = await until(is_free)  # the process is gone, and with it all memory on the card
+            assert free_s < 2.0  # 0.1 s where nobody else wants the machine
 
 
 async def shows(node: Node, **fields: object) -> bool:

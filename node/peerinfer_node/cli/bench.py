@@ -1,21 +1,23 @@
-"""bench: what this machine's devices can do."""
+"""bench: what this machine's devices can do, in general or with one model."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from peerinfer.control import Json
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
-from peerinfer_node.cli.output import say, show, show_json
+from peerinfer_node.cli.output import say, show, show_json, table
 from peerinfer_node.cli.place import add_place, home_of, resolved
-
-MEASURE_TIMEOUT_S = 30.0
-_POLL_S = 0.1
 
 
 def add(commands: Subcommands) -> None:
     parser = add_command(
-        commands, "bench", "Measure this machine's devices; takes a few seconds.", "peerinfer bench --json"
+        commands, "bench", "Measure this machine's devices; takes a few seconds.", "peerinfer bench model.onnx"
+    )
+    parser.usage = "peerinfer bench [MODEL] [options]"
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="measure this model instead: its speed by the items joined in one run"
     )
     add_json(parser)
     add_place(parser, config=True)
@@ -25,6 +27,7 @@ def add(commands: Subcommands) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     import trio
 
+    from peerinfer_node.cli.model_bench import measure_model
     from peerinfer_node.cli.reaching import embedded
     from peerinfer_node.cli.view import device_lines
 
@@ -32,21 +35,37 @@ def _bench(arguments: argparse.Namespace) -> int:
     config = resolved(arguments, home, {}).config
 
     async def measure() -> list[Json]:
+        """A node measures its devices before it is open."""
         async with embedded(home, config, lends=True, networked=False) as node:
-            with trio.move_on_after(MEASURE_TIMEOUT_S):
-                # The control interface has no event for it.
-                while not all(_is_measured(device) for device in await node.control.devices()):  # noqa: ASYNC110
-                    await trio.sleep(_POLL_S)
             return await node.control.devices()
 
     say("measuring, best while nothing else runs")
-    devices = trio.run(measure)
-    if arguments.json:
-        show_json(devices)
+    if arguments.model is not None:
+        found = trio.run(measure_model, Path(arguments.model), config)
+        lines = [line for answer in found for line in model_lines(answer)]
     else:
-        show(device_lines(devices))
-    return 0
+        found = trio.run(measure)
+        lines = device_lines(found)
+    if arguments.json:
+        show_json(found)
+    else:
+        show(lines)
+    return 1 if arguments.model is not None and all("problem" in answer for answer in found) else 0
 
 
-def _is_measured(device: Json) -> bool:
-    return device.get("state") == "refused" or bool((device.get("benchmark") or {}).get("gemm_gflops"))
+def model_lines(answer: Json) -> list[str]:
+    """One device's figures for a model."""
+    name = f"{answer['device']} ({answer['provider']})"
+    if "problem" in answer:
+        return [f"{name}: {answer['problem']}"]
+    rows = [
+        (
+            str(run["rows"]),
+            f"{run['run_s'] * 1e3:.3g} ms",
+            f"{run['items_per_second']:,.{0 if run['items_per_second'] >= 100 else 1}f}",
+            "chosen" if run["rows"] == answer["best_rows"] else "",
+        )
+        for run in answer["runs"]
+    ]
+    lines = [f"{name}: loaded in {answer['load_s']:.2f} s", *table(["ROWS", "RUN", "ITEMS/S", ""], rows)]
+    return lines + [f"{rows} rows did not fit into its memory" for rows in answer.get("did_not_fit", ())]

@@ -7,11 +7,12 @@ usable says nothing about its answers yet: that is certified model by model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from peerinfer.limits import GIB, NAME_CHARS_MAX
 from peerinfer_node.devices.card_names import VENDORS, Family, card_name, family
+from peerinfer_node.devices.native import native_for
 from peerinfer_node.devices.nvidia import NvidiaCard
 from peerinfer_node.devices.sysfs import Card
 from peerinfer_node.devices.vulkan import Adapter, Answer
@@ -27,6 +28,8 @@ class Obstacle:
 
     reason: str
     advice: str
+    holds_for_all: bool = False
+    """Whatever the provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,11 @@ def judge(
     has_provider: bool,
     nvidia: Sequence[NvidiaCard] = (),
     allow_software: bool = False,
+    providers: Collection[str] = (),
 ) -> list[FoundGpu]:
-    """Every card once, in the order of the kernel's numbers, then what only Vulkan sees.
+    """`providers` are those that ONNX Runtime brings itself; a maker's own serves a card that WebGPU cannot reach.
+
+    Every card once, in the order of the kernel's numbers, then what only Vulkan sees.
 
     Two equal cards share their ids, by which Vulkan's adapters are matched, so each takes one adapter away. Software
     drivers are no cards and appear only where they are allowed.
@@ -70,11 +76,21 @@ def judge(
         if adapter is None and not card.driver and not card.render_node:
             continue  # A management controller's screen, or the like: nothing that could ever compute.
         figures = next((figures for figures in nvidia if figures.address == card.address), None)
-        found.append(_from_card(card, adapter, figures, vulkan, has_provider))
+        found.append(_natively(_from_card(card, adapter, figures, vulkan, has_provider), providers))
     for adapter in waiting:
         if adapter.kind != "cpu" or allow_software:
             found.append(_from_adapter(adapter, has_provider))
     return found
+
+
+def _natively(found: FoundGpu, providers: Collection[str]) -> FoundGpu:
+    """With the provider of its maker, if that is what it takes to use it and the kernel has a driver for it."""
+    card = found.card
+    native = native_for(found.device.vendor_id, providers)
+    if found.is_usable or native is None or card is None or card.driver in ("", "vfio-pci", "radeon", "nouveau"):
+        return found
+    kept = tuple(obstacle for obstacle in found.obstacles if obstacle.holds_for_all)
+    return replace(found, device=replace(found.device, provider=native.provider), obstacles=kept, environment={})
 
 
 def _taken(waiting: list[Adapter], card: Card) -> Adapter | None:
@@ -102,7 +118,8 @@ def _from_card(
         obstacles.append(_NO_PROVIDER)
     obstacles += _driver_obstacles(card, adapter, vulkan)
     if 0 < memory_bytes < MEMORY_BYTES_MIN:
-        obstacles.append(Obstacle(f"it has {memory_bytes >> 20} MiB of memory, too little for models", ""))
+        words = f"it has {memory_bytes >> 20} MiB of memory, too little for models"
+        obstacles.append(Obstacle(words, "", holds_for_all=True))
     has_fp16 = adapter.has_fp16 if adapter else kind.has_fp16 if kind else None
     version = _version(adapter) if adapter else ""
     driver = f"{card.driver}, {adapter.name}, Vulkan {adapter.api}" if adapter else card.driver
@@ -134,6 +151,7 @@ def _driver_obstacles(card: Card, adapter: Adapter | None, vulkan: Answer) -> li
             Obstacle(
                 f"you may not open {card.render_node}",
                 "join the group that may, then log in again: sudo usermod -aG render $USER",
+                holds_for_all=True,
             )
         ]
     if vulkan.problem:

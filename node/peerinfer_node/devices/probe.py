@@ -12,6 +12,7 @@ import psutil
 from peerinfer.limits import NAME_CHARS_MAX
 from peerinfer_node.devices import nvidia, sysfs, vulkan
 from peerinfer_node.devices.choice import FoundGpu, judge
+from peerinfer_node.devices.native import installed_providers
 from peerinfer_node.ports import CPU_PROVIDER, Device
 
 _NAME_KEYS = ("model name", "Model", "Hardware")
@@ -29,7 +30,9 @@ def cpu_device(root: Path = Path("/")) -> Device:
 
 
 def find_gpus(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
-    """Every graphics card, usable or not. Takes 0.1 s where there are some (seconds if a driver hangs); never raises.
+    """Every graphics card, usable or not. Takes half a second where there are some (seconds if a driver hangs).
+
+    Never raises.
 
     To be called in a thread. Where there is no card and no software driver is allowed, nothing is asked or started.
     """
@@ -43,6 +46,7 @@ def find_gpus(root: Path = Path("/"), environment: Mapping[str, str] = os.enviro
         has_provider=has_webgpu_provider(),
         nvidia=nvidia.query() if any(card.driver == "nvidia" for card in cards) else (),
         allow_software=allow_software,
+        providers=installed_providers() if cards else (),
     )
 
 

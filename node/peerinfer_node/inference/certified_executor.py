@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import trio
 
+from peerinfer.batch_size import Measure
 from peerinfer.comparison import disagreement
 from peerinfer.errors import AttemptTimeout, DeviceUnfit, ExecutionError, OutOfMemory, WorkerDied
 from peerinfer.ids import Cid
@@ -158,6 +159,9 @@ class CertifiedExecutor:
     async def unload(self, model: Cid) -> None:
         self._samples.pop(model, None)
         await self._card.unload(model)
+
+    def measures(self, model: Cid) -> tuple[Measure, ...]:
+        return self._card.measures(model)
 
     async def benchmark(self) -> Device:
         """A card that cannot be measured, or is wrong while it is, is not used until the node starts anew.

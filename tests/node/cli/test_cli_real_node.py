@@ -92,6 +92,26 @@ def test_bench_tells_how_fast_the_devices_are(capsys: pytest.CaptureFixture[str]
     assert device["benchmark"]["gemm_gflops"] > 0
 
 
+def test_bench_tells_how_fast_a_model_is_by_the_items_joined(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "model.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "ROWS" in out
+    assert "chosen" in out
+    assert main(["bench", "model.onnx", "--json"]) == 0
+    (device,) = json.loads(capsys.readouterr().out)
+    assert {run["rows"] for run in device["runs"]} >= {1, 2, 4}
+    assert device["best_rows"] in {run["rows"] for run in device["runs"]}
+    assert all(run["items_per_second"] > 0 for run in device["runs"])
+
+
+def test_bench_of_what_is_no_model_says_so_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "cut.onnx").write_bytes(models.mlp()[:-100])
+    assert main(["bench", "cut.onnx"]) == 1
+    assert "not an ONNX model" in capsys.readouterr().out
+    assert main(["bench", "none.onnx"]) == 3
+    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
 def test_a_daemon_from_ready_to_leave(
     home: Home, joined: tuple[subprocess.Popen[str], dict[str, Any]], work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,9 +14,11 @@ from software_vulkan import ENVIRONMENT, needs_software_vulkan
 from peerinfer_node.devices import nvidia, vulkan
 from peerinfer_node.devices.card_names import AMD, INTEL, NVIDIA, card_name, family
 from peerinfer_node.devices.choice import judge
+from peerinfer_node.devices.native import installed_providers, native_for
 from peerinfer_node.devices.probe import find_gpus
 from peerinfer_node.devices.sysfs import Card, Readings, read_cards, read_sensors
 from peerinfer_node.devices.vulkan import Adapter, Answer, answer_from
+from peerinfer_node.inference.device_access import gpu_access
 from peerinfer_node.ports import WEBGPU_PROVIDER
 
 GIB = 1 << 30
@@ -223,3 +225,42 @@ def test_what_drivers_print_is_bounded_and_printable() -> None:
     assert (adapter.kind, adapter.memory_bytes, adapter.has_fp16) == ("other", 1 << 50, False)
     assert answer_from(b'{"adapters": [{}]}', 0).problem
     assert answer_from(b"[]", 0).problem
+
+
+@pytest.mark.parametrize(
+    ("vendor", "installed", "provider"),
+    [
+        (NVIDIA, {"CUDAExecutionProvider", "CPUExecutionProvider"}, "CUDAExecutionProvider"),
+        (AMD, {"MIGraphXExecutionProvider"}, "MIGraphXExecutionProvider"),
+        (INTEL, {"OpenVINOExecutionProvider"}, "OpenVINOExecutionProvider"),
+        (AMD, {"DmlExecutionProvider", "CUDAExecutionProvider"}, "DmlExecutionProvider"),
+        (AMD, {"CUDAExecutionProvider"}, None),
+        (0x1234, {"CUDAExecutionProvider", "DmlExecutionProvider"}, None),
+    ],
+)
+def test_each_makers_own_provider_is_known(vendor: int, installed: set[str], provider: str | None) -> None:
+    found = native_for(vendor, installed)
+    assert (found.provider if found else None) == provider
+
+
+def test_a_makers_provider_serves_a_card_that_webgpu_cannot_reach_and_no_other(machine: Path) -> None:
+    card = replace(the_rx580(machine), may_use=True)
+    installed = {"MIGraphXExecutionProvider"}
+    (without,) = judge([card], Answer(()), has_provider=False, providers=installed)
+    assert without.is_usable
+    assert without.device.provider == "MIGraphXExecutionProvider"
+    assert gpu_access(without, {}).provider == "MIGraphXExecutionProvider"
+    (within,) = judge([card], Answer((RADV,)), has_provider=True, providers=installed)
+    assert within.device.provider == WEBGPU_PROVIDER
+
+
+def test_what_no_provider_can_mend_stays_an_obstacle(machine: Path) -> None:
+    installed = {"MIGraphXExecutionProvider"}
+    (closed,) = judge([replace(the_rx580(machine), may_use=False)], Answer(()), has_provider=False, providers=installed)
+    assert [obstacle.reason for obstacle in closed.obstacles] == ["you may not open /dev/dri/renderD129"]
+    (bare,) = judge([replace(the_rx580(machine), driver="")], Answer(()), has_provider=True, providers=installed)
+    assert not bare.is_usable
+
+
+def test_this_onnxruntime_is_asked_in_a_child_process() -> None:
+    assert "CPUExecutionProvider" in installed_providers()
