@@ -27,15 +27,6 @@ from peerinfer.reputation import Reputation
 from peerinfer.verification import Verification
 from peerinfer.workforce import CoordinatedJob, Worker, Workforce
 
-LATE_MIN_S = 1.0
-"""An answer that takes twice what was expected, and this much longer, is a late one."""
-
-REFUSAL_WEIGHT = 0.1
-"""A refusal tells so little of a peer's reliability: its owner may pause it at any time."""
-
-MISMATCHES_MAX = 3
-"""So many jobs in which a peer was too coarse, and it is taken for a liar that stays close to the truth."""
-
 UNVERIFIED = "unverified"
 """Kind of failure of a task whose results nobody could vouch for."""
 
@@ -52,7 +43,6 @@ class Judgement:
         rng: random.Random,
         say: Callable[[Effect], None],
         lose: Callable[[PeerId, str, float], None],
-        refuse: Callable[[CoordinatedJob, PeerId, str, float], None],
         touch: Callable[[JobId], None],
     ) -> None:
         self._force = force
@@ -61,7 +51,6 @@ class Judgement:
         self._say = say
         self._lose = lose
         self._touch = touch
-        self._refuse = refuse
         self._wall_offset_s = wall_offset_s
         self.reputation = reputation
         self.now_s = 0.0
@@ -88,29 +77,7 @@ class Judgement:
         return told.PeerKnown(peer, worker.offer.groups, audits, is_own=worker.offer.local)
 
     def joined(self, worker: Worker) -> None:
-        self._rate(worker.peer)
         self._tell_all(self._known(worker.peer, worker))
-
-    def _rate(self, peer: PeerId) -> None:
-        """Placement reckons with the chance that a result of the peer comes, and is right."""
-        worker = self._workers.get(peer)
-        if worker is not None and not worker.offer.local:
-            self._force.table.update(peer, p_ok=self.reputation.standing(peer, self.wall_s).p_ok)
-
-    def recall(self) -> None:
-        """Peers that were caught before this node started get nothing either."""
-        for peer, detail in self.reputation.barred(self.wall_s).items():
-            self._force.bar(peer, f"gave a wrong result before this node started: {detail}")
-
-    def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0) -> None:
-        """A frame was answered, so long after its time, or never; says nothing of whether it was right."""
-        if not worker.offer.local:
-            self.reputation.answered(worker.peer, self.wall_s, in_time=late_s <= LATE_MIN_S, weight=weight)
-
-    def vanished(self, worker: Worker) -> None:
-        """It left with work in hand."""
-        if not worker.offer.local and worker.peer not in self._force.caught:
-            self.reputation.vanished(worker.peer, self.wall_s)
 
     def left(self, peer: PeerId) -> None:
         self._tell_all(told.PeerLeft(peer))
@@ -162,7 +129,7 @@ class Judgement:
         job = self._jobs.get(event.job)
         if job is None or job.verification is None:
             return
-        self._verify(job, told.AuditDone(event.task, event.right, event.wrong, event.detail, event.imprecise))
+        self._verify(job, told.AuditDone(event.task, event.right, event.wrong, event.detail))
         self._touch(event.job)
         self._say(JobChanged(event.job))
 
@@ -192,9 +159,6 @@ class Judgement:
                     self._reject(job, first, tasks, reason)
                 case told.Passed(peer):
                     self.reputation.passed(peer, self.wall_s)
-                    self._rate(peer)
-                case told.Mismatched(peer, detail):
-                    self._mismatched(job, peer, detail)
                 case told.Caught(peer, _, detail):
                     self._catch(peer, detail)
 
@@ -224,17 +188,10 @@ class Judgement:
             job.ledger.reject(task, first, reason)
             self._say(TaskFailedForGood(job.spec.job, task, reason))
 
-    def _mismatched(self, job: CoordinatedJob, peer: PeerId, detail: str) -> None:
-        """Coarse is not false: it gets no more of this job, and is punished only where it happens again and again."""
-        if self.reputation.mismatched(peer, self.wall_s) >= MISMATCHES_MAX:
-            self._catch(peer, f"{detail}, for the {MISMATCHES_MAX}rd time")
-        elif peer in self._workers:
-            self._refuse(job, peer, f"computes this model less precisely than asked: {detail}", self.now_s)
-
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         self._force.bar(peer, reason)
-        self.reputation.caught(peer, self.wall_s, detail)
+        self.reputation.caught(peer, self.wall_s)
         self._tell_all(told.PeerCaught(peer, reason))
         self._lose(peer, reason, self.now_s)
         self._say(DropWorker(peer, reason))

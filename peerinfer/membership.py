@@ -140,6 +140,10 @@ class Membership:
         return [entry.member for entry in self._table.entries.values() if _is_known(entry)]
 
     @property
+    def members_max(self) -> int:
+        return self._table.members_max
+
+    @property
     def is_full(self) -> bool:
         """The swarm is larger than the table, as far as this node can tell."""
         return len(self._table.entries) >= 0.9 * self._table.members_max
@@ -166,6 +170,10 @@ class Membership:
         entry = self._table.entry(peer, now_s)
         if entry is None:
             self._table.effects.append(Drop(peer))  # It may come again when there is room.
+            return
+        if entry.is_connected:
+            entry.member = replace(entry.member, path=path, rtt_s=None)  # There is another way to it now.
+            self._table.effects.append(PeerChanged(peer))
             return
         entry.is_connected = entry.was_reached = True
         entry.leaves_s = None

@@ -366,6 +366,19 @@ class DialedBack:
     ports: tuple[int, ...] = wire(listed(uint(16), DIAL_BACK_PORTS_MAX))
 
 
+@message(92)
+class MeetWanted:
+    """Where the world sees the sender, and the port from which it will dial. Both sides send one, over a relay."""
+
+    host: str = wire(text(64))
+    port: int = wire(uint(16))
+
+
+@message(93)
+class MeetNow:
+    """The receiver dials at once; the sender dials after half a round trip, so that both do at the same moment."""
+
+
 @part
 class InvitedPeer:
     """A member that a newcomer may dial first."""

@@ -40,10 +40,10 @@ from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MEMBERS_STREAMS, MembersRole
+from peerinfer_node.roles.punching import PUNCH_PROTOCOL, Punching
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.recruiting import Recruiting
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
-from peerinfer_node.roles.reputation import ReputationRole
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
@@ -150,19 +150,12 @@ class Node:
             take_sample=ports.take_sample,
         )
         self.coordinator = CoordinatorRole(
-            machine=Coordination(
-                random.Random(rng.random()),  # noqa: S311
-                first_frame=1 + rng.getrandbits(40),
-                wall_offset_s=clock.wall_s() - clock.now_s(),
-            ),
+            machine=Coordination(random.Random(rng.random()), first_frame=1 + rng.getrandbits(40)),  # noqa: S311
             blobs=ports.blobs,
             fetch_blob=self.fetcher.fetch,
             clock=clock,
             log=log,
             swarm=swarm,
-        )
-        self.reputation = ReputationRole(
-            machine=self.coordinator.machine, store=ports.store, keys=ports.keys, clock=clock, log=log
         )
         self.reachability = Reachability(
             network=network,
@@ -229,6 +222,9 @@ class Node:
             models=self.kept_models,
             rng=random.Random(rng.random()),  # noqa: S311
         )
+        self.punching = Punching(
+            network=network, clock=clock, log=log, swarm=swarm, seen_host=self.reachability.seen_host
+        )
         self.recruiting = Recruiting(
             own=own,
             lends=settings.lends,
@@ -246,6 +242,7 @@ class Node:
         network.serve(BLOB_PROTOCOL, blob_server.serve)
         network.serve(MEMBERS_PROTOCOL, self.members.serve)
         network.serve(REACH_PROTOCOL, self.reachability.serve)
+        network.serve(PUNCH_PROTOCOL, self.punching.serve)
         network.serve(LEASE_PROTOCOL, self.elections.serve)
         network.serve(JOURNAL_PROTOCOL, self.replicas.serve)
 
@@ -267,11 +264,10 @@ class Node:
                     nursery.start_soon(part.run)
                 nursery.start_soon(self.recruiting.run)
                 nursery.start_soon(self.reachability.run)
+                nursery.start_soon(self.punching.run)
                 nursery.start_soon(self._bootstrap)
                 nursery.start_soon(self._remember_peers)
                 await self.control.restore()
-                await self.reputation.restore()
-                nursery.start_soon(self.reputation.run)
                 if self.settings.is_daemon:
                     nursery.start_soon(self.jobs.take_up)
                 try:
@@ -282,7 +278,6 @@ class Node:
                         await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()
                         await self._save_peers()
-                        await self.reputation.save()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
                 with trio.move_on_after(5.0) as scope:
@@ -315,8 +310,6 @@ class Node:
             await self.worker.finished.wait()
         self.left.set()
 
-    # --- committees -----------------------------------------------------------------------------------------------
-
     def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
         """Who should elect the coordinator of a job that this node submits, and for how long at once.
 
@@ -333,7 +326,6 @@ class Node:
             and member.path == "direct"
             and member.advert is not None
             and member.advert.elects
-            and not self.coordinator.machine.is_barred(member.peer)
         ]
         eligible = [
             Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))

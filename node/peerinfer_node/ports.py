@@ -6,7 +6,7 @@ Nothing here decides. Foreign exceptions are translated inside the adapters: cal
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -50,6 +50,8 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
+    """Also when a connected peer is reached in another way now: directly instead of by a relay."""
+
     peer: PeerId
 
 
@@ -67,6 +69,14 @@ class AddressFound:
 
 
 NetworkEvent = PeerConnected | PeerDisconnected | AddressFound
+
+
+class Hole(Protocol):
+    """A port of this machine from which a peer will be met half way."""
+
+    port: int
+
+    async def meet(self, host: str, port: int, within_s: float) -> trio.SocketStream: ...
 
 
 class Network(Protocol):
@@ -95,6 +105,15 @@ class Network(Protocol):
 
     def remote_host(self, peer: PeerId) -> str:
         """The IP address that a peer is connected from or to, "" if it is not, or only through a relay."""
+
+    def dig(self, host: str) -> AbstractContextManager[Hole]:
+        """A port from which to meet a peer at this IP address. Raises `DialFailed`."""
+
+    async def punch(self, hole: Hole, peer: PeerId, host: str, port: int, *, opens: bool, within_s: float) -> None:
+        """Dials from the hole until the peer dials it, too; then connects, as the dialler if `opens`.
+
+        Raises `DialFailed`.
+        """
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream to a connected (or known) peer. Raises `DialFailed` or `StreamClosed`."""
@@ -131,16 +150,6 @@ class JobRow:
     ended_at_s: float | None
     summary: str
     """JSON object with the totals; "{}" while it runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReputationRow:
-    """What was seen of a peer: JSON, and a code that only this node can make for it."""
-
-    peer: PeerId
-    evidence: str
-    mac: bytes
-    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +203,6 @@ class Store(Protocol):
 
     async def peers(self) -> list[PeerRow]:
         """The one seen last first."""
-
-    async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None: ...
-
-    async def reputation(self) -> list[ReputationRow]:
-        """The one seen longest ago first."""
 
     async def setting(self, key: str) -> str | None: ...
 

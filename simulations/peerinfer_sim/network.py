@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import trio
 
@@ -15,6 +15,7 @@ from peerinfer.ids import PeerId
 from peerinfer_node.ports import (
     AddressFound,
     Buffer,
+    Hole,
     NetworkEvent,
     PeerConnected,
     PeerDisconnected,
@@ -187,6 +188,12 @@ class SimNetwork:
 
     def connected(self) -> list[PeerId]:
         return list(self._streams)
+
+    def dig(self, host: str) -> AbstractContextManager[Hole]:
+        raise DialFailed(f"{host} is not met: there are no routers here")
+
+    async def punch(self, hole: Hole, peer: PeerId, host: str, port: int, *, opens: bool, within_s: float) -> None:
+        raise DialFailed(f"{peer} is not met: there are no routers here")
 
     def path(self, peer: PeerId) -> str:
         return "local" if peer == self._peer_id else "direct"

@@ -80,8 +80,6 @@ async def test_the_one_card_of_a_swarm_is_found_by_a_node_that_does_not_know_it(
             while not all(node.members.machine.is_full for node in nodes):  # noqa: ASYNC110
                 await trio.sleep(0.05)
         boot_stops.set()  # Whom everybody came in by is gone before anybody searches.
-        for node in nodes:
-            print(len(node.members.machine._table.entries), len(node.members.machine._table.neighbours))
         card = nodes[1]
         strangers = [node for node in nodes if node is not card and not knows(node, card)]
         assert strangers, "somebody does not know the card, or the test shows nothing"

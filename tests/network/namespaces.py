@@ -5,7 +5,10 @@
     homes           machines whose node listens on an address that nobody else can reach, as behind a router that lets
                     nothing in: others see a connection from the public address, and dialling that one back is refused
 
-A home needs no packet filter, so it can be made wherever namespaces can. What it is not: a NAT's table of ports.
+    behind a NAT    machines on a network of their own, 192.168.N.0/24, whose router translates what goes out and lets in
+                    only what answers it (nftables)
+
+A home needs no packet filter, so it can be made wherever namespaces can.
 """
 
 from __future__ import annotations
@@ -56,6 +59,55 @@ class Internet:
         if home:
             ip("-n", namespace, "addr", "add", f"192.168.{number}.2/32", "dev", "lo")
         return f"/ip4/192.168.{number}.2/tcp/0" if home else f"/ip4/203.0.113.{number}/tcp/0"
+
+    def behind_nat(self, name: str, number: int) -> str:
+        """A machine 192.168.`number`.2 behind a router that is 203.0.113.`number` outside. Returns where to listen.
+
+        The router keeps the ports of what goes out where it can. Skips the test where nftables is missing or not permitted.
+        """
+        router = f"{name}r"
+        self.machine(router, number)
+        at_router, at_home = f"{self._prefix}{router}", self._add(name)
+        outer, inner = f"{self._prefix}r{number}", f"{self._prefix}h{number}"
+        ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+        ip("link", "set", outer, "netns", at_router)
+        ip("link", "set", inner, "netns", at_home)
+        for namespace, device, last in ((at_router, outer, 1), (at_home, inner, 2)):
+            ip("-n", namespace, "addr", "add", f"192.168.{number}.{last}/24", "dev", device)
+            ip("-n", namespace, "link", "set", device, "up")
+        ip("-n", at_home, "route", "add", "default", "via", f"192.168.{number}.1")
+        self.filter(
+            router,
+            "add table ip home",
+            "add chain ip home out { type nat hook postrouting priority 100; }",
+            "add rule ip home out oifname eth0 masquerade",
+            "add chain ip home through { type filter hook forward priority 0; policy drop; }",
+            "add rule ip home through ct state established,related accept",
+            "add rule ip home through iifname != eth0 accept",
+            "add chain ip home in { type filter hook input priority 0; policy drop; }",
+            "add rule ip home in ct state established,related accept",
+        )
+        with self.inside(router), open("/proc/sys/net/ipv4/ip_forward", "w") as forwarding:
+            forwarding.write("1")
+        return f"/ip4/192.168.{number}.2/tcp/0"
+
+    def filter(self, name: str, *rules: str) -> None:
+        """Rules of nftables on a machine. Skips the test, with the reason, where there are none."""
+        if shutil.which("nft") is None:
+            pytest.skip("there is no `nft` (nftables) here")
+        command = ["ip", "netns", "exec", f"{self._prefix}{name}", "nft", "; ".join(rules)]
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        if done.returncode:
+            pytest.skip(f"nftables is not permitted here: {done.stderr.decode(errors='replace').strip()[:200]}")
+
+    def lose(self, name: str, percent: int) -> None:
+        """So many of the packets that arrive at a machine are lost."""
+        self.filter(
+            name,
+            "add table inet loss",
+            "add chain inet loss in { type filter hook input priority -10; }",
+            f'add rule inet loss in iifname "eth0" numgen random mod 100 < {percent} drop',
+        )
 
     def cut(self, number: int, *, mend: bool = False) -> None:
         """Pulls the cable of a machine, or puts it back."""

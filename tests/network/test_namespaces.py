@@ -72,6 +72,37 @@ def test_two_homes_that_nobody_can_dial_work_together_through_a_relay(
         assert np.load(tmp_path / "out.npz")["y"].shape[0] == 200
 
 
+def test_two_homes_behind_routers_work_by_relay_and_then_meet_half_way(
+    internet: Internet, tmp_path: Path, job: tuple[Path, Path]
+) -> None:
+    at_relay = internet.machine("relay", 1)
+    at_ada, at_bob = internet.behind_nat("ada", 11), internet.behind_nat("bob", 12)
+    with Swarm(tmp_path / "swarm") as swarm:
+        with internet.inside("relay"):
+            relay = swarm.join("relay", "--relay", listen=at_relay)
+        with internet.inside("ada"):
+            ada = swarm.join("ada", bootstrap=relay, listen=at_ada)
+        with internet.inside("bob"):
+            bob = swarm.join("bob", bootstrap=relay, listen=at_bob)
+        ways: list[str] = []
+
+        def way() -> str:
+            ways.append(peers(bob).get(ada.peer_id, {}).get("path", ""))
+            return ways[-1]
+
+        wait_for(lambda: way() == "direct", timeout_s=60, saying="bob to reach ada directly")
+        assert "relay" in ways, "they met without the relay, so this test shows nothing"
+        wait_for(lambda: peers(ada)[bob.peer_id]["path"] == "direct", timeout_s=5, saying="ada to see it, too")
+        # With the relay gone they still work together.
+        relay.kill()
+        model, inputs = job
+        bob.ask("POST", "/node/pause", json={})
+        with internet.inside("bob"):
+            run = swarm.run("bob", "run", model, inputs, "-o", tmp_path / "out.npz", "--json", "--verify", "none")
+        assert run.code == 0, run.told()
+        assert ada.peer_id in {peer["peer_id"] for peer in run.json["peers"]}, run.told()
+
+
 def test_a_partition_heals(internet: Internet, tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm:
         daemons: list[Daemon] = []

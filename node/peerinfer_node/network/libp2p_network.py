@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -31,12 +31,11 @@ from libp2p.tools.anyio_service import TrioManager
 from multiaddr import Multiaddr
 
 from peerinfer.addresses import relay_of
-from peerinfer.errors import DialFailed, PeerinferError, StateUnusable, StreamClosed
+from peerinfer.errors import DialFailed, PeerinferError, StreamClosed
 from peerinfer.ids import PeerId
 from peerinfer.invites import PrivateSwarm
 from peerinfer.messages import Relayed
 from peerinfer_node.keys import Ed25519Keys
-from peerinfer_node.listening import concrete_hosts
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen, subnet_of
 from peerinfer_node.network.libp2p_mdns import run_mdns
@@ -49,6 +48,7 @@ from peerinfer_node.network.libp2p_relay import (
     ask_relay,
 )
 from peerinfer_node.network.libp2p_session import Socket, shielded
+from peerinfer_node.network.libp2p_sockets import connect, dig, open_listeners
 from peerinfer_node.network.libp2p_stream import (
     CLOSE_TIMEOUT_S,
     OTHER_SWARM,
@@ -60,6 +60,7 @@ from peerinfer_node.network.libp2p_stream import (
 from peerinfer_node.network.libp2p_swarm import CONNECTIONS_PER_PEER_MAX, new_swarm
 from peerinfer_node.ports import (
     AddressFound,
+    Hole,
     NetworkEvent,
     PeerConnected,
     PeerDisconnected,
@@ -97,7 +98,6 @@ ANSWER_TIMEOUT_S = 4.0
 
 EVENTS_MAX = 1024
 
-_LISTEN_BACKLOG = 128
 _log = logging.getLogger("peerinfer.network")
 
 
@@ -141,7 +141,8 @@ class Libp2pNetwork:
         self._handshakes: Counter[str] = Counter()
         self._accepted: Counter[str] = Counter()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
-        self._connected: dict[PeerId, None] = {}
+        self._connected: dict[PeerId, str] = {}
+        """By which path each peer was said to be connected last."""
         self._events: deque[NetworkEvent] = deque(maxlen=EVENTS_MAX)
         self._event_added = trio.Event()
 
@@ -160,7 +161,7 @@ class Libp2pNetwork:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        sockets = await self._bind()
+        sockets, self._addresses = await open_listeners(self._listen, self._port_wished, self._peer_id)
         body_failure: BaseException | None = None
         try:
             swarm = new_swarm(
@@ -202,38 +203,6 @@ class Libp2pNetwork:
             self._connected.clear()
             for listener in sockets:
                 listener.socket.close()
-
-    async def _bind(self) -> list[trio.SocketListener]:
-        """Opens the listening sockets, for this process alone, before anything else is started."""
-        listeners: list[trio.SocketListener] = []
-        addresses: list[str] = []
-        try:
-            for wanted in self._listen:
-                try:
-                    opened = await self._open_listeners(wanted)
-                except OSError as error:
-                    reason = (error.strerror or str(error)).lower()
-                    raise StateUnusable(
-                        f"cannot listen on port {wanted.port} of {wanted.host}: {reason}; "
-                        "stop what uses it, or choose another with --listen"
-                    ) from error
-                listeners.extend(opened)
-                for listener in opened:
-                    port = listener.socket.getsockname()[1]
-                    for host in concrete_hosts(wanted.host):
-                        addresses.append(str(Address(wanted.kind, host, port, self._peer_id)))
-        except BaseException:
-            for listener in listeners:
-                listener.socket.close()
-            raise
-        self._addresses = tuple(dict.fromkeys(addresses))
-        return listeners
-
-    async def _open_listeners(self, wanted: Address) -> Sequence[trio.SocketListener]:
-        if wanted.port == 0 and self._port_wished is not None:
-            with suppress(OSError):  # it is taken
-                return await trio.open_tcp_listeners(self._port_wished, host=wanted.host, backlog=_LISTEN_BACKLOG)
-        return await trio.open_tcp_listeners(wanted.port, host=wanted.host, backlog=_LISTEN_BACKLOG)
 
     async def _close_swarm(self, swarm: Any) -> None:
         # The library closes one connection after the other, each of which sleeps for 100 ms.
@@ -327,17 +296,7 @@ class Libp2pNetwork:
         host = str(stream.peer)
         if self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
             return
-        self._handshakes[host] += 1
-        try:
-            await swarm.upgrade_inbound_raw_conn(RawConnection(socket, False), Multiaddr("/ip4/0.0.0.0/tcp/0"))
-        except Exception as error:
-            _log.debug("refused a connection by relay %s: %s", host, error)
-            await socket.close()
-        finally:
-            self._handshakes[host] -= 1
-            if not self._handshakes[host]:
-                del self._handshakes[host]
-        await socket.wait_closed()
+        await self._hold(swarm, socket, host)
 
     # --- outgoing -----------------------------------------------------------------------------------------------
 
@@ -381,7 +340,7 @@ class Libp2pNetwork:
         with trio.move_on_after(ANSWER_TIMEOUT_S):
             connection: Socket | None = None
             try:
-                connection = Socket(await self._connect(target))
+                connection = Socket(await connect(target.host, target.port))
                 raw = RawConnection(connection, True)
                 await self._swarm.upgrader.upgrade_security(raw, True, ID.from_string(peer))
                 return True
@@ -393,22 +352,38 @@ class Libp2pNetwork:
                         await connection.close()
         return False
 
+    @contextmanager
+    def dig(self, host: str) -> Iterator[Hole]:
+        hole = dig(host)
+        try:
+            yield hole
+        finally:
+            hole.close()
+
     async def _dial(self, target: Address, peer: PeerId) -> None:
         if self._swarm is None:
             raise DialFailed("the network is not running")
-        await self._upgrade(Socket(await self._connect(target)), peer, str(target))
+        await self._upgrade(Socket(await connect(target.host, target.port)), peer, str(target))
 
-    async def _connect(self, target: Address) -> trio.SocketStream:
+    async def punch(self, hole: Hole, peer: PeerId, host: str, port: int, *, opens: bool, within_s: float) -> None:
+        connection = Socket(await hole.meet(host, port, within_s))
+        if self._swarm is None:
+            await connection.close()
+            raise DialFailed("the network is not running")
+        if opens:
+            await self._upgrade(connection, peer, f"{peer} half way")
+            return
         try:
-            return await trio.open_tcp_stream(target.host, target.port)
-        except OSError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            if isinstance(cause, BaseExceptionGroup):
-                cause = cause.exceptions[0]
-            reason = getattr(cause, "strerror", None) or str(cause)
-            raise DialFailed(f"cannot dial {target}: {reason.lower()}") from error
+            await self._swarm.upgrade_inbound_raw_conn(
+                RawConnection(connection, False), Multiaddr("/ip4/0.0.0.0/tcp/0")
+            )
+        except BaseException as error:
+            await connection.close()
+            if isinstance(error, Exception):
+                raise DialFailed(
+                    f"met somebody at {host} who is not {peer}: {reason_of(error, OTHER_SWARM)}"
+                ) from error
+            raise
 
     async def _upgrade(self, connection: Socket, peer: PeerId, what: str) -> None:
         try:
@@ -481,9 +456,7 @@ class Libp2pNetwork:
 
     async def _note_connected(self, connection: Any) -> None:
         peer = PeerId(str(connection.muxed_conn.peer_id))
-        if peer not in self._connected:
-            self._connected[peer] = None
-            self._note(PeerConnected(peer))
+        self._note_path(peer)
         if self._is_direct(peer):
             for other in self._connections_to(peer):
                 if other.muxed_conn.is_relayed:
@@ -495,9 +468,16 @@ class Libp2pNetwork:
 
     async def _note_disconnected(self, connection: Any) -> None:
         peer = PeerId(str(connection.muxed_conn.peer_id))
-        if peer in self._connected and not self._connections_to(peer):
-            del self._connected[peer]
+        if self._connections_to(peer):
+            self._note_path(peer)
+        elif self._connected.pop(peer, None) is not None:
             self._note(PeerDisconnected(peer))
+
+    def _note_path(self, peer: PeerId) -> None:
+        path = self.path(peer)
+        if self._connected.get(peer) != path:
+            self._connected[peer] = path
+            self._note(PeerConnected(peer))
 
     def _note_found(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         self._note(AddressFound(peer, addresses))

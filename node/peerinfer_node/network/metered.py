@@ -7,14 +7,14 @@ membership alive is counted and never held up: it is small, and being late there
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 import trio
 
 from peerinfer.ids import PeerId
 from peerinfer.limits import KIB
 from peerinfer.rate import Rate
-from peerinfer_node.ports import Buffer, Network, NetworkEvent, Stream, StreamHandler
+from peerinfer_node.ports import Buffer, Hole, Network, NetworkEvent, Stream, StreamHandler
 
 SLICE_BYTES = 64 * KIB
 """Streams take turns after so much: none waits long behind another's eight megabytes."""
@@ -71,6 +71,12 @@ class MeteredNetwork:
 
     def path(self, peer: PeerId) -> str:
         return self._network.path(peer)
+
+    def dig(self, host: str) -> AbstractContextManager[Hole]:
+        return self._network.dig(host)
+
+    async def punch(self, hole: Hole, peer: PeerId, host: str, port: int, *, opens: bool, within_s: float) -> None:
+        await self._network.punch(hole, peer, host, port, opens=opens, within_s=within_s)
 
     def streams(self, peer: PeerId) -> int:
         return self._network.streams(peer)

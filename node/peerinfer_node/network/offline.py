@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import trio
 
 from peerinfer.errors import DialFailed
 from peerinfer.ids import PeerId
-from peerinfer_node.ports import NetworkEvent, Stream, StreamHandler
+from peerinfer_node.ports import Hole, NetworkEvent, Stream, StreamHandler
 
 
 class OfflineNetwork:
@@ -42,6 +42,12 @@ class OfflineNetwork:
     def remote_host(self, peer: PeerId) -> str:
         del peer
         return ""
+
+    def dig(self, host: str) -> AbstractContextManager[Hole]:
+        raise DialFailed(f"{host} is not met: this node runs without a network")
+
+    async def punch(self, hole: Hole, peer: PeerId, host: str, port: int, *, opens: bool, within_s: float) -> None:
+        raise DialFailed(f"{peer} is not met: this node runs without a network")
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         raise DialFailed(f"{peer} cannot be reached for {protocol}: this node runs without a network")

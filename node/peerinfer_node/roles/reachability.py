@@ -85,6 +85,11 @@ class Reachability:
         relayed = [f"{address}{CIRCUIT}{own}" for address in self._relays.values()]
         return tuple((direct[: ADDRESSES_PER_PEER_MAX - len(relayed)] + relayed)[:ADDRESSES_PER_PEER_MAX])
 
+    def seen_host(self) -> str:
+        """The IP address at which most of the peers asked see this node, "" before anybody was."""
+        hosts = [answer.host for answer in self._answers.values()]
+        return max(hosts, key=hosts.count, default="")
+
     @property
     def text(self) -> str:
         """For people."""

@@ -95,7 +95,9 @@ class Recruiting:
                 self._recruit(member.peer, offer, fits=True)
             else:
                 misfits.append((member.peer, offer))
-        room = MISFITS_MAX - sum(not fits for fits in self._recruited.values())
+        room = min(MISFITS_MAX, self._members.machine.members_max // 4) - sum(
+            not fits for fits in self._recruited.values()
+        )
         for peer, offer in misfits[: max(room, 0)]:
             self._recruit(peer, offer, fits=False)
 

@@ -40,6 +40,7 @@ WRONG = [
     (f"{RUN} --verify quorum:1", "quorum:2"),
     (f"{RUN} --verify quorum:10", "quorum:2"),
     (f"{RUN} --verify Spot", "spot"),
+    (f"{RUN} --verify adaptive", "not available in this version"),
     (f"{RUN} --strategy best", "adaptive, round-robin, least-loaded, gpu-match, latency"),
     (f"{RUN} --compare near", "allclose"),
     (f"{RUN} --rtol -1", "at least 0"),
@@ -88,7 +89,7 @@ WRONG = [
     ("swarm", "swarm create NAME"),
     ("swarm create", "NAME"),
     (f"{RUN} --standalone --swarm peerinfer1:abc", "choose one"),
-    ("reputation --all", "--all"),
+    ("reputation --all", "not available in this version"),
     ("status extra", "extra"),
 ]
 
