@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import bare_stream
 import codec_bench
 import device_bench
+import gateway_bench
 import node_bench
 import placement_bench
 import trio
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "device": device_bench.run,
     "bare_stream": bare_stream.measurements,
     "node": node_bench.run,
+    "gateway": gateway_bench.run,
 }
 
 

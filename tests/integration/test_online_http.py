@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from swarm import Daemon, Swarm
+from swarm import Daemon, Swarm, wait_for
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
 
@@ -500,3 +500,39 @@ def test_metrics_are_figures_for_prometheus(served: Served) -> None:
         "dead",
         "left",
     }
+
+
+# --- nobody has room -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paused(served: Served) -> Iterator[None]:
+    """The only worker takes nothing."""
+    assert served.http.post("/api/v1/node/pause").status_code == 204
+    yield
+    assert served.http.post("/api/v1/node/resume").status_code == 204
+
+
+def figure(served: Served, name: str) -> float:
+    line = next(line for line in served.http.get("/metrics").text.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[-1])
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_request_that_nobody_answers_in_its_time_is_told_to_come_back(served: Served) -> None:
+    answer = served.infer("dense", {"inputs": [ONE], "parameters": {"timeout": 200_000}})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "0.2 s" in answer.json()["error"]
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_client_that_goes_takes_its_request_along(served: Served) -> None:
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=30)
+    connection.request("POST", "/v2/models/dense/infer", json.dumps({"inputs": [ONE]}), served.headers)
+    wait_for(lambda: figure(served, "peerinfer_requests_under_way") == 1, timeout_s=30)
+    connection.close()
+    wait_for(lambda: figure(served, "peerinfer_requests_under_way") == 0, timeout_s=30)
+    depth = 'peerinfer_queue_depth{queue="requests"}'
+    wait_for(lambda: figure(served, depth) == 0, timeout_s=30)
+    wait_for(lambda: figure(served, 'peerinfer_queue_depth{queue="tasks"}') == 0, timeout_s=30)
