@@ -13,14 +13,6 @@ from peerinfer_node.cli.output import say, write_out
 
 T = TypeVar("T")
 
-UNAVAILABLE: dict[str, dict[str, str | None]] = {
-    "join": {
-        "--service": "install|remove",
-    },
-    "tui": {"--serve": "PORT"},
-}
-"""Flags of the interface whose effect is not there yet, by command, with their value's name. They are refused."""
-
 NOT_AVAILABLE = "is not available in this version of peerinfer"
 
 
@@ -40,19 +32,6 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         # Like any other data: a closed pipe is the guard's business, where argparse would hide it.
         write_out(self.format_help())
-
-
-class _Refuse(argparse.Action):
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        parser.error(f"{option} {NOT_AVAILABLE}")
-
-
-def refuse_unavailable(parser: argparse.ArgumentParser, command: str) -> None:
-    """Adds the flags of `UNAVAILABLE`, hidden from the help."""
-    for flag, value in UNAVAILABLE.get(command, {}).items():
-        parser.add_argument(flag, action=_Refuse, nargs=0 if value is None else "?", help=argparse.SUPPRESS)
 
 
 def read_as(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -141,7 +120,6 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, prog=f"{prog} {name}", help=summary, description=summary, epilog=f"example: {example}"
     )
-    refuse_unavailable(parser, name)
     return parser
 
 

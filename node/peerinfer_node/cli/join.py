@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from peerinfer_node.cli.arguments import Subcommands, add_command
@@ -61,11 +62,21 @@ def add(commands: Subcommands) -> None:
         default=None,
         help="neither look for peers on the LAN nor be found",
     )
+    parser.add_argument(
+        "--service",
+        choices=("install", "remove"),
+        help="do all this as a systemd service of this user, from now on; or no more",
+    )
     add_place(parser, config=True)
     parser.set_defaults(command=_join)
 
 
 def _join(arguments: argparse.Namespace) -> int:
+    if arguments.service == "remove":
+        from peerinfer_node.cli import service
+
+        service.remove(os.environ)
+        return 0
     if arguments.invite is not None:
         from peerinfer.invites import parse_invite
 
@@ -76,4 +87,28 @@ def _join(arguments: argparse.Namespace) -> int:
     from peerinfer_node.cli.joining import join
     from peerinfer_node.swarm_file import settle
 
-    return join(home, settle(home, config, wall_s=time.time(), keeps=True))
+    config = settle(home, config, wall_s=time.time(), keeps=True)
+    if arguments.service == "install":
+        from peerinfer_node.cli import service
+
+        service.install(_given(arguments), os.environ)
+        return 0
+    return join(home, config)
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """The flags that were given, as a unit repeats them. Not the invite: the home has kept it."""
+    words: list[str] = []
+    for key in (*FLAGS, *SWITCHES):
+        value, flag = getattr(arguments, key), "--" + key.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not None:
+            for each in value if isinstance(value, list) else [value]:
+                words += [flag, str(each)]
+    if arguments.mdns is False:
+        words.append("--no-mdns")
+    for flag, folder in (("--data-dir", arguments.data_dir), ("--config", arguments.config)):
+        if folder is not None:
+            words += [flag, os.path.abspath(folder)]
+    return words

@@ -27,6 +27,7 @@ from peerinfer_node.gateway.server import TcpDoor, open_gateway
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
+from peerinfer_node.service_notice import ServiceNotice
 from peerinfer_node.serving import Serving
 
 LIVE_INTERVAL_S = 1.0
@@ -65,11 +66,15 @@ async def _join(home: Home, config: NodeConfig, lends: bool, ends_with_stdin: bo
             node.control.http, node.control.token_file = url, str(home.token_file)
         ready = {**node.ready(), "http": url, "token_file": node.control.token_file}
         _announce(ready, await node.control.devices(), as_json=as_json)
+        notice = ServiceNotice(os.environ)
+        notice.tell(READY="1", STATUS=f"{node.peer_id} takes work")
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(notice.feed_watchdog)
             if ends_with_stdin:
                 nursery.start_soon(_leave_with_stdin, node)
             await _until_left(node, stop, live, is_live=not as_json and sys.stderr.isatty())
             nursery.cancel_scope.cancel()
+        notice.tell(STOPPING="1")
         has_left = True
     live.clear()
     if not has_left:

@@ -20,6 +20,7 @@ def is_available() -> bool:
 
 def add(commands: Subcommands) -> None:
     parser = add_command(commands, "tui", "A dashboard of the running daemon.", "peerinfer tui")
+    parser.add_argument("--serve", metavar="PORT", help="show it in a browser, at this port of this machine")
     add_place(parser)
     parser.set_defaults(command=_tui)
 
@@ -28,5 +29,7 @@ def _tui(arguments: argparse.Namespace) -> int:
     if not is_available():
         raise UsageError(f"peerinfer tui {NOT_AVAILABLE}")
     command = [sys.executable, "-m", _PACKAGE, "--socket", str(home_of(arguments).socket)]
+    if arguments.serve is not None:
+        command.append(f"--serve={arguments.serve}")
     # The window takes the place of this process: the terminal, its signals and the exit code are its own.
     os.execv(sys.executable, command)  # noqa: S606

@@ -12,7 +12,6 @@ from peerinfer.config import SETTINGS
 from peerinfer.control import JobRequest
 from peerinfer.errors import UsageError
 from peerinfer_node.cli import join, main
-from peerinfer_node.cli.arguments import UNAVAILABLE
 from peerinfer_node.cli.parser import build_parser
 from peerinfer_node.cli.run import request_from
 
@@ -104,24 +103,6 @@ def test_a_wrong_command_says_what_is_wrong_in_one_line_and_exits_with_2(
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("peerinfer")
     assert hint in err
-
-
-UNAVAILABLE_FLAGS = [(command, flag, value) for command, flags in UNAVAILABLE.items() for flag, value in flags.items()]
-
-
-@pytest.mark.parametrize(
-    ("command", "flag", "value"), UNAVAILABLE_FLAGS, ids=[f"{c} {f}" for c, f, _ in UNAVAILABLE_FLAGS]
-)
-def test_a_flag_without_effect_yet_is_refused_and_never_ignored(
-    command: str, flag: str, value: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rest = {"run": ["m.onnx", "in.npz", "-o", "out.npz"]}.get(command, [])
-    given = [flag] if value is None else [flag, "5"]
-    for arguments in ([command, *rest, *given], [command, *given, *rest]):
-        assert main(arguments) == 2
-        err = capsys.readouterr().err
-        assert f"{flag} is not available in this version" in err
-        assert len(err.splitlines()) == 1
 
 
 def test_every_setting_is_a_flag_of_join_or_refused_by_it() -> None:
