@@ -20,7 +20,7 @@ SHIPPED = ("peerinfer", "peerinfer_node", "peerinfer_tui")
 
 THIRD_PARTY = {
     "peerinfer": {"cryptography", "msgpack", "numpy"},
-    "peerinfer_tui": {"httpx", "rich", "textual"},
+    "peerinfer_tui": {"httpx", "rich", "textual", "aiohttp", "textual_serve"},
 }
 """What the two may use besides the standard library."""
 

@@ -17,6 +17,7 @@ import yaml
 from peerinfer.config import SETTINGS
 from peerinfer_node.cli.parser import build_parser
 from peerinfer_node.cli.service import unit_text
+from peerinfer_node.gateway import metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SCHEMAS = Path(__file__).with_name("kubernetes_schemas.json")
@@ -196,6 +197,12 @@ def names_in(expression: str) -> set[str]:
 
 def test_the_dashboard_shows_every_promised_metric_and_no_other() -> None:
     assert set().union(*map(names_in, expressions())) == METRICS
+
+
+def test_a_node_exports_what_the_dashboard_shows() -> None:
+    source = Path(metrics.__file__).read_text(encoding="utf-8")
+    for name in METRICS:
+        assert f'"{name.removesuffix("_total")}"' in source, name
 
 
 def test_the_dashboard_has_panels_that_do_not_overlap_and_know_their_node() -> None:
