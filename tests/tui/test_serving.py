@@ -51,7 +51,7 @@ def test_the_page_and_all_that_it_needs_come_from_this_machine(tmp_path: Path) -
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         wanted = re.findall(r"(?:src|href)=\"([^\"]+)\"|url\(['\"]?([^'\")]+)", page)
         links = [one or other for one, other in wanted]
-        assert any(link.endswith("textual.js") for link in links)
+        assert {"textual.js", "xterm.css"} <= {link.rsplit("/", 1)[-1] for link in links}
         for link in links:
             local = link.removeprefix(address.rstrip("/"))
             assert local.startswith("/static/"), link

@@ -28,13 +28,18 @@ _POLICY = (
 )
 """Nothing is fetched from elsewhere, and nobody else frames the page."""
 
-_FOREIGN = re.compile(r"<link[^>]*https?://[^>]*>")
+_FOREIGN = re.compile(r"<link[^>]*https://[^>]*>")
 """textual-serve's page asks a font service of the internet for the font that its own package ships."""
 
-_FONT = (
+_OWN = (
     "<style>@font-face { font-family: 'Roboto Mono'; font-weight: 100 700; "
     "src: url('/static/fonts/RobotoMono-VariableFont_wght.ttf'); }</style>"
+    "<script>new MutationObserver((_, observer) => {"
+    " const keys = document.querySelector('.xterm-helper-textarea');"
+    " if (keys && document.body.classList.contains('-first-byte')) { observer.disconnect(); keys.focus(); }"
+    "}).observe(document, {attributes: true, childList: true, subtree: true});</script>"
 )
+"""That font, and keys that work before the first click."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -66,7 +71,7 @@ class WindowServer(textual_server.Server):
         if request.path != "/ws":
             response = await handler(request)
             if request.path == "/" and isinstance(response, web.Response) and response.text is not None:
-                response.text = _FOREIGN.sub(_FONT, response.text)
+                response.text = _FOREIGN.sub(lambda _: _OWN, response.text)
             response.headers["Content-Security-Policy"] = _POLICY
             return response
         if self._open >= WINDOWS_MAX:
