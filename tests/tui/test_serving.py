@@ -61,25 +61,36 @@ def test_the_page_and_all_that_it_needs_come_from_this_machine(tmp_path: Path) -
     served(tmp_path, story)
 
 
-@pytest.mark.slow
-def test_a_window_is_drawn_and_takes_keys_through_its_websocket(tmp_path: Path) -> None:
-    async def story(client: aiohttp.ClientSession, address: str) -> None:
-        async with client.ws_connect(f"{address}ws?width=80&height=24") as window:
-            seen = ""
-            async for message in window:
-                if message.type == aiohttp.WSMsgType.BINARY:
-                    seen += message.data.decode(errors="replace")
-                if "alder" in seen and "Overview" in seen:
-                    break
-            await window.send_json(["stdin", "4"])
-            seen = ""
-            async for message in window:
-                if message.type == aiohttp.WSMsgType.BINARY:
-                    seen += message.data.decode(errors="replace")
-                if "utilisation" in seen:
-                    break
+async def wait_for_words(window: aiohttp.ClientWebSocketResponse, *wanted: str) -> None:
+    seen = ""
+    async for message in window:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            seen += message.data.decode(errors="replace")
+        if all(word in seen for word in wanted):
+            return
+    pytest.fail(f"the window has closed after {seen[-500:]!r}")
 
-    served(tmp_path, story)
+
+@pytest.mark.slow
+def test_the_command_serves_a_window_that_takes_keys_and_ends_with_it(tmp_path: Path) -> None:
+    async def tell() -> None:
+        async with asyncio.timeout(DEADLINE_S), FakeDaemon(tmp_path / "node.sock") as daemon:
+            command = [sys.executable, "-m", "peerinfer_tui", "--socket", str(daemon.path), f"--serve={free_port()}"]
+            server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            assert server.stdout is not None
+            said = (await server.stdout.readline()).decode()
+            address = re.findall(r"http://127\.0\.0\.1:\d+/", said)[0]
+            async with (
+                aiohttp.ClientSession() as client,
+                client.ws_connect(f"{address}ws?width=80&height=24") as window,
+            ):
+                await wait_for_words(window, "alder", "Overview")
+                await window.send_json(["stdin", "4"])
+                await wait_for_words(window, "utilisation")
+                server.terminate()
+                assert await server.wait() == 0
+
+    asyncio.run(tell())
 
 
 def test_other_pages_of_the_browser_cannot_reach_it(tmp_path: Path) -> None:

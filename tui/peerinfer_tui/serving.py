@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
-from aiohttp.web_runner import GracefulExit
 from textual_serve import server as textual_server
 
 from peerinfer.errors import UsageError
@@ -84,18 +85,22 @@ class WindowServer(textual_server.Server):
 
 
 async def serve(socket: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until cancelled. `ready` is told the address once somebody may open it. Raises `UsageError`."""
+    """Serves until SIGTERM, or until cancelled. `ready` is told the address once somebody may open it.
+
+    Raises `UsageError` if the port cannot be had.
+    """
     server = WindowServer(socket, port)
-    runner = web.AppRunner(await server.make_app(), handle_signals=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(await server.make_app(), shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, HOST, port).start()
         except OSError as error:
             raise UsageError(f"cannot serve on {HOST}:{port}: {error.strerror}; choose another port") from None
+        stopped = asyncio.Event()
+        with suppress(NotImplementedError):  # on Windows, where the process simply ends
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         ready(f"http://{HOST}:{port}/")
-        await asyncio.Event().wait()
-    except GracefulExit:
-        pass
+        await stopped.wait()
     finally:
         await runner.cleanup()
