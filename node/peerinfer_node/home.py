@@ -12,7 +12,6 @@ directory alone, so that a command finds the daemon that was started with the sa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -115,6 +114,10 @@ class Home:
         Call `prepare` first. Raises `HomeInUse` if another node holds it. The file stays behind, since removing it
         would let two nodes lock two files of one name.
         """
+        try:
+            import fcntl
+        except ImportError:
+            raise StateUnusable("this system has no locks on files as a node needs them; run it on Linux") from None
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             fd = os.open(self.pid_file, flags, 0o600)

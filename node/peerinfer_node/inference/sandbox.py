@@ -28,20 +28,24 @@ import ctypes
 import errno
 import os
 import platform
-import resource
 import stat
 import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 OPEN_FILES_MAX = 64
 OPEN_FILES_GPU_MAX = 512
 """Drivers hold a descriptor for every buffer that they share."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -103,7 +107,7 @@ def lock_in(packages: Iterable[ModuleType], *, memory_bytes: int, opening: Openi
 def die_with_parent(parent: int) -> None:
     """Asks the kernel to kill this process when the one that started it ends; exits if that has already happened."""
     if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        _libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 
@@ -112,17 +116,19 @@ def _tried(layer: object) -> bool:
     assert callable(layer)
     try:
         layer()
-    except (OSError, ValueError):
+    except (ImportError, OSError, ValueError):
         return False
     return True
 
 
 def _no_new_privs() -> None:
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+    if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
 
 
 def _limit_resources(memory_bytes: int, is_for_device: bool) -> None:
+    import resource  # not on Windows
+
     limits = {
         resource.RLIMIT_CORE: 0,
         # Drivers keep what they share in files without a name; Landlock lets them have no other.
@@ -137,7 +143,7 @@ def _limit_resources(memory_bytes: int, is_for_device: bool) -> None:
 
 
 def _syscall(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(
+    result: int = _libc().syscall(
         ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
     )
     if result < 0:
