@@ -173,6 +173,9 @@ class Control(Protocol):
     async def why(self, model: str) -> list[Json]:
         """For each peer, whether it may run the model file, and the requirement that rules it out."""
 
+    async def reputation(self, peer: str | None = None) -> list[Json]:
+        """What this node has seen of its peers, or of one (its id, or the end of it), and what it makes of it."""
+
     async def devices(self) -> list[Json]: ...
 
     async def models(self) -> list[Json]: ...

@@ -53,7 +53,7 @@ from peerinfer.assignment import (
 )
 from peerinfer.dispatch import Dispatch
 from peerinfer.ids import JobId, PeerId
-from peerinfer.judgement import Judgement
+from peerinfer.judgement import REFUSAL_WEIGHT, Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
@@ -304,6 +304,7 @@ class Coordination:
             self._dispatch.learn(job, frame, len(event.done), compute_s, now_s)
         job.warm.add(peer)
         self._over(frame, compute_s)
+        self._judgement.answered(worker, late_s=now_s - frame.due_s - frame.expected_s)
         if frame.is_double:
             self._copies_answered(job, frame, event)
             self._note_health(worker, event, now_s)
@@ -402,6 +403,7 @@ class Coordination:
         self._over(frame)
         job.ledger.give_back(job.let_go(frame))
         job.refusals[peer] = job.refusals.get(peer, 0) + 1
+        self._judgement.answered(self._workers[peer], late_s=NEVER, weight=REFUSAL_WEIGHT)
         if event.final or job.refusals[peer] >= REFUSALS_MAX:
             self._refuse(job, peer, event.reason, now_s)
         else:
@@ -413,6 +415,8 @@ class Coordination:
         worker = self._force.leave(peer, now_s)
         if worker is None:
             return
+        if worker.frames:
+            self._judgement.vanished(worker)
         for frame in list(worker.frames.values()):
             job = self._jobs[frame.job]
             self._over(frame)
@@ -434,6 +438,7 @@ class Coordination:
         for task in job.let_go(frame):
             self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
         worker.breaker.failed(now_s)
+        self._judgement.answered(worker, late_s=NEVER)
         job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
         if job.strikes[worker.peer] >= STRIKES_MAX:
             self._refuse(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
@@ -444,6 +449,15 @@ class Coordination:
     @property
     def jobs(self) -> tuple[JobId, ...]:
         return tuple(self._jobs)
+
+    def recall(self, now_s: float) -> None:
+        """The reputation was read from the store."""
+        self._judgement.now_s = now_s
+        self._judgement.recall()
+
+    def is_barred(self, peer: PeerId) -> bool:
+        """It was caught with a wrong result."""
+        return peer in self._caught
 
     @property
     def reputation(self) -> Reputation:

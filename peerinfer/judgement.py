@@ -27,6 +27,12 @@ from peerinfer.reputation import Reputation
 from peerinfer.verification import Verification
 from peerinfer.workforce import CoordinatedJob, Worker, Workforce
 
+LATE_MIN_S = 1.0
+"""An answer that takes twice what was expected, and this much longer, is a late one."""
+
+REFUSAL_WEIGHT = 0.1
+"""A refusal tells so little of a peer's reliability: its owner may pause it at any time."""
+
 UNVERIFIED = "unverified"
 """Kind of failure of a task whose results nobody could vouch for."""
 
@@ -77,7 +83,29 @@ class Judgement:
         return told.PeerKnown(peer, worker.offer.groups, audits, is_own=worker.offer.local)
 
     def joined(self, worker: Worker) -> None:
+        self._rate(worker.peer)
         self._tell_all(self._known(worker.peer, worker))
+
+    def _rate(self, peer: PeerId) -> None:
+        """Placement reckons with the chance that a result of the peer comes, and is right."""
+        worker = self._workers.get(peer)
+        if worker is not None and not worker.offer.local:
+            self._force.table.update(peer, p_ok=self.reputation.standing(peer, self.wall_s).p_ok)
+
+    def recall(self) -> None:
+        """Peers that were caught before this node started get nothing either."""
+        for peer, detail in self.reputation.barred(self.wall_s).items():
+            self._force.bar(peer, f"gave a wrong result before this node started: {detail}")
+
+    def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0) -> None:
+        """A frame was answered, so long after its time, or never; says nothing of whether it was right."""
+        if not worker.offer.local:
+            self.reputation.answered(worker.peer, self.wall_s, in_time=late_s <= LATE_MIN_S, weight=weight)
+
+    def vanished(self, worker: Worker) -> None:
+        """It left with work in hand."""
+        if not worker.offer.local and worker.peer not in self._force.caught:
+            self.reputation.vanished(worker.peer, self.wall_s)
 
     def left(self, peer: PeerId) -> None:
         self._tell_all(told.PeerLeft(peer))
@@ -159,6 +187,7 @@ class Judgement:
                     self._reject(job, first, tasks, reason)
                 case told.Passed(peer):
                     self.reputation.passed(peer, self.wall_s)
+                    self._rate(peer)
                 case told.Caught(peer, _, detail):
                     self._catch(peer, detail)
 
@@ -191,7 +220,7 @@ class Judgement:
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         self._force.bar(peer, reason)
-        self.reputation.caught(peer, self.wall_s)
+        self.reputation.caught(peer, self.wall_s, detail)
         self._tell_all(told.PeerCaught(peer, reason))
         self._lose(peer, reason, self.now_s)
         self._say(DropWorker(peer, reason))

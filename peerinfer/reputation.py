@@ -30,6 +30,11 @@ SABOTEURS_PRIOR = 0.10
 FAULT_WEIGHT = 20.0
 """One proven fault weighs as much as twenty good results, and is remembered four times as long."""
 
+BARRED_ABOVE = FAULT_WEIGHT / 4
+"""A peer that was caught once is given no work until so much of it is forgotten: after 120 days. Then it is a newcomer."""
+
+DETAIL_CHARS_MAX = 200
+
 NEWCOMER_AUDITS = 20
 """A peer with fewer passed audits is a newcomer: its work is doubled."""
 
@@ -64,6 +69,10 @@ class Evidence:
     audits: float = 0.0
     """k."""
     faults: int = 0
+    detail: str = ""
+    """How the last fault was seen."""
+    fault_s: float = 0.0
+    """When."""
 
     def aged(self, now_s: float) -> Evidence:
         """The same, as much of it as still counts at `now_s`. A clock that was set back changes nothing."""
@@ -77,7 +86,14 @@ class Evidence:
             late=1.0 + (self.late - 1.0) * bad,
             audits=self.audits * 0.5 ** (since_s / AUDITS_HALF_LIFE_S),
             faults=self.faults,
+            detail=self.detail,
+            fault_s=self.fault_s,
         )
+
+    @property
+    def seen(self) -> float:
+        """How much was seen, in checks and answers, as much of it as still counts."""
+        return self.good + self.bad + self.on_time + self.late - 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,8 @@ class Standing:
     """Chance that an unchecked result is wrong."""
     audits: float
     faults: int
+    is_barred: bool = False
+    """Caught with a wrong result, and not so long ago that it would be forgotten."""
 
     @property
     def is_newcomer(self) -> bool:
@@ -110,6 +128,8 @@ class Reputation:
 
     def __init__(self) -> None:
         self._rows: dict[PeerId, Evidence] = {}
+        self._changed: dict[PeerId, None] = {}
+        """Rows that the store does not have as they are now; those that are gone as well."""
 
     # --- what happened ---------------------------------------------------------------------------------------------
 
@@ -119,9 +139,10 @@ class Reputation:
         row.good = min(row.good + 1.0, EVIDENCE_MAX)
         row.audits = min(row.audits + 1.0, EVIDENCE_MAX)
 
-    def caught(self, peer: PeerId, now_s: float) -> None:
+    def caught(self, peer: PeerId, now_s: float, detail: str = "") -> None:
         """A result of the peer is proven wrong."""
         row = self._touch(peer, now_s)
+        row.detail, row.fault_s = detail[:DETAIL_CHARS_MAX], now_s
         row.bad = min(row.bad + FAULT_WEIGHT, EVIDENCE_MAX)
         row.audits = 0.0
         row.faults = min(row.faults + 1, int(EVIDENCE_MAX))
@@ -146,6 +167,14 @@ class Reputation:
         row = self._rows.get(peer)
         return standing(Evidence(now_s) if row is None else row, now_s)
 
+    def evidence(self, peer: PeerId, now_s: float) -> Evidence:
+        row = self._rows.get(peer)
+        return Evidence(now_s) if row is None else row.aged(now_s)
+
+    def barred(self, now_s: float) -> dict[PeerId, str]:
+        """Peers that get no work, and how they were caught."""
+        return {peer: row.detail for peer, row in self._rows.items() if standing(row, now_s).is_barred}
+
     def knows(self, peer: PeerId) -> bool:
         return peer in self._rows
 
@@ -158,6 +187,12 @@ class Reputation:
         """For the store, the one seen longest ago first."""
         return list(self._rows.items())
 
+    def changes(self) -> tuple[list[tuple[PeerId, Evidence]], list[PeerId]]:
+        """What the store should write since it was asked last, and what it should forget."""
+        changed, self._changed = self._changed, {}
+        rows = [(peer, self._rows[peer]) for peer in changed if peer in self._rows]
+        return rows, [peer for peer in changed if peer not in self._rows]
+
     def restore(self, rows: Iterable[tuple[PeerId, Evidence]], now_s: float) -> int:
         """Takes rows from the store; returns how many were refused, since a file may have been edited by hand.
 
@@ -165,9 +200,7 @@ class Reputation:
         """
         refused = 0
         for peer, row in rows:
-            numbers = (row.good - 1, row.bad - 1, row.on_time - 1, row.late - 1, row.audits, row.faults)
-            usable = math.isfinite(row.at_s) and all(0 <= number <= EVIDENCE_MAX for number in numbers)
-            if not usable:
+            if not is_usable(row):
                 refused += 1
                 continue
             self._rows[peer] = replace(row, at_s=min(row.at_s, now_s))
@@ -184,6 +217,7 @@ class Reputation:
         row = self._rows.pop(peer, None)
         row = Evidence(now_s) if row is None else row.aged(now_s)
         self._rows[peer] = row
+        self._changed[peer] = None
         self._bound()
         return row
 
@@ -195,6 +229,7 @@ class Reputation:
         if self._rows[oldest].faults:
             oldest = next((peer for peer, row in self._rows.items() if not row.faults), oldest)
         del self._rows[oldest]
+        self._changed[oldest] = None
 
 
 def standing(row: Evidence, now_s: float) -> Standing:
@@ -206,7 +241,17 @@ def standing(row: Evidence, now_s: float) -> Standing:
         epsilon=epsilon(aged.audits),
         audits=aged.audits,
         faults=aged.faults,
+        is_barred=aged.faults > 0 and aged.bad - 1.0 > BARRED_ABOVE,
     )
+
+
+def is_usable(row: Evidence) -> bool:
+    """Whether this can be evidence at all."""
+    numbers = (row.good, row.bad, row.on_time, row.late, row.audits, row.faults, row.at_s, row.fault_s)
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        return False
+    counts = (row.good - 1, row.bad - 1, row.on_time - 1, row.late - 1, row.audits, row.faults)
+    return all(0 <= count <= EVIDENCE_MAX for count in counts) and type(row.detail) is str
 
 
 def lower_bound(alpha: float, beta: float) -> float:

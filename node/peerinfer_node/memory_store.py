@@ -8,7 +8,7 @@ from dataclasses import replace
 from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
-from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
 from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import HEADER_BYTES, RECORD_BYTES_MAX
 
@@ -23,6 +23,7 @@ class MemoryStore:
         self._ends: dict[JobId, int] = {}
         self._peers: dict[PeerId, PeerRow] = {}
         self._settings: dict[str, str] = {}
+        self._reputation: dict[PeerId, ReputationRow] = {}
 
     async def add_job(self, row: JobRow) -> None:
         """Inserts or replaces; see `SqliteStore.add_job`."""
@@ -98,6 +99,14 @@ class MemoryStore:
 
     async def peers(self) -> list[PeerRow]:
         return sorted(self._peers.values(), key=lambda row: (-row.last_seen_s, row.peer))
+
+    async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None:
+        self._reputation |= {row.peer: row for row in rows}
+        for peer in gone:
+            self._reputation.pop(peer, None)
+
+    async def reputation(self) -> list[ReputationRow]:
+        return sorted(self._reputation.values(), key=lambda row: (row.at_s, row.peer))
 
     async def setting(self, key: str) -> str | None:
         return self._settings.get(key)

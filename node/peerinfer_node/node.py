@@ -44,6 +44,7 @@ from peerinfer_node.roles.punching import PUNCH_PROTOCOL, Punching
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.recruiting import Recruiting
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
+from peerinfer_node.roles.reputation import ReputationRole
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
@@ -150,12 +151,19 @@ class Node:
             take_sample=ports.take_sample,
         )
         self.coordinator = CoordinatorRole(
-            machine=Coordination(random.Random(rng.random()), first_frame=1 + rng.getrandbits(40)),  # noqa: S311
+            machine=Coordination(
+                random.Random(rng.random()),  # noqa: S311
+                first_frame=1 + rng.getrandbits(40),
+                wall_offset_s=clock.wall_s() - clock.now_s(),
+            ),
             blobs=ports.blobs,
             fetch_blob=self.fetcher.fetch,
             clock=clock,
             log=log,
             swarm=swarm,
+        )
+        self.reputation = ReputationRole(
+            machine=self.coordinator.machine, store=ports.store, keys=ports.keys, clock=clock, log=log
         )
         self.reachability = Reachability(
             network=network,
@@ -268,6 +276,8 @@ class Node:
                 nursery.start_soon(self._bootstrap)
                 nursery.start_soon(self._remember_peers)
                 await self.control.restore()
+                await self.reputation.restore()
+                nursery.start_soon(self.reputation.run)
                 if self.settings.is_daemon:
                     nursery.start_soon(self.jobs.take_up)
                 try:
@@ -278,6 +288,7 @@ class Node:
                         await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()
                         await self._save_peers()
+                        await self.reputation.save()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
                 with trio.move_on_after(5.0) as scope:
@@ -326,6 +337,7 @@ class Node:
             and member.path == "direct"
             and member.advert is not None
             and member.advert.elects
+            and not self.coordinator.machine.is_barred(member.peer)
         ]
         eligible = [
             Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))

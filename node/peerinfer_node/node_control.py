@@ -13,8 +13,9 @@ import peerinfer
 from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.membership_events import Member
+from peerinfer.reputation_words import words_of
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.ports import Executor
@@ -22,6 +23,7 @@ from peerinfer_node.ports import Executor
 if TYPE_CHECKING:
     from peerinfer_node.node import Node
 
+PEER_CHARS_MIN = 4
 _PAUSE = "pause"
 
 
@@ -154,7 +156,6 @@ class NodeControl:
 
     def _peer(self, member: Member) -> Json:
         node, advert = self._node, member.advert
-        caught = member.peer in node.coordinator.machine.caught
         return {
             "peer_id": member.peer,
             "name": advert.name if advert else "",
@@ -173,13 +174,50 @@ class NodeControl:
                 }
                 for device in (advert.devices if advert else ())
             ],
-            "reputation": {"integrity": 0.0 if caught else None, "reliability": None, "evidence": int(caught)},
+            "reputation": self._standing(member.peer),
             "why_not": self._why_not(member),
             "queue": node.coordinator.machine.in_flight(member.peer),
             "last_seen_s": round(node.ports.clock.now_s() - member.heard_s, 1),
             "agent": advert.agent if advert else "",
             "sandbox": advert.sandbox if advert else "unknown",
         }
+
+    def _standing(self, peer: PeerId) -> Json:
+        reputation, wall_s = self._node.coordinator.machine.reputation, self._node.ports.clock.wall_s()
+        standing = reputation.standing(peer, wall_s)
+        return {
+            "integrity": round(standing.integrity, 4),
+            "reliability": round(standing.reliability, 4),
+            "evidence": round(reputation.evidence(peer, wall_s).seen, 2),
+        }
+
+    async def reputation(self, peer: str | None = None) -> list[Json]:
+        node = self._node
+        known, wall_s = node.coordinator.machine.reputation, node.ports.clock.wall_s()
+        members = {member.peer: member.advert.name for member in node.members.machine.members() if member.advert}
+        peers = list(dict.fromkeys([*(name for name, _ in reversed(known.rows())), *members]))
+        if peer is not None:
+            wanted = [name for name in peers if name == peer or (len(peer) >= PEER_CHARS_MIN and name.endswith(peer))]
+            if len(wanted) != 1:
+                how_many = f"{len(wanted)} peers end with" if wanted else "nothing is known of"
+                raise UsageError(f"{how_many} {peer[:64]!r}; `peerinfer reputation` lists all that this node has seen")
+            peers = wanted
+        found = []
+        for name in peers:
+            row, standing = known.evidence(name, wall_s), known.standing(name, wall_s)
+            found.append(
+                {
+                    "peer_id": name,
+                    "name": members.get(name, ""),
+                    **self._standing(name),
+                    "checks_passed": round(standing.audits, 2),
+                    "faults": standing.faults,
+                    "barred": standing.is_barred,
+                    "expected_error": float(f"{standing.epsilon:.3g}"),
+                    "words": words_of(row, standing, wall_s),
+                }
+            )
+        return found
 
     def _why_not(self, member: Member) -> str:
         caught = self._node.coordinator.machine.caught

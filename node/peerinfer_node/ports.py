@@ -153,6 +153,16 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ReputationRow:
+    """What was seen of a peer: JSON, and a code that only this node can make for it."""
+
+    peer: PeerId
+    evidence: str
+    mac: bytes
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRow:
     peer: PeerId
     addresses: tuple[str, ...]
@@ -203,6 +213,11 @@ class Store(Protocol):
 
     async def peers(self) -> list[PeerRow]:
         """The one seen last first."""
+
+    async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None: ...
+
+    async def reputation(self) -> list[ReputationRow]:
+        """The one seen longest ago first."""
 
     async def setting(self, key: str) -> str | None: ...
 

@@ -23,7 +23,7 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
 from peerinfer_node.lane import Call, Lane
-from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
 from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import Spool
 from peerinfer_node.store_schema import Damaged, connect, move_aside, open_checked, unusable
@@ -243,6 +243,23 @@ class SqliteStore:
                 "SELECT peer, addresses, advert, last_seen_s FROM peers ORDER BY last_seen_s DESC, peer"
             )
             return [PeerRow(PeerId(row[0]), tuple(json.loads(row[1])), row[2], row[3]) for row in rows]
+
+        return await self._read(work)
+
+    async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None:
+        def work() -> None:
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO reputation (peer, evidence, mac, at_s) VALUES (?, ?, ?, ?)",
+                [(row.peer, row.evidence, row.mac, row.at_s) for row in rows],
+            )
+            self._writer.executemany("DELETE FROM reputation WHERE peer = ?", [(peer,) for peer in gone])
+
+        await self._write(work)
+
+    async def reputation(self) -> list[ReputationRow]:
+        def work() -> list[ReputationRow]:
+            rows = self._reader.execute("SELECT peer, evidence, mac, at_s FROM reputation ORDER BY at_s, peer")
+            return [ReputationRow(PeerId(str(row[0])), str(row[1]), bytes(row[2]), row[3]) for row in rows]
 
         return await self._read(work)
 

@@ -46,6 +46,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE results",
         "DROP TABLE receipts",
     ),
+    (
+        """CREATE TABLE reputation (
+            peer TEXT PRIMARY KEY, evidence TEXT NOT NULL, mac BLOB NOT NULL, at_s REAL NOT NULL) WITHOUT ROWID""",
+    ),
 )
 
 _TABLES = ("jobs", "records", "peers", "settings")

@@ -64,6 +64,9 @@ class HttpControl:
     async def why(self, model: str) -> list[Json]:
         return _objects(await self._ask("GET", "/peers", params={"why": model}, timeout=_PATIENT))
 
+    async def reputation(self, peer: str | None = None) -> list[Json]:
+        return _objects(await self._ask("GET", "/reputation", params={} if peer is None else {"peer": peer}))
+
     async def devices(self) -> list[Json]:
         return _objects(await self._ask("GET", "/devices"))
 

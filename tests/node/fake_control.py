@@ -101,6 +101,10 @@ class FakeControl:
         (peer,) = await self.peers()
         return [{**peer, "eligible": False, "why": "it lends no device"}]
 
+    async def reputation(self, peer: str | None = None) -> list[Json]:
+        self._note("reputation", peer)
+        return [{"peer_id": peer or "12D3KooWada", "integrity": 0.9, "reliability": 0.8, "words": ["passed 40 checks"]}]
+
     async def devices(self) -> list[Json]:
         self._note("devices")
         return [

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Container
 from typing import Any
 
-from peerinfer.errors import UsageError
 from peerinfer_node.cli import (
     bench,
     configuration,
@@ -21,9 +20,7 @@ from peerinfer_node.cli import (
     view,
     window,
 )
-from peerinfer_node.cli.arguments import NOT_AVAILABLE, Parser, Subcommands
-
-LATER = ("reputation",)
+from peerinfer_node.cli.arguments import Parser
 
 _HELP = """\
 usage: peerinfer COMMAND [options]
@@ -35,6 +32,7 @@ Lend computers to AI inference and use them, peer to peer.
   jobs      list jobs; show, attach, cancel or fetch one
   status    what this node does now
   peers     who is there; --why MODEL: who may run it, and why not
+  reputation  what this node has seen of its peers, in words
   devices   what this machine can compute with
   models    which models this node holds
   pause     stop lending, for a while or until resume
@@ -75,21 +73,8 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
     for family in (join, run, serve, jobs, view, switch, swarm, bench, doctor, configuration, identity, window):
         family.add(commands)
-    _add_later(commands)
     parser.known = commands.choices
     return parser
-
-
-def _add_later(commands: Subcommands) -> None:
-    """Commands of the interface that are not built yet: refused by name, whatever follows."""
-    for name in LATER:
-        parser = commands.add_parser(name, prog=f"peerinfer {name}", add_help=False, prefix_chars="\0")
-        parser.add_argument("rest", nargs="*")
-        parser.set_defaults(command=_refuse_later, name=name)
-
-
-def _refuse_later(arguments: Any) -> int:
-    raise UsageError(f"peerinfer {arguments.name} {NOT_AVAILABLE}; see: peerinfer --help")
 
 
 def _no_command(arguments: Any) -> int:

@@ -23,7 +23,17 @@ def add(commands: Subcommands) -> None:
     peers.add_argument("--why", metavar="MODEL", help="say of each peer whether it may run this model file, or why not")
     devices = add_command(commands, "devices", "What this machine can compute with.", "peerinfer devices --json")
     models = add_command(commands, "models", "Which models this node holds.", "peerinfer models --json")
-    for parser, command in ((status, _status), (peers, _peers), (devices, _devices), (models, _models)):
+    reputation = add_command(
+        commands, "reputation", "What this node has seen of its peers.", "peerinfer reputation --json"
+    )
+    reputation.add_argument("peer", nargs="?", metavar="PEER", help="a peer id, or the last characters of one")
+    for parser, command in (
+        (status, _status),
+        (peers, _peers),
+        (reputation, _reputation),
+        (devices, _devices),
+        (models, _models),
+    ):
         add_json(parser, watch=True)
         add_place(parser)
         parser.set_defaults(command=command)
@@ -62,6 +72,10 @@ def _peers(arguments: argparse.Namespace) -> int:
         return look(arguments, lambda control: control.peers(), peer_lines)
     model = os.path.abspath(arguments.why)
     return look(arguments, lambda control: control.why(model), why_lines)
+
+
+def _reputation(arguments: argparse.Namespace) -> int:
+    return look(arguments, lambda control: control.reputation(arguments.peer), reputation_lines)
 
 
 def _devices(arguments: argparse.Namespace) -> int:
@@ -130,6 +144,17 @@ def why_lines(answers: list[Json]) -> list[str]:
         for answer in answers
     ]
     return _table(("PEER", "NAME", "MAY RUN IT", "WHY"), rows)
+
+
+def reputation_lines(peers: list[Json]) -> list[str]:
+    if not peers:
+        return ["this node has not worked with anybody yet"]
+    lines = []
+    for peer in peers:
+        lines.append(f"{peer.get('peer_id')}  {peer.get('name') or ''}".rstrip())
+        lines.append(f"  integrity {peer.get('integrity')}, reliability {peer.get('reliability')}")
+        lines += [f"  {word}" for word in peer.get("words") or ()]
+    return lines
 
 
 def device_lines(devices: list[Json]) -> list[str]:

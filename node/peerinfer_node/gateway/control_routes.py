@@ -4,6 +4,7 @@
     POST   /api/v1/node/pause               {"until_s": seconds since 1970 or null}, or no body
     POST   /api/v1/node/resume, /finish, /leave
     GET    /api/v1/peers[?why=MODEL]        MODEL is the absolute path of a model file
+    GET    /api/v1/reputation[?peer=ID]     what this node has seen of its peers
     GET    /api/v1/devices, /models, /jobs
     POST   /api/v1/jobs                     a JobRequest -> 201 {"job_id": …}
     GET    /api/v1/jobs/ID                  DELETE cancels
@@ -54,6 +55,7 @@ class ControlRoutes:
             Route(f"{_PREFIX}/node/finish", self.finish, methods=["POST"]),
             Route(f"{_PREFIX}/node/leave", self.leave, methods=["POST"]),
             Route(f"{_PREFIX}/peers", self.peers, methods=["GET"]),
+            Route(f"{_PREFIX}/reputation", self.reputation, methods=["GET"]),
             Route(f"{_PREFIX}/devices", self.devices, methods=["GET"]),
             Route(f"{_PREFIX}/models", self.models, methods=["GET"]),
             Route(f"{_PREFIX}/jobs", self.jobs, methods=["GET"]),
@@ -99,6 +101,9 @@ class ControlRoutes:
             return JSONResponse(await self._control.peers())
         _check_path("why", model)
         return JSONResponse(await self._control.why(model))
+
+    async def reputation(self, request: Request) -> Response:
+        return JSONResponse(await self._control.reputation(request.query_params.get("peer")))
 
     async def devices(self, request: Request) -> Response:
         """What this machine computes with."""

@@ -39,7 +39,6 @@ WRONG = [
     (f"{RUN} --verify quorum:1", "quorum:2"),
     (f"{RUN} --verify quorum:10", "quorum:2"),
     (f"{RUN} --verify Spot", "spot"),
-    (f"{RUN} --verify adaptive", "not available in this version"),
     (f"{RUN} --strategy best", "adaptive, round-robin, least-loaded, gpu-match, latency"),
     (f"{RUN} --compare near", "allclose"),
     (f"{RUN} --rtol -1", "at least 0"),
@@ -88,7 +87,7 @@ WRONG = [
     ("swarm", "swarm create NAME"),
     ("swarm create", "NAME"),
     (f"{RUN} --standalone --swarm peerinfer1:abc", "choose one"),
-    ("reputation --all", "not available in this version"),
+    ("reputation --all", "--all"),
     ("status extra", "extra"),
 ]
 

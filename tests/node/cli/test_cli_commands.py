@@ -71,6 +71,12 @@ def test_status_has_the_promised_fields(fake: FakeControl, capsys: pytest.Captur
     assert set(found["peers"]) == {"alive", "suspect", "relayed"}
 
 
+def test_reputation_is_said_in_words(fake: FakeControl, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "passed 40 checks" in answer(capsys, "reputation 12D3KooWada")
+    (peer,) = json.loads(answer(capsys, "reputation --json"))
+    assert {"peer_id", "integrity", "reliability", "words"} <= set(peer)
+
+
 def test_lists_have_the_promised_fields(fake: FakeControl, job: str, capsys: pytest.CaptureFixture[str]) -> None:
     (peer,) = json.loads(answer(capsys, "peers --json"))
     assert {"peer_id", "name", "state", "path", "rtt_ms", "devices", "reputation", "queue", "last_seen_s"} <= set(peer)

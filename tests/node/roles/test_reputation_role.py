@@ -1,0 +1,91 @@
+"""Evidence across restarts, and against hands that edit it."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from peerinfer.coordination import Coordination
+from peerinfer.ids import PeerId
+from peerinfer.reputation import PEERS_MAX
+from peerinfer_node.clock import SystemClock
+from peerinfer_node.keys import MemoryKeys
+from peerinfer_node.log import Log
+from peerinfer_node.roles.reputation import ReputationRole
+from peerinfer_node.store import SqliteStore
+
+ANN, EVE = PeerId("ann"), PeerId("eve")
+
+
+def role_over(store: SqliteStore, key: bytes = b"me") -> ReputationRole:
+    clock = SystemClock()
+    machine = Coordination(random.Random(1), wall_offset_s=clock.wall_s() - clock.now_s())
+    return ReputationRole(machine=machine, store=store, keys=MemoryKeys(key), clock=clock, log=Log())
+
+
+def see(role: ReputationRole) -> None:
+    wall_s = SystemClock().wall_s()
+    for _ in range(25):
+        role._machine.reputation.passed(ANN, wall_s)
+    role._machine.reputation.caught(EVE, wall_s, "task 7: 3 where 4 is right")
+
+
+async def test_what_was_seen_survives_a_restart(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        see(role)
+        await role.save()
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        again = role_over(store)
+        await again.restore()
+        now_s = SystemClock().wall_s()
+        assert 24.9 < again._machine.reputation.standing(ANN, now_s).audits <= 25
+        assert again._machine.is_barred(EVE)
+        assert "task 7: 3 where 4 is right" in again._machine.caught[EVE]
+        assert not again._machine.is_barred(ANN)
+
+
+async def test_rows_that_were_edited_by_hand_are_refused(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        see(role)
+        await role.save()
+        for row in await store.reputation():
+            better = json.dumps(json.loads(row.evidence) | {"audits": 5000.0, "faults": 0, "bad": 1.0})
+            await store.save_reputation([replace(row, evidence=better)], [])
+        again = role_over(store)
+        await again.restore()
+        assert again._machine.reputation.rows() == []
+
+
+async def test_rows_of_another_node_are_refused(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store, b"somebody else")
+        see(role)
+        await role.save()
+        again = role_over(store)
+        await again.restore()
+        assert again._machine.reputation.rows() == []
+
+
+async def test_the_table_keeps_its_limit_and_forgets_cheats_last(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        see(role)
+        for number in range(PEERS_MAX + 50):
+            role._machine.reputation.passed(PeerId(f"peer {number}"), SystemClock().wall_s())
+        await role.save()
+        rows = await store.reputation()
+        assert len(rows) == PEERS_MAX
+        kept = {row.peer for row in rows}
+        assert EVE in kept
+        assert ANN not in kept
+
+
+async def test_nothing_is_written_where_nothing_was_seen(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        await role.save()
+        assert await store.reputation() == []
