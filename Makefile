@@ -33,9 +33,10 @@ bench: $(READY) ## measure this tree; writes build/bench.json
 bench-peers: bench ## the same work on ZeroMQ, Ray and Celery, in an environment of their own
 	$(BIN)/python tests/benchmarks/peers/run_all.py
 
-simulate: $(READY) ## run a swarm under a virtual clock, then tear at lease and journal in 10,000 runs
+simulate: $(READY) ## run a swarm under a virtual clock, tear at lease and journal in 10,000 runs, and let saboteurs at it
 	$(BIN)/python -m peerinfer_sim $(ARGS)
 	$(BIN)/python -m peerinfer_sim.lease --seed 0 --runs 10000
+	$(BIN)/python -m peerinfer_sim.attacks --quick
 
 lock: ## resolve the dependencies anew into requirements/locked.txt (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --no-emit-index-url \

@@ -201,6 +201,8 @@ class AuditDone:
     """None: this node could not compute it either, so nothing is known."""
     wrong: tuple[PeerId, ...] = ()
     detail: str = ""
+    imprecise: tuple[PeerId, ...] = ()
+    """Who of those in `wrong` is only less precise than the job asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class Coordination:
             rng=rng,
             say=self._say,
             lose=self._lose,
+            refuse=self._refuse,
             touch=self._touch,
         )
         self.deadline_s = NEVER

@@ -33,6 +33,9 @@ LATE_MIN_S = 1.0
 REFUSAL_WEIGHT = 0.1
 """A refusal tells so little of a peer's reliability: its owner may pause it at any time."""
 
+MISMATCHES_MAX = 3
+"""So many jobs in which a peer was too coarse, and it is taken for a liar that stays close to the truth."""
+
 UNVERIFIED = "unverified"
 """Kind of failure of a task whose results nobody could vouch for."""
 
@@ -49,6 +52,7 @@ class Judgement:
         rng: random.Random,
         say: Callable[[Effect], None],
         lose: Callable[[PeerId, str, float], None],
+        refuse: Callable[[CoordinatedJob, PeerId, str, float], None],
         touch: Callable[[JobId], None],
     ) -> None:
         self._force = force
@@ -57,6 +61,7 @@ class Judgement:
         self._say = say
         self._lose = lose
         self._touch = touch
+        self._refuse = refuse
         self._wall_offset_s = wall_offset_s
         self.reputation = reputation
         self.now_s = 0.0
@@ -157,7 +162,7 @@ class Judgement:
         job = self._jobs.get(event.job)
         if job is None or job.verification is None:
             return
-        self._verify(job, told.AuditDone(event.task, event.right, event.wrong, event.detail))
+        self._verify(job, told.AuditDone(event.task, event.right, event.wrong, event.detail, event.imprecise))
         self._touch(event.job)
         self._say(JobChanged(event.job))
 
@@ -188,6 +193,8 @@ class Judgement:
                 case told.Passed(peer):
                     self.reputation.passed(peer, self.wall_s)
                     self._rate(peer)
+                case told.Mismatched(peer, detail):
+                    self._mismatched(job, peer, detail)
                 case told.Caught(peer, _, detail):
                     self._catch(peer, detail)
 
@@ -216,6 +223,13 @@ class Judgement:
         for task in tasks:
             job.ledger.reject(task, first, reason)
             self._say(TaskFailedForGood(job.spec.job, task, reason))
+
+    def _mismatched(self, job: CoordinatedJob, peer: PeerId, detail: str) -> None:
+        """Coarse is not false: it gets no more of this job, and is punished only where it happens again and again."""
+        if self.reputation.mismatched(peer, self.wall_s) >= MISMATCHES_MAX:
+            self._catch(peer, f"{detail}, for the {MISMATCHES_MAX}rd time")
+        elif peer in self._workers:
+            self._refuse(job, peer, f"computes this model less precisely than asked: {detail}", self.now_s)
 
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"

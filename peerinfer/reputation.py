@@ -73,6 +73,8 @@ class Evidence:
     """How the last fault was seen."""
     fault_s: float = 0.0
     """When."""
+    mismatches: int = 0
+    """Jobs in which it computed less precisely than was asked for."""
 
     def aged(self, now_s: float) -> Evidence:
         """The same, as much of it as still counts at `now_s`. A clock that was set back changes nothing."""
@@ -88,6 +90,7 @@ class Evidence:
             faults=self.faults,
             detail=self.detail,
             fault_s=self.fault_s,
+            mismatches=self.mismatches,
         )
 
     @property
@@ -146,6 +149,12 @@ class Reputation:
         row.bad = min(row.bad + FAULT_WEIGHT, EVIDENCE_MAX)
         row.audits = 0.0
         row.faults = min(row.faults + 1, int(EVIDENCE_MAX))
+
+    def mismatched(self, peer: PeerId, now_s: float) -> int:
+        """It computed less precisely than a job asked for: no lie, but counted. Returns how often so far."""
+        row = self._touch(peer, now_s)
+        row.mismatches = min(row.mismatches + 1, int(EVIDENCE_MAX))
+        return row.mismatches
 
     def answered(self, peer: PeerId, now_s: float, *, in_time: bool, weight: float = 1.0) -> None:
         """A frame was answered, in time or late."""
@@ -247,10 +256,10 @@ def standing(row: Evidence, now_s: float) -> Standing:
 
 def is_usable(row: Evidence) -> bool:
     """Whether this can be evidence at all."""
-    numbers = (row.good, row.bad, row.on_time, row.late, row.audits, row.faults, row.at_s, row.fault_s)
+    numbers = (row.good, row.bad, row.on_time, row.late, row.audits, row.faults, row.at_s, row.fault_s, row.mismatches)
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         return False
-    counts = (row.good - 1, row.bad - 1, row.on_time - 1, row.late - 1, row.audits, row.faults)
+    counts = (row.good - 1, row.bad - 1, row.on_time - 1, row.late - 1, row.audits, row.faults, row.mismatches)
     return all(0 <= count <= EVIDENCE_MAX for count in counts) and type(row.detail) is str
 
 

@@ -26,6 +26,9 @@ def words_of(row: Evidence, standing: Standing, now_s: float) -> list[str]:
         else:
             one_in = format_count(round(1 / standing.epsilon))
             said.append(f"passed {checks}; at most 1 unchecked result in {one_in} is expected to be wrong")
+    if row.mismatches and not standing.is_barred:
+        jobs = format_count(row.mismatches, "job")
+        said.append(f"computed less precisely than asked in {jobs}; that is no lie, and it was kept out of them")
     answers = row.on_time + row.late - 2.0
     if answers < 0.5:
         said.append("was not asked for anything yet, so nobody knows whether it answers in time")

@@ -46,6 +46,7 @@ from peerinfer.verification_events import (
     Effect,
     Event,
     Ground,
+    Mismatched,
     Passed,
     PeerCaught,
     PeerKnown,
@@ -313,7 +314,8 @@ class Verification:
                 self.audited += 1
                 self.audits_failed += bool(bad)
                 self._book.waits(task, audit=False)
-                self._judge(key, task, good, bad, detail=event.detail)
+                coarse = [peer for peer in bad if peer in event.imprecise]
+                self._judge(key, task, good, bad, detail=event.detail, coarse=coarse)
             return
         self._book.waits(task, audit=False)
         task.no_audit = True
@@ -336,6 +338,7 @@ class Verification:
         *,
         own: PeerId | None = None,
         detail: str = "",
+        coarse: Sequence[PeerId] = (),
     ) -> None:
         """The truth is known. `own`: this node has a result of its own. Who is on neither side came too late for it."""
         known = [self._book.peers[peer] for peer in task.peers]
@@ -349,6 +352,9 @@ class Verification:
             self._rulings.final([key], own, 0.0, "own", first=task.first)
         else:
             self._rulings.tell_void(task.first, (key,), "a check found it wrong")
+        for peer in coarse:
+            self._effects.append(Mismatched(peer, detail))
+            self._expel(peer, detail)
         for peer in wrong:
             self._catch(peer, key, detail or f"task {key}: a check found another result")
         for row in known:

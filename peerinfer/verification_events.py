@@ -130,6 +130,8 @@ class AuditDone:
     wrong: tuple[PeerId, ...] | None = None
     """Who gave something else; None: everybody else. Whoever is in neither was not looked at."""
     detail: str = ""
+    imprecise: tuple[PeerId, ...] = ()
+    """Who of those in `wrong` is only too coarse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +221,12 @@ class Caught:
     detail: str
 
 
-Effect = WantCopy | WantAudit | Finalise | Void | Unverified | Passed | Caught
+@dataclass(frozen=True, slots=True)
+class Mismatched:
+    """The peer computes less precisely than the job asks for. Nothing more of it is accepted in this job."""
+
+    peer: PeerId
+    detail: str
+
+
+Effect = WantCopy | WantAudit | Finalise | Void | Unverified | Passed | Caught | Mismatched

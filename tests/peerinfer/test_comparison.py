@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_strategies import SAME_EVERY_TIME
 
-from peerinfer.comparison import disagreement
+from peerinfer.comparison import disagreement, is_imprecise
 from peerinfer.control import COMPARATORS
 
 NAN, INF = float("nan"), float("inf")
@@ -193,3 +193,17 @@ def test_tolerances_that_the_user_gives_replace_the_defaults():
     assert judge([1.0, 1000.0], [1.5, 1000.0], atol=1e-3) == ""
     assert judge([1.0005], [1.0], rtol=0.0, atol=0.0) != ""
     assert judge([[1.0, 1.1]], [[1.1, 1.0]], "argmax", rtol=0.2) == ""
+
+
+def test_what_is_only_too_coarse_is_told_from_what_is_false() -> None:
+    right = {"y": np.linspace(-1, 1, 100, dtype=np.float32)}
+    coarse = {"y": right["y"].astype(np.float16).astype(np.float32) + np.float32(3e-3)}
+    false = {"y": right["y"] + np.float32(0.5)}
+    assert disagreement(coarse, right, compare="allclose")
+    assert is_imprecise(coarse, right, compare="allclose")
+    assert not is_imprecise(false, right, compare="allclose")
+    assert not is_imprecise(coarse, right, compare="exact")
+    numbers = {"y": np.arange(4)}
+    assert not is_imprecise({"y": np.arange(4) + 1}, numbers, compare="allclose")
+    nothing = {"y": np.full(100, np.nan, np.float32)}
+    assert not is_imprecise(nothing, right, compare="allclose")

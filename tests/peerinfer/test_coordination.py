@@ -824,6 +824,21 @@ def test_a_copy_that_a_worker_took_along_goes_to_another(bench):
     assert bench.end().state == "done"
 
 
+def test_a_device_that_is_only_too_coarse_is_no_liar_until_it_happens_again_and_again(bench):
+    for number, job in enumerate((JOB, OTHER, JobId("3" * 32))):
+        bench.join(ADA)
+        bench.tell(JobAccepted(spec_of(job, tasks=2, verify="spot")))
+        bench.work_off()
+        (audit, *_) = bench.take(Audit)
+        bench.tell(AuditDone(job, audit.task, (), (ADA,), "0.51 where 0.5 is right", (ADA,)))
+        bench.take(SendFrame)
+        assert bench.machine.is_barred(ADA) == (number == 2)
+        if number < 2:
+            assert "less precisely" in bench.machine.why_not(job, ADA)
+            assert bench.machine.reputation.standing(ADA, bench.now_s).faults == 0
+        bench.tell(JobCancelled(job, ""))
+
+
 def test_what_was_seen_of_a_peer_outlives_the_job(bench):
     bench.join(ADA)
     play(bench, "spot")

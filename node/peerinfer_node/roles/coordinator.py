@@ -376,7 +376,8 @@ class CoordinatorRole:
             self.stages.checked(job, self._clock.now_s() - started_s, len(drawn))
             for task in asked:
                 verdict = verdicts.get(task, Verdict(None, (), "its result is not kept any more"))
-                self._driver.post(AuditDone(job, task, verdict.right, verdict.wrong, verdict.detail))
+                found = AuditDone(job, task, verdict.right, verdict.wrong, verdict.detail, verdict.imprecise)
+                self._driver.post(found)
 
     def _claim(self, peer: PeerId, task: int) -> Rows | None:
         """What a worker has just answered of one task; copied, so that the answer itself can go."""

@@ -30,6 +30,8 @@ class Verdict:
     right: tuple[PeerId, ...] | None
     wrong: tuple[PeerId, ...] = ()
     detail: str = ""
+    imprecise: tuple[PeerId, ...] = ()
+    """Who of those in `wrong` is only less precise."""
 
 
 class JobBody(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peerinfer.assignment import JobEnded
 from peerinfer.binding import Binding
-from peerinfer.comparison import disagreement
+from peerinfer.comparison import disagreement, is_imprecise
 from peerinfer.control import ResultBlock
 from peerinfer.errors import ExecutionError
 from peerinfer.ids import Cid, JobId, PeerId
@@ -182,7 +182,14 @@ class StoredJob:
             return Verdict(None, (), "its result was voided")
         wrong = tuple(peer for peer, problem in problems.items() if problem)
         detail = f"task {task}: {problems[wrong[0]]}" if wrong else ""
-        return Verdict(tuple(peer for peer, problem in problems.items() if not problem), wrong, detail)
+        right = tuple(peer for peer, problem in problems.items() if not problem)
+        return Verdict(
+            right, wrong, detail, tuple(peer for peer in wrong if self._is_imprecise(known[peer], reference))
+        )
+
+    def _is_imprecise(self, claimed: Rows, reference: Rows) -> bool:
+        files = self.files
+        return is_imprecise(claimed, reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
 
     def _problem(self, claimed: Rows, reference: Rows) -> str:
         files = self.files
