@@ -83,7 +83,7 @@ class NodeControl:
         answers = []
         for member in self._node.members.machine.members():
             reason = self._why_not(member)
-            answers.append({**self._peer(member), "eligible": not reason, "why": reason or "can run it"})
+            answers.append({**self._peer(member), "eligible": not reason, "why": reason or self._why(member.peer)})
         return answers
 
     def _reasons(self, otherwise: str) -> list[Json]:
@@ -181,6 +181,12 @@ class NodeControl:
             "agent": advert.agent if advert else "",
             "sandbox": advert.sandbox if advert else "unknown",
         }
+
+    def _why(self, peer: PeerId) -> str:
+        """What speaks for a peer that can run a model, and what is not known of it."""
+        reputation, wall_s = self._node.coordinator.machine.reputation, self._node.ports.clock.wall_s()
+        said = words_of(reputation.evidence(peer, wall_s), reputation.standing(peer, wall_s), wall_s)
+        return "; ".join(["can run it", *said])
 
     def _standing(self, peer: PeerId) -> Json:
         reputation, wall_s = self._node.coordinator.machine.reputation, self._node.ports.clock.wall_s()
