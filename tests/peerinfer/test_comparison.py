@@ -197,8 +197,8 @@ def test_tolerances_that_the_user_gives_replace_the_defaults():
 
 def test_what_is_only_too_coarse_is_told_from_what_is_false() -> None:
     right = {"y": np.linspace(-1, 1, 100, dtype=np.float32)}
-    coarse = {"y": right["y"].astype(np.float16).astype(np.float32) + np.float32(3e-3)}
-    false = {"y": right["y"] + np.float32(0.5)}
+    coarse = {"y": right["y"].astype(np.float16).astype(np.float32) + np.float32(1e-3)}
+    false = {"y": right["y"] + np.float32(0.02)}
     assert disagreement(coarse, right, compare="allclose")
     assert is_imprecise(coarse, right, compare="allclose")
     assert not is_imprecise(false, right, compare="allclose")
