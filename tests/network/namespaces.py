@@ -113,11 +113,6 @@ class Internet:
         """Pulls the cable of a machine, or puts it back."""
         ip("-n", self.hub, "link", "set", f"{self._prefix}o{number}", "up" if mend else "down")
 
-    def impair(self, name: str, *rules: str) -> None:
-        """`tc qdisc … netem RULES` on a machine's cable. Raises subprocess.CalledProcessError where there is no netem."""
-        command = ["tc", "-n", f"{self._prefix}{name}", "qdisc", "add", "dev", "eth0", "root", "netem", *rules]
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
-
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:
         """What this thread starts runs on that machine."""
