@@ -9,11 +9,14 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from fake_daemon import FakeDaemon
 from lively_swarm import NOW_S, answers, job
 from test_window import wait_until
 
 from peerinfer_tui import snapshot as snapshots
 from peerinfer_tui.app import Window
+from peerinfer_tui.client import Daemon
 from peerinfer_tui.events import SINGLY_MAX, changes
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.peer_view import peer_sheet
@@ -79,3 +82,18 @@ def test_a_thousand_peers_that_go_are_one_line() -> None:
     dead = tuple(replace(peer, state="dead") for peer in before.peers)
     assert len(changes(before, replace(before, peers=dead), NOW_S)) <= SINGLY_MAX
     assert len(peer_sheet(replace(before, peers=dead)).records) == PEERS
+
+
+@pytest.mark.parametrize(("peers", "lists"), [(10, 10), (249, 10), (250, 5), (1000, 2)])
+def test_the_list_of_a_large_swarm_is_asked_for_more_seldom_and_shown_all_the_time(
+    tmp_path: Path, peers: int, lists: int
+) -> None:
+    async def tell() -> None:
+        async with FakeDaemon(tmp_path / "node.sock") as fake, Daemon(str(fake.path)) as daemon:
+            fake.answers = answers(peers)
+            for _ in range(10):
+                assert len((await daemon.snapshot()).peers) == peers
+            assert fake.asked.count("/api/v1/peers") == lists
+            assert fake.asked.count("/api/v1/jobs") == 10
+
+    asyncio.run(tell())

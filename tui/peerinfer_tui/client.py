@@ -11,11 +11,15 @@ from urllib.parse import quote
 import httpx
 
 from peerinfer.errors import NoDaemon, PeerinferError
-from peerinfer_tui.pictures import Snapshot
+from peerinfer_tui.pictures import PeerPicture, Snapshot
 from peerinfer_tui.snapshot import clean, read_job, read_snapshot
 from peerinfer_tui.words import JOB_ENDED
 
 TIMEOUT_S = 5.0
+
+PEERS_PER_LOOK = 250
+"""The list of a larger swarm is asked for more seldom: with a thousand peers every fifth time. It costs the daemon and the
+window more than all the rest."""
 
 
 class Daemon:
@@ -23,6 +27,9 @@ class Daemon:
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
+        self._peers: tuple[PeerPicture, ...] = ()
+        self._peers_skipped = 0
+        """So many times more, the peers of the last time are good enough."""
         self._http = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://peerinfer/api/v1", timeout=TIMEOUT_S
         )
@@ -44,9 +51,15 @@ class Daemon:
         devices = (
             node["devices"] if isinstance(node, dict) and "devices" in node else await self._ask("GET", "/devices")
         )
-        peers = await self._ask("GET", "/peers")
+        peers = await self._ask("GET", "/peers") if self._peers_skipped <= 0 else []
         jobs = await self._ask("GET", "/jobs")
         snapshot = read_snapshot(node, devices, peers, jobs)
+        if self._peers_skipped > 0:
+            self._peers_skipped -= 1
+            snapshot = replace(snapshot, peers=self._peers)
+        else:
+            self._peers = snapshot.peers
+            self._peers_skipped = len(self._peers) // PEERS_PER_LOOK
         if any(job.job_id == watched and job.state not in JOB_ENDED for job in snapshot.jobs):
             job = read_job(await self._ask("GET", f"/jobs/{quote(watched, safe='')}"))
             kept = tuple(job if each.job_id == job.job_id else each for each in snapshot.jobs)
