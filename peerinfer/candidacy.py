@@ -18,14 +18,17 @@ quorum's journals are read is in `recovery`, what happens once the lease is aske
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from peerinfer.candidacy_events import (
     HAND_OVER_S,
     Ask,
     Campaign,
     CandidacyPicture,
+    ChangeCommittee,
+    ChangesSeen,
     Committed,
+    CommitteeChanged,
     Effect,
     Event,
     HandOver,
@@ -40,7 +43,7 @@ from peerinfer.candidacy_events import (
     Won,
     Write,
 )
-from peerinfer.elector import candidates_of, quorum_of
+from peerinfer.committees import candidates_in, committees_of, follow_all
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
 from peerinfer.journal_writer import JournalWriter
@@ -52,6 +55,7 @@ from peerinfer.lease_messages import (
     LeaseWanted,
     Prepare,
     Promise,
+    SealGiven,
     SeatOffered,
     SeatTaken,
 )
@@ -63,7 +67,9 @@ from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.newcomers import Newcomers
 from peerinfer.recovery import Recovery
+from peerinfer.sealing import Sealing
 from peerinfer.tenure import Ended, Tenure
 
 __all__ = [
@@ -74,7 +80,10 @@ __all__ = [
     "Campaign",
     "Candidacy",
     "CandidacyPicture",
+    "ChangeCommittee",
+    "ChangesSeen",
     "Committed",
+    "CommitteeChanged",
     "Effect",
     "Event",
     "HandOver",
@@ -90,6 +99,12 @@ __all__ = [
     "Won",
     "Write",
 ]
+
+_WITH_LEASE = (Phase.OPENING, Phase.SEALING, Phase.HOLDING)
+_AT_REST = (Phase.WATCHING, Phase.OVER)
+
+SEALINGS_MAX = 8
+"""So often electors are asked to seal before the candidate begins anew."""
 
 CAMPAIGN_WAIT_MAX_S = 10.0
 """So long a candidate waits, at most, after many campaigns in vain: a healed network is made use of within this time."""
@@ -109,9 +124,10 @@ class Candidacy:
         *,
         profile: LeaseProfile,
         rng: random.Random,
-        epoch: int = 0,
+        changes: Sequence[bytes] = (),
         wall_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`changes`: what is known of later committees. Raises `DecodeError` or `ProtocolError` if they do not follow."""
         self._own = own
         self._job = job
         self._manifest = manifest
@@ -119,15 +135,22 @@ class Candidacy:
         self._chain = chain
         self._profile = profile
         self._rng = rng
-        self._epoch = epoch
-        self._quorum = quorum_of(manifest)
-        self._rank = candidates_of(manifest).index(own)
-        self._electors = tuple(PeerId(elector) for elector in manifest.committee)
+        self._sign = sign
+        self._wall_s = wall_s
+        self.changes = tuple(changes)
+        self._committees, self._start = committees_of(job, manifest, self.changes)
         self._term = NO_TERM
         self._terms = Terms(manifest.byzantine)
         self._doubted: dict[PeerId, None] = {}
         """Electors that did not hand out the journal that they promised."""
-        self._sealed: dict[PeerId, None] = {}
+        self._statements: dict[PeerId, tuple[bytes, bytes]] = {}
+        """Of electors that have sealed this epoch: the change, and their word."""
+        self._sealing: Sealing | None = None
+        """While an epoch is closed that others began to close."""
+        self._sealings = 0
+        self._seal_again_s = NEVER
+        self._newcomers: Newcomers | None = None
+        """In every epoch but the first."""
         self._heard_s: dict[PeerId, float] = {}
         self._now_s = 0.0
         self._prepared = Round(0, 0.0)
@@ -145,10 +168,30 @@ class Candidacy:
         """Why the last lease ended; the next term's opening batch says it."""
         self._resigned = False
         self._is_over = False
-        self._writer = JournalWriter(own, sign, job, manifest, epoch, chain, wall_s)
+        self._take_places()
         self._final = 0
         """Batches that are known to be final, whoever's term they were committed in."""
         self._effects: list[Effect] = []
+
+    def _take_places(self) -> None:
+        """The committee of the newest epoch, and this node's place among its candidates."""
+        seated = self._committees[-1]
+        self._epoch, self._quorum = seated.epoch, seated.quorum
+        self._electors = tuple(PeerId(elector) for elector in seated.electors)
+        if self._start is not None:
+            seat = SeatOffered(self._signed_manifest, self.changes)
+            self._newcomers = Newcomers(
+                self._job, self._manifest, seat, self._committees, self._start, self._chain, self._new_nonce
+            )
+        candidates = candidates_in(self._manifest, seated)
+        self._is_candidate = self._own in candidates
+        self._rank = candidates.index(self._own) if self._is_candidate else 0
+        self._is_over = not self._is_candidate
+        if self._is_over:
+            self._waiting = "this node was replaced in the committee"
+        self._writer = JournalWriter(
+            self._own, self._sign, self._job, self._manifest, self._epoch, self._chain, self._wall_s
+        )
 
     # --- the door ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +217,10 @@ class Candidacy:
                     self._tenure.write(event, now_s)
             case HandOver(reason):
                 self._hand_over(reason, now_s)
+            case ChangeCommittee(committee):
+                self._change_committee(committee)
+            case ChangesSeen(changes):
+                self._advance(changes[self._epoch :], now_s)
             case Tick():
                 pass
         self._follow_tenure(now_s)
@@ -185,6 +232,8 @@ class Candidacy:
     def phase(self) -> Phase:
         if self._tenure is not None:
             return self._tenure.phase
+        if self._sealing is not None:
+            return Phase.SEALING
         if self._recovery is not None:
             return Phase.RECOVERING if self._recovery.is_copying else Phase.PREPARING
         return Phase.OVER if self._is_over else Phase.WATCHING
@@ -193,6 +242,8 @@ class Candidacy:
     def deadline_s(self) -> float:
         if self._tenure is not None:
             return self._tenure.deadline_s
+        if self._sealing is not None:
+            return self._seal_again_s
         return self._recovery.deadline_s if self._recovery is not None else self._next_s
 
     def holds(self, now_s: float) -> bool:
@@ -203,7 +254,7 @@ class Candidacy:
     def has_lease(self, now_s: float) -> bool:
         """True if a quorum grants this node the lease, whether or not it coordinates yet. No two nodes are ever so."""
         tenure = self._tenure
-        return tenure is not None and tenure.phase in (Phase.OPENING, Phase.HOLDING) and now_s < tenure.valid_until_s
+        return tenure is not None and tenure.phase in _WITH_LEASE and now_s < tenure.valid_until_s
 
     @property
     def is_telling(self) -> bool:
@@ -217,6 +268,11 @@ class Candidacy:
     @property
     def chain(self) -> Chain:
         return self._chain
+
+    @property
+    def committee(self) -> tuple[PeerId, ...]:
+        """Who elects now, as far as is known here."""
+        return self._electors
 
     @property
     def committed(self) -> int:
@@ -248,6 +304,7 @@ class Candidacy:
             self._waiting = "all terms of this job are used up; submit it again"
             return
         self._term = Term(round_, self._own)
+        self._statements.clear()
         self._recovery = Recovery(
             self._own,
             self._job,
@@ -260,6 +317,7 @@ class Candidacy:
             now_s=now_s,
             answer_s=self._profile.answer_s,
             new_nonce=self._new_nonce,
+            committees=self._committees,
         )
         self._prepared = Round(self._new_nonce(), now_s)
         self._next_s = NEVER
@@ -273,14 +331,15 @@ class Candidacy:
             self._judge(now_s)
             return
         self._recovery = None
+        if self._statements and self._chain.change:
+            self._begin_sealing(now_s)
+            return
         self._tenure = Tenure(
             self._job,
-            self._epoch,
+            self._committees[-1],
             self._term,
             self._chain,
             self._writer,
-            self._electors,
-            self._quorum,
             self._profile,
             self._new_nonce,
         )
@@ -313,7 +372,7 @@ class Candidacy:
             self._tenure.give_up(reason)
             self._effects += self._tenure.effects
         self._waiting = reason
-        self._recovery = self._tenure = None
+        self._recovery = self._tenure = self._sealing = None
         self._next_s = NEVER
 
     def _stagger_s(self) -> float:
@@ -328,7 +387,13 @@ class Candidacy:
         self._heard_s[elector] = now_s
         match reply:
             case Promise() if self._recovery is not None and reply.nonce == self._asked.nonce:
+                if reply.statement:
+                    self._statements[elector] = reply.change, reply.statement
                 self._read_on(self._recovery.promised(elector, reply, now_s), now_s)
+                if self._newcomers is not None and self._recovery is not None and not self._recovery.is_copying:
+                    self._effects += self._newcomers.seek(elector)
+            case JournalPart() if self._newcomers is not None and self._newcomers.awaits(elector, reply):
+                self._effects += self._newcomers.journal(elector, reply, self._term, self._final)
             case JournalPart() if self._recovery is not None:
                 self._read_on(self._recovery.journal(elector, reply, now_s), now_s)
             case Granted() if self._tenure is not None:
@@ -337,13 +402,28 @@ class Candidacy:
                 self._tenure.appended(elector, reply)
             case LeaseRefused():
                 self._refused(elector, reply, now_s)
+            case SealGiven():
+                if self._tenure is not None:
+                    self._tenure.sealed(reply)
+                elif self._sealing is not None:
+                    self._sealing.given(reply)
+                    self._look_at_seals(now_s)
+            case SeatTaken() if reply.epoch == self._epoch and not reply.is_ready:
+                if self._newcomers is not None:
+                    self._effects += self._newcomers.wants(elector, reply.sequence)
             case SeatTaken():
                 # An elector that has just learned of the job is asked again what everybody was asked.
-                if elector in self._asked.offered and self.phase not in (Phase.WATCHING, Phase.OVER):
+                if elector in self._asked.offered and self.phase not in _AT_REST:
                     self._effects.append(Ask(elector, self._request()))
 
     def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
         self._terms.claim(elector, refusal.promised)
+        if refusal.kind == "sealed" and refusal.changes and self._advance(refusal.changes, now_s):
+            return
+        if self._sealing is not None:
+            self._effects += self._sealing.refused(elector, refusal)
+            self._look_at_seals(now_s)
+            return
         if self._tenure is not None and self._tenure.refused(elector, refusal):
             return
         if self._recovery is not None:
@@ -356,14 +436,8 @@ class Candidacy:
             return
         if refusal.kind == "unknown" and elector not in asked.offered and self.phase is not Phase.WATCHING:
             asked.offered[elector] = None
-            self._effects.append(Ask(elector, SeatOffered(self._signed_manifest)))
+            self._effects.append(Ask(elector, SeatOffered(self._signed_manifest, self.changes)))
             return
-        if refusal.kind == "sealed":
-            self._sealed[elector] = None
-            if len(self._sealed) > self._manifest.byzantine:
-                self._rest("the committee has been replaced")
-                self._is_over = True
-                return
         answered = elector in asked.grants or (self._recovery is not None and self._recovery.has_promised(elector))
         if not answered:
             asked.refused[elector] = refusal
@@ -388,6 +462,48 @@ class Candidacy:
                 self._holder = holder or self._holder
                 self._fail(now_s, reason, wait_s=wait_s if wait_s != NEVER else None)
 
+    # --- the committee -----------------------------------------------------------------------------------------------
+
+    def _change_committee(self, committee: tuple[PeerId, ...]) -> None:
+        if self._tenure is not None:
+            self._tenure.change(committee)
+
+    def _begin_sealing(self, now_s: float) -> None:
+        """Goes on where somebody has begun to close the epoch; a quorum has promised this term, and seals for that."""
+        change = self._chain.link(self._chain.change - 1).signed
+        said = [statement for known, statement in self._statements.values() if known == change]
+        sealing = Sealing(self._job, self._committees[-1], self._term, change, self._chain, self._new_nonce, said)
+        self._sealing, self._sealings = sealing, 0
+        self._seal_again_s = now_s
+        self._look_at_seals(now_s)
+
+    def _look_at_seals(self, now_s: float) -> None:
+        if self._sealing is not None and self._sealing.record:
+            self._advance((self._sealing.record,), now_s)
+
+    def _advance(self, records: Sequence[bytes], now_s: float) -> bool:
+        """Follows to a later epoch; False if these records do not lead there."""
+        fresh, start = follow_all(self._job, self._committees[-1], records)
+        if start is None:
+            return False
+        self._rest("the committee was changed")
+        self.changes += tuple(records[: len(fresh)])
+        self._committees, self._start = [*self._committees, *fresh], start
+        if self._chain.holds(start.batches, start.head):
+            self._chain.cut(start.batches)
+        self._final = min(self._final, len(self._chain))
+        self._doubted.clear()
+        self._take_places()
+        self._terms.begin(start.granted)
+        self._why = "the committee was changed"
+        self._failures = 0
+        self._effects.append(CommitteeChanged(self.changes, self._electors, self._is_candidate))
+        if self._is_candidate and start.granted.candidate == self._own and not self._resigned:
+            self._campaign(now_s)
+        elif self._is_candidate and not self._resigned:
+            self._next_s = now_s + self._stagger_s() + (start.lease_s if start.granted.candidate else 0.0)
+        return True
+
     # --- the term ----------------------------------------------------------------------------------------------------
 
     def _look_at_lease(self, now_s: float) -> None:
@@ -406,7 +522,7 @@ class Candidacy:
             return
         self._effects += tenure.effects
         tenure.effects = []
-        self._final = max(self._final, tenure.committed)
+        self._final = max(self._final, min(tenure.committed, self._chain.change or tenure.committed))
         self._is_over = tenure.phase is Phase.OVER
         if tenure.phase in (Phase.OPENING, Phase.HOLDING):
             self._waiting, self._holder = "", self._own
@@ -416,6 +532,9 @@ class Candidacy:
         if tenure.ended is None:
             return
         match tenure.ended:
+            case Ended("changed", _):
+                assert tenure.sealing is not None
+                self._advance((tenure.sealing.record,), now_s)
             case Ended("stuck", reason):
                 self._rest(reason)
                 self._why = reason
@@ -439,6 +558,13 @@ class Candidacy:
     def _on_time(self, now_s: float) -> None:
         if self.phase is Phase.WATCHING and now_s >= self._next_s:
             self._campaign(now_s)
+        if self._sealing is not None and now_s >= self._seal_again_s:
+            self._sealings += 1
+            if self._sealings > SEALINGS_MAX:
+                self._fail(now_s, "the committee is being changed, and too few of its electors answer")
+            else:
+                self._seal_again_s = now_s + self._profile.answer_s
+                self._effects += self._sealing.asks()
         if self._recovery is not None and now_s >= self._recovery.deadline_s:
             self._read_on(self._recovery.tick(now_s), now_s)
         if self.phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self.deadline_s:

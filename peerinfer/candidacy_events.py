@@ -18,6 +18,8 @@ from peerinfer.lease_messages import (
     LeaseWanted,
     Prepare,
     Promise,
+    SealGiven,
+    SealWanted,
     SeatOffered,
     SeatTaken,
 )
@@ -28,8 +30,8 @@ from peerinfer.messages import (
 HAND_OVER_S = 0.3
 """A lease that is given back on purpose is kept this long, at most, for what is not committed yet."""
 
-Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted
-Reply = SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart
+Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SealWanted
+Reply = SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SealGiven
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,24 @@ class HandOver:
     reason: str
 
 
-Event = Campaign | LeaseSeen | Heard | Unheard | Write | HandOver
+@dataclass(frozen=True, slots=True)
+class ChangeCommittee:
+    """Let these elect in place of the committee: at most one of them may be new (as many as liars are tolerated).
+
+    Taken while this node coordinates, dropped otherwise. `CommitteeChanged` follows when it is done.
+    """
+
+    committee: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesSeen:
+    """This node's own elector has taken a seat of a later epoch."""
+
+    changes: tuple[bytes, ...]
+
+
+Event = Campaign | LeaseSeen | Heard | Unheard | Write | HandOver | ChangeCommittee | ChangesSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +142,20 @@ class Over:
     under its own term first, because another candidate may not have seen it."""
 
 
-Effect = Ask | Won | Committed | Lost | Over
+@dataclass(frozen=True, slots=True)
+class CommitteeChanged:
+    """Another committee elects from here on; what was asked of the one before does not matter any more.
+
+    If this node is not one of its candidates, it is done with the job.
+    """
+
+    changes: tuple[bytes, ...]
+    """All of them, from the first epoch on."""
+    committee: tuple[str, ...]
+    is_candidate: bool
+
+
+Effect = Ask | Won | Committed | Lost | Over | CommitteeChanged
 
 
 class Phase(Enum):
@@ -133,6 +165,7 @@ class Phase(Enum):
     LEASING = "leasing"
     OPENING = "opening"
     HOLDING = "holding"
+    SEALING = "sealing"
     OVER = "over"
 
 

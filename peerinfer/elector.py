@@ -28,15 +28,23 @@ anyway), and "whoever is closest" (two views, two coordinators).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peerinfer.codec import decode_as
 from peerinfer.committee import check_committee, quorum
+from peerinfer.committees import (
+    Seated,
+    Start,
+    candidates_in,
+    committees_of,
+    first_committee,
+    open_change,
+    open_statements,
+)
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId, job_id_of
 from peerinfer.journal import NO_TERM, Chain, Divergence
-from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     Append,
     Appended,
@@ -49,6 +57,9 @@ from peerinfer.lease_messages import (
     LeaseWanted,
     Prepare,
     Promise,
+    SealGiven,
+    SealStatement,
+    SealWanted,
     SeatOffered,
     SeatTaken,
 )
@@ -65,7 +76,7 @@ LEASE_S_MIN = 0.1
 LEASE_S_MAX = 60.0
 """A longer lease would keep a job from being taken over for as long."""
 
-Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted
+Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SealWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,11 @@ class SeatRow:
     sealed: bool
     over: bool = False
     """The job has ended, and that is final."""
+    changes: tuple[bytes, ...] = ()
+    """Every `CommitteeChange` up to this epoch."""
+    change: bytes = b""
+    """Of a sealed epoch: what it was sealed for, and this elector's `SealStatement`."""
+    statement: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +153,7 @@ class ForgetSeat:
 @dataclass(frozen=True, slots=True)
 class Answer:
     token: int
-    message: SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart
+    message: SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SealGiven
 
 
 Effect = PersistSeat | PersistBatches | ForgetSeat | Answer
@@ -158,6 +174,25 @@ class _Seat:
     """On the elector's clock; until then the candidate of `granted` alone is served."""
     granted_at_s: float = 0.0
     chain: Chain = field(default_factory=Chain)
+    changes: tuple[bytes, ...] = ()
+    committees: list[Seated] = field(default_factory=list)
+    start: Start | None = None
+    """Of this epoch, where it is not the first."""
+    change: bytes = b""
+    statement: bytes = b""
+
+    @property
+    def seated(self) -> Seated:
+        return self.committees[-1]
+
+    @property
+    def is_ready(self) -> bool:
+        """False while the journal does not reach up to the change that began the epoch."""
+        return self.start is None or self.chain.holds(self.start.batches, self.start.head)
+
+    def may_ask(self, peer: str) -> bool:
+        """Who may coordinate, or might in an earlier epoch and does not know yet that it is over."""
+        return peer == self.manifest.submitter or any(peer in one.electors for one in self.committees)
 
     def row(self) -> SeatRow:
         return SeatRow(
@@ -169,6 +204,9 @@ class _Seat:
             self.lease_s,
             self.sealed,
             self.over,
+            self.changes,
+            self.change,
+            self.statement,
         )
 
 
@@ -203,7 +241,7 @@ class Elector:
         """`now_s` is of the elector's clock, which must not count faster than time passes."""
         match event:
             case Asked(peer, SeatOffered() as offer, token):
-                self._offered(peer, offer, token)
+                self._offered(peer, offer, token, now_s)
             case Asked(peer, request, token):
                 self._asked(peer, request, token, now_s)
             case Restored(row, batches):
@@ -218,36 +256,82 @@ class Elector:
 
     # --- seats -------------------------------------------------------------------------------------------------------
 
-    def _offered(self, peer: PeerId, offer: SeatOffered, token: int) -> None:
+    def _offered(self, peer: PeerId, offer: SeatOffered, token: int, now_s: float) -> None:
         try:
             job, manifest = open_manifest(offer.manifest)
-            if self._own not in manifest.committee:
+            committees, start = committees_of(job, manifest, offer.changes)
+            seat = self._seats.get(job)
+            if self._own not in committees[-1].electors and seat is None:
                 raise ProtocolError("this node is not of the committee")
-            if peer not in candidates_of(manifest):
+            if peer not in candidates_in(manifest, committees[-1]):
                 raise ProtocolError("only the committee and the submitter may offer a seat")
+            if seat is None:
+                if len(self._seats) >= SEATS_MAX or self._manifest_bytes + len(offer.manifest) > SEATS_BYTES_MAX:
+                    self._refuse(token, job, 0, "full", f"is an elector of {len(self._seats)} jobs already", NO_TERM)
+                    return
+                seat = _Seat(job, manifest, offer.manifest, committees=[first_committee(manifest)])
+                self._put(seat)
+                if start is None:
+                    self._effects.append(PersistSeat(seat.row()))
+            if start is not None and committees[-1].epoch > seat.epoch:
+                self._begin_epoch(seat, offer.changes, committees, start, now_s)
+            missing = self._take_journal(seat, offer.batches, seat.promised)
         except (DecodeError, ProtocolError) as error:
             self._refuse(token, "", 0, "denied", str(error), NO_TERM)
             return
-        if job not in self._seats:
-            if len(self._seats) >= SEATS_MAX or self._manifest_bytes + len(offer.manifest) > SEATS_BYTES_MAX:
-                self._refuse(token, job, 0, "full", f"is an elector of {len(self._seats)} jobs already", NO_TERM)
-                return
-            self._put(_Seat(job, manifest, offer.manifest))
-            self._effects.append(PersistSeat(self._seats[job].row()))
-        self._effects.append(Answer(token, SeatTaken(job)))
+        self._effects.append(Answer(token, SeatTaken(job, seat.epoch, missing, seat.is_ready)))
+
+    def _begin_epoch(
+        self, seat: _Seat, changes: tuple[bytes, ...], committees: list[Seated], start: Start, now_s: float
+    ) -> None:
+        """Takes the seat of the newest epoch; whoever was replaced learns that it was."""
+        seat.epoch, seat.changes, seat.committees, seat.start = committees[-1].epoch, changes, committees, start
+        seat.sealed, seat.change, seat.statement = False, b"", b""
+        # A term is never taken back, and neither is the wait for a lease.
+        seat.promised = max(seat.promised, start.granted, key=lambda term: term.order)
+        seat.granted, seat.lease_s = start.granted, start.lease_s
+        seat.deadline_s = max(seat.deadline_s, now_s + start.lease_s)
+        self._effects.append(PersistSeat(seat.row()))
+        if seat.is_ready and len(seat.chain) > start.batches:
+            # Whoever took over after the change wrote nothing but that; the epoch begins with the change for everybody.
+            seat.chain.cut(start.batches)
+            self._effects.append(PersistBatches(seat.job, start.batches, ()))
+
+    def _take_journal(self, seat: _Seat, batches: Sequence[bytes], term: Term) -> int:
+        """Batches of a journal whose end is known by its hash, whoever brings them; returns the first that is missing.
+
+        Raises `DecodeError`, `ProtocolError`.
+        """
+        if seat.start is None or seat.is_ready or not batches:
+            return len(seat.chain)
+        try:
+            changed, _ = seat.chain.extend(seat.job, seat.manifest, term, batches, committees=seat.committees)
+        except Divergence as gap:
+            return gap.sequence
+        if seat.is_ready and len(seat.chain) > seat.start.batches:
+            seat.chain.cut(seat.start.batches)
+        if changed < len(seat.chain):
+            self._effects.append(PersistBatches(seat.job, changed, seat.chain.signed(changed, len(seat.chain))))
+        return len(seat.chain)
 
     def _restore(self, row: SeatRow, batches: Iterable[bytes], now_s: float) -> None:
         job, manifest = open_manifest(row.manifest)
-        if job != row.job or row.granted.order > row.promised.order:
+        committees, start = committees_of(job, manifest, row.changes)
+        if job != row.job or row.granted.order > row.promised.order or committees[-1].epoch != row.epoch:
             raise ProtocolError(f"the seat of job {row.job} is damaged")
         seat = _Seat(
             job, manifest, row.manifest, row.epoch, row.promised, row.granted, row.lease_s, row.sealed, row.over
         )
+        seat.changes, seat.committees, seat.start = row.changes, committees, start
+        seat.change, seat.statement = row.change, row.statement
         if row.granted != NO_TERM:
             seat.deadline_s = now_s + row.lease_s
             seat.granted_at_s = now_s
         for batch in batches:
             seat.chain.take(batch)
+        if start is not None and seat.is_ready and seat.chain.epoch_at(start.batches) < seat.epoch:
+            # It crashed between the two writes with which an epoch begins.
+            seat.chain.cut(start.batches)
         if seat.chain.last_term.order > seat.promised.order:
             raise ProtocolError(f"the journal of job {job} is of a term that was not promised")
         self._put(seat)
@@ -272,15 +356,23 @@ class Elector:
         seat = self._seats.get(job)
         if seat is None:
             self._refuse(token, job, nonce, "unknown", "is no elector of this job", NO_TERM)
-        elif peer not in candidates_of(seat.manifest):
+        elif not seat.may_ask(peer):
             self._refuse(token, job, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
         elif isinstance(request, JournalWanted):
             part = JournalPart(job, nonce, request.first, seat.chain.part(request.first))
             self._effects.append(Answer(token, part))
         elif request.term.candidate != peer:
             self._refuse(token, job, nonce, "denied", "a term names its own candidate", seat.promised)
-        elif request.epoch != seat.epoch or seat.sealed:
-            self._refuse(token, job, nonce, "sealed", f"epoch {request.epoch} is over", seat.promised)
+        elif request.epoch < seat.epoch:
+            self._refuse_sealed(seat, token, nonce, request.epoch)
+        elif request.epoch > seat.epoch or not seat.is_ready:
+            self._refuse(token, job, nonce, "unknown", f"is not in epoch {request.epoch} yet", seat.promised)
+        elif self._own not in seat.seated.electors or peer not in candidates_in(seat.manifest, seat.seated):
+            self._refuse(token, job, nonce, "denied", "was replaced in the committee", seat.promised)
+        elif isinstance(request, SealWanted):
+            self._seal(seat, request, token)
+        elif seat.sealed and not isinstance(request, Prepare):
+            self._refuse_sealed(seat, token, nonce, seat.epoch)
         elif request.term.round > min(seat.promised.round + TERM_ROUND_STEP_MAX, TERM_ROUND_MAX):
             self._refuse(token, job, nonce, "denied", "the term leaps too far ahead", seat.promised)
         elif isinstance(request, Prepare):
@@ -293,7 +385,12 @@ class Elector:
             self._append(seat, request, token)
 
     def _prepare(self, seat: _Seat, peer: PeerId, asked: Prepare, token: int, now_s: float) -> None:
-        if self._is_held_by_other(seat, peer, now_s):
+        if seat.sealed and asked.term.order > seat.promised.order:
+            # It takes nothing any more in this epoch, whatever the term: whoever reads a quorum may count on that.
+            promise = Promise(seat.job, seat.epoch, asked.term, asked.nonce, seat.chain.last_term, len(seat.chain))
+            promise = replace(promise, statement=seat.statement, change=seat.change)
+            self._effects.append(Answer(token, promise))
+        elif self._is_held_by_other(seat, peer, now_s):
             self._refuse_held(seat, token, asked.nonce, now_s)
         elif asked.term.order <= seat.promised.order:
             self._refuse(token, seat.job, asked.nonce, "stale", "a term as high was promised already", seat.promised)
@@ -339,7 +436,9 @@ class Elector:
             self._refuse(token, seat.job, asked.nonce, "stale", "the term does not hold the lease here", seat.promised)
             return
         try:
-            changed, matched = seat.chain.extend(seat.job, seat.manifest, asked.term, asked.batches)
+            changed, matched = seat.chain.extend(
+                seat.job, seat.manifest, asked.term, asked.batches, committees=seat.committees
+            )
         except Divergence as gap:
             self._refuse(token, seat.job, asked.nonce, "gap", str(gap), seat.promised, sequence=gap.sequence)
             return
@@ -350,6 +449,51 @@ class Elector:
             self._effects.append(PersistBatches(seat.job, changed, seat.chain.signed(changed, len(seat.chain))))
         head = seat.chain.hash_before(matched)
         self._effects.append(Answer(token, Appended(seat.job, asked.nonce, asked.term, matched, head)))
+
+    def _seal(self, seat: _Seat, asked: SealWanted, token: int) -> None:
+        try:
+            digest, change = open_change(seat.job, seat.seated, asked.change)
+            proofs = open_statements(seat.job, seat.seated, digest, change.term.round, asked.proofs)
+            is_promised = asked.term == seat.promised
+            if seat.sealed and seat.change != asked.change:
+                raise ProtocolError("the epoch was sealed for another change")
+            if not (seat.sealed or is_promised or len(proofs) > seat.seated.byzantine):
+                raise ProtocolError(
+                    "only who was promised the term, or brings another elector's seal, may seal an epoch"
+                )
+            if not seat.chain.holds(change.sequence + 1, digest):
+                self._catch_up(seat, change.term, asked.batches)
+            if not seat.chain.holds(change.sequence + 1, digest):
+                raise Divergence(len(seat.chain))
+        except Divergence as gap:
+            self._refuse(token, seat.job, asked.nonce, "gap", str(gap), seat.promised, sequence=gap.sequence)
+            return
+        except (DecodeError, ProtocolError) as error:
+            self._refuse(token, seat.job, asked.nonce, "denied", str(error), seat.promised)
+            return
+        if not seat.sealed:
+            statement = SealStatement(seat.job, seat.epoch, digest, seat.promised, seat.granted, seat.lease_s)
+            seat.sealed, seat.change = True, asked.change
+            seat.statement = seal(statement, self._own, self._sign)
+            self._effects.append(PersistSeat(seat.row()))
+        self._effects.append(Answer(token, SealGiven(seat.job, asked.nonce, seat.statement)))
+
+    def _catch_up(self, seat: _Seat, term: Term, batches: Sequence[bytes]) -> None:
+        """What leads to a change that others have sealed for was committed. Raises as `Chain.extend`."""
+        if not batches:
+            return
+        changed, _ = seat.chain.extend(seat.job, seat.manifest, term, batches, committees=seat.committees)
+        if changed < len(seat.chain):
+            if seat.chain.last_term.order > seat.promised.order:
+                seat.promised = seat.chain.last_term
+                self._effects.append(PersistSeat(seat.row()))
+            self._effects.append(PersistBatches(seat.job, changed, seat.chain.signed(changed, len(seat.chain))))
+
+    def _refuse_sealed(self, seat: _Seat, token: int, nonce: int, epoch: int) -> None:
+        reason = f"epoch {epoch} is over" if seat.changes[epoch:] else f"epoch {epoch} is being closed"
+        message = LeaseRefused(seat.job, nonce, "sealed", reason, seat.promised)
+        message = replace(message, statement=seat.statement, change=seat.change, changes=seat.changes[epoch:])
+        self._effects.append(Answer(token, message))
 
     def _is_held_by_other(self, seat: _Seat, peer: PeerId, now_s: float) -> bool:
         return now_s < seat.deadline_s and seat.granted.candidate != peer
@@ -376,6 +520,16 @@ class Elector:
     def manifest(self, job: JobId) -> bytes | None:
         seat = self._seats.get(job)
         return seat.signed_manifest if seat else None
+
+    def changes(self, job: JobId) -> tuple[bytes, ...]:
+        """Every `CommitteeChange` of the job that this elector knows."""
+        seat = self._seats.get(job)
+        return seat.changes if seat else ()
+
+    def committee(self, job: JobId) -> tuple[str, ...]:
+        """Who elects for the job now, as far as this elector knows; nobody if it has no seat."""
+        seat = self._seats.get(job)
+        return seat.seated.electors if seat else ()
 
     def chain(self, job: JobId) -> Chain | None:
         seat = self._seats.get(job)
@@ -430,15 +584,6 @@ def _lengths() -> str:
 def profile_of(manifest: Manifest) -> LeaseProfile:
     """The times that all candidates of the job go by."""
     return SOLO if manifest.committee == (manifest.submitter,) else STATED[manifest.lease_s]
-
-
-def check_lease(job: JobId, term: Term, signed_manifest: bytes, grants: Sequence[bytes]) -> Manifest:
-    """The manifest. Raises `DecodeError` or `ProtocolError` unless it is the job's, and its committee granted the term."""
-    opened, manifest = open_manifest(signed_manifest)
-    if opened != job:
-        raise ProtocolError("the manifest is another job's")
-    check_grants(manifest.committee, manifest.byzantine, job, 0, term, grants)
-    return manifest
 
 
 def _just_above(term: Term) -> Term:

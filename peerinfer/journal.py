@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from peerinfer.codec import decode_as
+from peerinfer.committees import COMMITTEE, Seated, check_next, first_committee
 from peerinfer.envelope import unseal
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId
@@ -43,7 +44,7 @@ OPENING = ("accepted", "takeover")
 """The first batch of every term has one of these events."""
 
 ENDED = ("done", "failed", "cancelled")
-EVENTS = ("", *OPENING, *ENDED)
+EVENTS = ("", COMMITTEE, *OPENING, *ENDED)
 
 DIGEST_BYTES = 16
 _PAGE_TASKS = 1024
@@ -131,6 +132,15 @@ class Link:
     hash: bytes
     term: Term
     event: str
+    epoch: int = 0
+    is_closing: bool = False
+    """The next committee has been named in this epoch: nothing follows but who took over, and the next epoch."""
+
+    @classmethod
+    def after(cls, before: Link | None, signed: bytes, digest: bytes, batch: JournalBatch) -> Link:
+        goes_on = before is not None and before.is_closing and before.epoch == batch.epoch
+        is_closing = batch.event == COMMITTEE or goes_on
+        return cls(signed, digest, batch.term, batch.event, batch.epoch, is_closing)
 
 
 class Chain:
@@ -161,6 +171,28 @@ class Chain:
     def end(self) -> int:
         """How many batches there are up to the job's end, that one included; 0 while it goes on."""
         return self._end
+
+    @property
+    def change(self) -> int:
+        """How many batches there are up to the one that names the next committee, it included; 0 if none is named."""
+        if not self._links or not self._links[-1].is_closing:
+            return 0
+        sequence = len(self._links)
+        while self._links[sequence - 1].event != COMMITTEE:
+            sequence -= 1
+        return sequence
+
+    def holds(self, count: int, head: bytes) -> bool:
+        """True if the chain has `count` batches that end with this hash, or more after them."""
+        return len(self._links) >= count and self.hash_before(count) == head
+
+    def epoch_at(self, sequence: int) -> int:
+        """Of this batch, or of the last one if there are fewer."""
+        return self._links[min(sequence, len(self._links) - 1)].epoch if self._links else 0
+
+    def cut(self, count: int) -> None:
+        """Gives up everything after the first `count` batches."""
+        self._cut(count)
 
     def link(self, sequence: int) -> Link:
         return self._links[sequence]
@@ -207,17 +239,24 @@ class Chain:
         _check_form(batch)
         if any(task in self.register for task in batch.tasks):
             raise ProtocolError("a batch writes a task that is written already")
-        self._add(Link(signed, digest, batch.term, batch.event), batch)
+        self._add(Link.after(self._links[-1] if self._links else None, signed, digest, batch), batch)
 
     def extend(
-        self, job: JobId, manifest: Manifest, term: Term, batches: Sequence[bytes], *, floor: int = 0
+        self,
+        job: JobId,
+        manifest: Manifest,
+        term: Term,
+        batches: Sequence[bytes],
+        *,
+        floor: int = 0,
+        committees: Sequence[Seated] = (),
     ) -> tuple[int, int]:
         """Takes batches that the holder of `term` offers; those that are here already are skipped.
 
         Returns (the first sequence that changed, the sequence after the last batch offered); the chain is equal to the
         holder's up to there. What differs from the batches is given up if it is of terms below `term` and not among the
-        first `floor` batches. Raises `Divergence`, and `DecodeError` or `ProtocolError` for batches that no honest
-        holder offers; the chain is then as it was.
+        first `floor` batches. `committees`: of every epoch, where there was more than the first. Raises `Divergence`, and
+        `DecodeError` or `ProtocolError` for batches that no honest holder offers; the chain is then as it was.
         """
         kept = len(self._links)
         place: int | None = None
@@ -242,8 +281,8 @@ class Chain:
                 raise ProtocolError("a batch is of another job, or of a higher term than its holder's")
             before = fresh[-1][0] if fresh else self._links[kept - 1] if kept else None
             ended = 0 < self._end <= kept or any(link.event in ENDED for link, _ in fresh)
-            _check(manifest, batch, before.term if before else NO_TERM, ended=ended)
-            fresh.append((Link(signed, digest, batch.term, batch.event), batch))
+            _check(manifest, batch, before, committees, ended=ended)
+            fresh.append((Link.after(before, signed, digest, batch), batch))
         self._check_written_once(kept, [batch for _, batch in fresh])
         if fresh:
             self._cut(kept)
@@ -331,10 +370,16 @@ def _check_form(batch: JournalBatch) -> None:
         raise ProtocolError("a batch has an event that this version does not know")
     if not batch.tasks and not batch.event:
         raise ProtocolError("a batch says nothing")
+    if (batch.event == COMMITTEE) != bool(batch.committee) or (batch.committee and batch.tasks):
+        raise ProtocolError("a batch names a committee or tasks, and says so")
 
 
-def _check(manifest: Manifest, batch: JournalBatch, before: Term, *, ended: bool) -> None:
-    """Raises `ProtocolError` unless the batch may follow one of the term `before`."""
+def _check(
+    manifest: Manifest, batch: JournalBatch, link: Link | None, committees: Sequence[Seated], *, ended: bool
+) -> None:
+    """Raises `ProtocolError` unless the batch may follow `link`."""
+    before = link.term if link else NO_TERM
+    epoch = link.epoch if link else 0
     _check_form(batch)
     if any(task >= manifest.tasks for task in batch.tasks):
         raise ProtocolError("a batch names a task that the job has not")
@@ -345,8 +390,20 @@ def _check(manifest: Manifest, batch: JournalBatch, before: Term, *, ended: bool
         raise ProtocolError("a term begins with an opening batch, and only there")
     if ended and (not opens or batch.tasks):
         raise ProtocolError("nothing follows the end of a job but who took it over")
+    if batch.epoch != epoch and not (
+        batch.epoch == epoch + 1 and opens and link is not None and link.event == COMMITTEE
+    ):
+        raise ProtocolError("an epoch begins with an opening batch, after the change of the committee")
+    if link is not None and link.is_closing and (not opens or batch.tasks):
+        raise ProtocolError("nothing follows the end of an epoch but who took over, and the next epoch")
+    known = committees or (first_committee(manifest),)
+    if batch.epoch >= len(known):
+        raise ProtocolError(f"a batch is of epoch {batch.epoch}, whose committee is not known")
+    if batch.event == COMMITTEE:
+        check_next(known[batch.epoch], batch.committee)
     if opens:
-        check_grants(manifest.committee, manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate)
+        electors = known[batch.epoch].electors
+        check_grants(electors, manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate)
 
 
 def entries_of(batch: JournalBatch) -> Iterator[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from peerinfer.committees import COMMITTEE
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import DIGEST_BYTES, Chain, Entry
@@ -71,8 +72,19 @@ class JournalWriter:
         if fresh or event:
             self._add_batch(term, fresh, event, detail, ())
 
+    def change(self, term: Term, committee: tuple[str, ...]) -> None:
+        """Everything that waits, and who elects in the next epoch."""
+        self.write(term)
+        self._add_batch(term, (), COMMITTEE, "", (), committee)
+
     def _add_batch(
-        self, term: Term, entries: Sequence[Entry], event: str, detail: str, certificate: tuple[bytes, ...]
+        self,
+        term: Term,
+        entries: Sequence[Entry],
+        event: str,
+        detail: str,
+        certificate: tuple[bytes, ...],
+        committee: tuple[str, ...] = (),
     ) -> None:
         peers = tuple(dict.fromkeys(entry.worker for entry in entries if entry.worker))
         places = {peer: place for place, peer in enumerate(peers)}
@@ -90,5 +102,6 @@ class JournalWriter:
             detail=detail[:REASON_CHARS_MAX],
             certificate=certificate,
             at_s=self._wall_s(),
+            committee=committee,
         )
         self._chain.take(seal(batch, self._own, self._sign))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from peerinfer.codec import blob, flag, listed, message, number, one_of, packed_u32, record, text, uint, wire
 from peerinfer.limits import (
     COMMITTEE_MAX,
+    EPOCHS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     REASON_CHARS_MAX,
@@ -14,6 +15,8 @@ from peerinfer.messages import Term
 _id = text(64)
 _reason = text(REASON_CHARS_MAX)
 _digest = blob(32, exactly=32)
+_statement = blob(4096)
+_change = blob(16384)
 
 
 @message(60)
@@ -22,11 +25,20 @@ class SeatOffered:
 
     manifest: bytes = wire(blob(1 << 19))
     """A `Signed` `Manifest`."""
+    changes: tuple[bytes, ...] = wire(listed(_change, EPOCHS_MAX), default=())
+    """Every `CommitteeChange` since, in order: the seat is one of the last one's committee."""
+    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
+    """Of the journal up to that change, as far as the elector said that it has not got them."""
 
 
 @message(61)
 class SeatTaken:
     job: str = wire(_id)
+    epoch: int = wire(uint(32), default=0)
+    sequence: int = wire(uint(32), default=0)
+    """The first batch that is missing or differs here; it matters where the seat is not ready."""
+    is_ready: bool = wire(flag, default=True)
+    """False while the journal here does not reach up to the change that began the epoch: nothing is promised before."""
 
 
 @message(62)
@@ -49,6 +61,10 @@ class Promise:
     """The term of the journal's last batch."""
     sequence: int = wire(uint(32))
     """How many batches the journal holds."""
+    statement: bytes = wire(_statement, default=b"")
+    """A sealed elector accepts nothing any more in this epoch, which is more than a promise: its `SealStatement`."""
+    change: bytes = wire(_change, default=b"")
+    """What it sealed for: the `Signed` `JournalBatch` that names the next committee."""
 
 
 @message(64)
@@ -97,6 +113,11 @@ class LeaseRefused:
     """How long the other holder's lease still runs (held)."""
     sequence: int = wire(uint(32), default=0)
     """The first batch that is missing or differs here (gap)."""
+    statement: bytes = wire(_statement, default=b"")
+    change: bytes = wire(_change, default=b"")
+    """As in `Promise` (sealed)."""
+    changes: tuple[bytes, ...] = wire(listed(_change, EPOCHS_MAX), default=())
+    """Every `CommitteeChange` from the asker's epoch on (sealed)."""
 
 
 @message(68)
@@ -126,12 +147,14 @@ class JournalBatch:
     """For each task the worker, as a position in `peers`; `FAILED_TASK` where the task failed for good."""
     peers: tuple[str, ...] = wire(listed(_id, JOURNAL_BATCH_TASKS_MAX))
     event: str = wire(text(32), default="")
-    """accepted, takeover, or the job's end: done, failed, cancelled."""
+    """accepted, takeover, committee, or the job's end: done, failed, cancelled."""
     detail: str = wire(_reason, default="")
     certificate: tuple[bytes, ...] = wire(listed(blob(4096), COMMITTEE_MAX), default=())
     """With accepted and takeover: the grants that made `term` the holder's."""
     at_s: float = wire(number, default=0.0)
     """Wall clock of the holder, for people."""
+    committee: tuple[str, ...] = wire(listed(_id, COMMITTEE_MAX), default=())
+    """With committee, the last entry of an epoch: who elects in the next one."""
 
 
 FAILED_TASK = 0xFFFFFFFF
@@ -175,3 +198,52 @@ class JournalPart:
     first: int = wire(uint(32))
     batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
     """None when there are no more."""
+
+
+@message(75)
+class SealWanted:
+    """Close this epoch for ever, for the committee that `change` names. Answered by `SealGiven` or `LeaseRefused`.
+
+    From the holder whose journal ends with the change; or from anybody who may ask, with another elector's word that it
+    has sealed for it: only a change that a quorum holds is ever sealed for.
+    """
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    term: Term = wire(record(Term))
+    nonce: int = wire(uint(63))
+    change: bytes = wire(_change)
+    """A `Signed` `JournalBatch`."""
+    proofs: tuple[bytes, ...] = wire(listed(_statement, COMMITTEE_MAX), default=())
+    """`SealStatement`s of others."""
+    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
+    """Of the journal up to the change, as far as the elector said that it has not got them."""
+
+
+@message(76)
+class SealStatement:
+    """An elector's word, signed: it grants and accepts nothing any more in this epoch. It is given for one change only."""
+
+    job: str = wire(_id)
+    epoch: int = wire(uint(32))
+    change: bytes = wire(_digest)
+    """Hash of the journal's batch that names the next committee."""
+    promised: Term = wire(record(Term))
+    granted: Term = wire(record(Term))
+    """The last term that it granted."""
+    lease_s: float = wire(number)
+
+
+@message(77)
+class SealGiven:
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    statement: bytes = wire(_statement)
+
+
+@message(78)
+class CommitteeChange:
+    """Who elects from here on, for anybody who knows the committee before: the change, and the seals of a quorum of it."""
+
+    change: bytes = wire(_change)
+    seals: tuple[bytes, ...] = wire(listed(_statement, COMMITTEE_MAX))

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 DRIFT = 0.01
 """Clocks may run this much faster or slower than time; quartz is a hundred times better."""
 
+RESTARTS_WITHIN_S = 60.0
+"""A machine that is started again within this time is an elector as before."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseProfile:
@@ -31,6 +34,11 @@ class LeaseProfile:
     def held_s(self) -> float:
         """How long the holder counts on it, from sending: `L·(1−ρ)/(1+ρ) − margin`."""
         return self.lease_s * (1 - DRIFT) / (1 + DRIFT) - self.margin_s
+
+    @property
+    def gone_s(self) -> float:
+        """An elector that the holder has not heard for so long is replaced: three renewals, and time to start again."""
+        return 3 * self.renew_s + RESTARTS_WITHIN_S
 
 
 LAN = LeaseProfile(lease_s=3.0, renew_s=0.75, answer_s=0.7, margin_s=0.1, slot_s=0.15)

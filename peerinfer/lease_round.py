@@ -85,6 +85,11 @@ class Terms:
         """The elector says that it has promised this term."""
         self._claimed[elector] = max(self._claimed.get(elector, 0), term.round)
 
+    def begin(self, term: Term) -> None:
+        """A new epoch begins above this term; what the electors before it claimed does not count any more."""
+        self._claimed.clear()
+        self.seen = max(self.seen, term, key=lambda each: each.order)
+
     def next_round(self, *known: Term) -> int:
         """Above all that is known for certain, and all that electors say, as far as they can be believed.
 

@@ -146,6 +146,9 @@ COMMITTEE_MAX = 13
 SEATS_MAX = 4096
 """Jobs that one node is an elector of at once."""
 
+EPOCHS_MAX = 32
+"""Committees that one job may have, one after the other; all changes together travel in one message."""
+
 JOURNAL_BATCH_TASKS_MAX = 1024
 JOURNAL_COMMIT_S = 0.1
 """A batch waits at most this long for more entries."""

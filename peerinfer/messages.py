@@ -31,6 +31,7 @@ from peerinfer.limits import (
     DEVICES_PER_NODE_MAX,
     DIAL_BACK_PORTS_MAX,
     DIGEST_PEERS_MAX,
+    EPOCHS_MAX,
     FRAME_TASKS_MAX,
     INVITE_PEERS_MAX,
     MODELS_PER_ADVERT_MAX,
@@ -127,6 +128,8 @@ class JobBrief:
     """0 urgent, 1 high, 2 normal, 3 low. It decides between jobs of one submitter, and between those in credit."""
     deadline_s: float = wire(number, default=0.0)
     """Seconds from now until the job should be done; 0 if there is no such time."""
+    changes: tuple[bytes, ...] = wire(listed(blob(16384), EPOCHS_MAX), default=())
+    """Every `CommitteeChange` of the job, where its first committee is not the one that granted the term."""
 
 
 @message(4)

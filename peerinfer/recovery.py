@@ -12,10 +12,11 @@ A copy is judged by what has arrived, never by what was announced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peerinfer.candidacy_events import Ask
+from peerinfer.committees import Seated
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
@@ -59,6 +60,7 @@ class Recovery:
         now_s: float,
         answer_s: float,
         new_nonce: Callable[[], int],
+        committees: Sequence[Seated] = (),
     ) -> None:
         """`committed`: batches that are known to be final; who offers others in their place is not believed.
 
@@ -74,6 +76,7 @@ class Recovery:
         self._doubted = doubted
         self._answer_s = answer_s
         self._new_nonce = new_nonce
+        self._committees = committees
         self._promises_until_s = now_s + answer_s
         self._answer_until_s = 0.0
         self._counts_doubted = False
@@ -159,7 +162,7 @@ class Recovery:
         """
         offered = (self._job, self._manifest, self._term, part.batches)
         try:
-            _, reached = self._chain.extend(*offered, floor=self._committed)
+            _, reached = self._chain.extend(*offered, floor=self._committed, committees=self._committees)
         except Divergence as gap:
             if copying.is_forward or gap.sequence >= copying.first:
                 raise ProtocolError("its batches do not follow each other") from None

@@ -7,7 +7,7 @@ quorum, this node coordinates. A term that ended is never used again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from peerinfer.candidacy_events import (
@@ -22,8 +22,9 @@ from peerinfer.candidacy_events import (
     Won,
     Write,
 )
+from peerinfer.committees import Seated, check_next
 from peerinfer.envelope import unseal
-from peerinfer.errors import DecodeError
+from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import ENDED, Chain
 from peerinfer.journal_writer import JournalWriter
@@ -34,6 +35,7 @@ from peerinfer.lease_messages import (
     LeaseRefused,
     LeaseReleased,
     LeaseWanted,
+    SealGiven,
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Round
@@ -43,6 +45,7 @@ from peerinfer.messages import (
     Term,
 )
 from peerinfer.replication import Replication
+from peerinfer.sealing import Sealing
 
 RENEWALS_IN_FLIGHT_MAX = 8
 """Older ones cannot extend the lease any more."""
@@ -52,7 +55,7 @@ STALLED_RENEWALS_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a term came to its end: `lapsed`, `left` on purpose, or `stuck`."""
+    """How a term came to its end: `lapsed`, `left` on purpose, `stuck`, `changed` with the committee, or `over`."""
 
     how: str
     reason: str
@@ -64,22 +67,21 @@ class Tenure:
     def __init__(
         self,
         job: JobId,
-        epoch: int,
+        seated: Seated,
         term: Term,
         chain: Chain,
         writer: JournalWriter,
-        electors: Sequence[PeerId],
-        quorum: int,
         profile: LeaseProfile,
         new_nonce: Callable[[], int],
     ) -> None:
         self._job = job
-        self._epoch = epoch
+        self._seated = seated
+        self._epoch = epoch = seated.epoch
         self._term = term
         self._chain = chain
         self._writer = writer
-        self._electors = electors
-        self._quorum = quorum
+        self._electors = electors = tuple(PeerId(elector) for elector in seated.electors)
+        self._quorum = quorum = seated.quorum
         self._profile = profile
         self._new_nonce = new_nonce
         self._replication = Replication(job, epoch, term, chain, electors, quorum, new_nonce)
@@ -90,6 +92,8 @@ class Tenure:
         """Electors that have promised a higher term since this one was won."""
         self._told_over: dict[PeerId, None] = {}
         self.phase = Phase.LEASING
+        self.sealing: Sealing | None = None
+        """From the moment on at which the next committee is decided."""
         self.valid_until_s = 0.0
         self.ended: Ended | None = None
         self.effects: list[Effect] = []
@@ -168,6 +172,11 @@ class Tenure:
         """True if this answers a message with batches."""
         if refusal.kind == "stale" and refusal.promised.order > self._term.order:
             self._overtaken[elector] = None
+        if self.sealing is not None:
+            self.effects += self.sealing.refused(elector, refusal)
+            self._look_at_seals()
+            if self.ended is not None:
+                return True
         is_ours = self._replication.refused(elector, refusal)
         self._send_batches()
         return is_ours
@@ -185,21 +194,35 @@ class Tenure:
         if self.phase is not Phase.HOLDING or self._leaving is not None or self._chain.ended:
             return
         self._writer.add(write.entries)
+        if self._chain.change:
+            return  # Nothing follows in this epoch. What is not written is found again in the next.
         if write.event or write.is_last or self._writer.waiting >= JOURNAL_BATCH_TASKS_MAX:
             self._flush(write.event, write.detail)
         elif self._writer.waiting:
             self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)
 
+    def change(self, committee: tuple[str, ...]) -> None:
+        """Names the next committee. Dropped if it cannot follow, or if this node does not coordinate a job that goes on."""
+        try:
+            check_next(self._seated, committee)
+        except ProtocolError:
+            return
+        if self.phase is Phase.HOLDING and self._leaving is None and not (self._chain.ended or self._chain.change):
+            self._writer.change(self._term, committee)
+            self._flush_s = NEVER
+            self._send_batches()
+
     def _flush(self, event: str = "", detail: str = "") -> None:
         self._flush_s = NEVER
-        self._writer.write(self._term, event, detail)
+        if not self._chain.change:
+            self._writer.write(self._term, event, detail)
         self._send_batches()
 
     def _send_batches(self) -> None:
         self.effects += [Ask(elector, append) for elector, append in self._replication.appends()]
 
     def appended(self, elector: PeerId, answer: Appended) -> None:
-        before = self.committed
+        before = self._final
         if self._replication.appended(elector, answer):
             self._committed_more(before)
         if self.phase is Phase.OVER:
@@ -207,8 +230,12 @@ class Tenure:
         self._send_batches()
 
     def _committed_more(self, before: int) -> None:
-        self.effects.append(Committed(before, self.committed))
+        if self._final > before:
+            self.effects.append(Committed(before, self._final))
         if self.phase is Phase.OVER:
+            return
+        if 0 < self._chain.change <= self.committed:
+            self._close()
             return
         if 0 < self._chain.end <= self.committed:
             self.effects.append(Over())
@@ -220,6 +247,33 @@ class Tenure:
             self.effects.append(Won(self._term))
         elif self._leaving is not None and self.committed == len(self._chain):
             self._end("left", self._leaving)
+
+    @property
+    def _final(self) -> int:
+        """Batches that are final. After the change of a committee there are none: who took over is forgotten with them."""
+        return min(self.committed, self._chain.change or self.committed)
+
+    def _close(self) -> None:
+        """The next committee is decided. A holder goes on until its lease ends; whoever only took over does not begin."""
+        if self.sealing is None:
+            if self.phase is Phase.OPENING:
+                self.phase = Phase.SEALING
+            change = self._chain.link(self._chain.change - 1).signed
+            self.sealing = Sealing(self._job, self._seated, self._term, change, self._chain, self._new_nonce)
+            self.effects += self.sealing.asks()
+
+    def sealed(self, given: SealGiven) -> None:
+        if self.sealing is not None:
+            self.sealing.given(given)
+            self._look_at_seals()
+
+    def _look_at_seals(self) -> None:
+        if self.sealing is not None and self.sealing.record and self.ended is None:
+            if self.phase is Phase.HOLDING:
+                self.effects.append(Lost("the committee was changed"))
+            self._writer.forget()
+            self.valid_until_s = 0.0
+            self.ended = Ended("changed", "the committee was changed")
 
     def _tell_over(self, elector: PeerId) -> None:
         """An elector that has the journal up to its end may forget the lease; the others get it until the lease ends."""
@@ -233,7 +287,7 @@ class Tenure:
 
     def look_at_lease(self, now_s: float, why: str) -> None:
         """To be called before anything else. `why`: what is known of the reason, if the lease has run out."""
-        if self.phase in (Phase.OPENING, Phase.HOLDING) and now_s >= self.valid_until_s:
+        if self.phase in (Phase.OPENING, Phase.SEALING, Phase.HOLDING) and now_s >= self.valid_until_s:
             self._end("lapsed", f"no quorum renewed the lease: {why}")
         elif self.phase is Phase.OVER and now_s >= self.valid_until_s and self.ended is None:
             self.ended = Ended("over", "")
@@ -268,6 +322,8 @@ class Tenure:
                 return
             else:
                 self._renew(now_s)
+                if self.sealing is not None:
+                    self.effects += self.sealing.asks()
         if now_s >= self._flush_s:
             self._flush()
 

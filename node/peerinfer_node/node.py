@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import trio
 
 from peerinfer.addresses import peer_of
-from peerinfer.committee import Eligible, propose, subnets_of
+from peerinfer.committee import Eligible, propose, rank_score, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import NoSuitablePeer, PeerinferError
 from peerinfer.governor import NO_LIMITS, Limits
-from peerinfer.ids import PeerId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
 from peerinfer.limits import MEMBERS_MAX
 from peerinfer.membership import Membership
+from peerinfer.membership_events import Member
 from peerinfer.rate import Rate
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
@@ -45,6 +46,7 @@ from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.recruiting import Recruiting
 from peerinfer_node.roles.replicas import JOURNAL_PROTOCOL, Replicas
 from peerinfer_node.roles.reputation import ReputationRole
+from peerinfer_node.roles.reseating import Reseating
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
@@ -271,6 +273,7 @@ class Node:
                 for part in (self.worker, self.governor, self.coordinator, self.members, self.jobs, self.advertiser):
                     nursery.start_soon(part.run)
                 nursery.start_soon(self.recruiting.run)
+                nursery.start_soon(Reseating(elections=self.elections, choose=self._propose_elector, log=self.log).run)
                 nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self.punching.run)
                 nursery.start_soon(self._bootstrap)
@@ -321,6 +324,26 @@ class Node:
             await self.worker.finished.wait()
         self.left.set()
 
+    # --- committees -----------------------------------------------------------------------------------------------
+
+    def _propose_elector(self, job: JobId, committee: tuple[PeerId, ...]) -> PeerId | None:
+        """Who should elect for the job beside these."""
+        free = [member.peer for member in self._electing() if member.peer not in committee]
+        if self.settings.is_daemon and self.peer_id not in committee:
+            free.append(self.peer_id)
+        return max(free, key=lambda peer: rank_score(job.encode(), peer), default=None)
+
+    def _electing(self) -> list[Member]:
+        return [
+            member
+            for member in self.members.machine.members()
+            if member.state == "alive"
+            and member.path == "direct"
+            and member.advert is not None
+            and member.advert.elects
+            and not self.coordinator.machine.is_barred(member.peer)
+        ]
+
     def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
         """Who should elect the coordinator of a job that this node submits, and for how long at once.
 
@@ -330,15 +353,7 @@ class Node:
         if not wanted or request.local_only:
             return (self.peer_id,), LAN
         wall_s = self.ports.clock.wall_s()
-        electing = [
-            member
-            for member in self.members.machine.members()
-            if member.state == "alive"
-            and member.path == "direct"
-            and member.advert is not None
-            and member.advert.elects
-            and not self.coordinator.machine.is_barred(member.peer)
-        ]
+        electing = self._electing()
         eligible = [
             Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
             for member in electing

@@ -9,10 +9,12 @@ because it may have promised something for them.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -26,13 +28,17 @@ from peerinfer_node.store_schema import Damaged, is_damage, unusable
 
 T = TypeVar("T")
 
-_VERSION = 2
+_VERSION = 3
+_BEFORE_EPOCHS = 2
+"""Seats of this version are all of a first epoch."""
+
 _SCHEMA = (
     """CREATE TABLE seats (
         job TEXT PRIMARY KEY, manifest BLOB NOT NULL, epoch INTEGER NOT NULL,
         promised_round INTEGER NOT NULL, promised_candidate TEXT NOT NULL,
         granted_round INTEGER NOT NULL, granted_candidate TEXT NOT NULL,
-        lease_s REAL NOT NULL, sealed INTEGER NOT NULL, is_over INTEGER NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID""",
+        lease_s REAL NOT NULL, sealed INTEGER NOT NULL, is_over INTEGER NOT NULL, checksum BLOB NOT NULL,
+        epochs TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
     """CREATE TABLE batches (
         job TEXT NOT NULL REFERENCES seats(job) ON DELETE CASCADE, sequence INTEGER NOT NULL, signed BLOB NOT NULL,
         PRIMARY KEY (job, sequence)) WITHOUT ROWID""",
@@ -42,11 +48,11 @@ _FORGOT = "forgot_at_s"
 
 _COLUMNS = (
     "job, manifest, epoch, promised_round, promised_candidate, granted_round, granted_candidate, lease_s, sealed, "
-    "is_over, checksum"
+    "is_over, epochs, checksum"
 )
 # Not "INSERT OR REPLACE": that deletes the row first, and the journal with it.
 _SAVE = (
-    f"INSERT INTO seats ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET "  # noqa: S608
+    f"INSERT INTO seats ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET "  # noqa: S608
     + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", ")[1:])
 )
 _SEATS = f"SELECT {_COLUMNS} FROM seats ORDER BY job"  # noqa: S608
@@ -198,18 +204,38 @@ def _values(row: SeatRow) -> tuple[Any, ...]:
         row.lease_s,
         int(row.sealed),
         int(row.over),
+        _epochs_text(row),
     )
     return (*values, _checksum(values))
 
 
 def _seat(values: tuple[Any, ...]) -> SeatRow:
-    job, manifest, epoch, p_round, p_candidate, g_round, g_candidate, lease_s, sealed, over, _ = values
+    job, manifest, epoch, p_round, p_candidate, g_round, g_candidate, lease_s, sealed, over, epochs, _ = values
     promised, granted = Term(p_round, p_candidate), Term(g_round, g_candidate)
-    return SeatRow(JobId(job), manifest, epoch, promised, granted, lease_s, bool(sealed), bool(over))
+    row = SeatRow(JobId(job), manifest, epoch, promised, granted, lease_s, bool(sealed), bool(over))
+    if not epochs:
+        return row
+    changes, change, statement = json.loads(epochs)
+    return replace(
+        row,
+        changes=tuple(bytes.fromhex(each) for each in changes),
+        change=bytes.fromhex(change),
+        statement=bytes.fromhex(statement),
+    )
+
+
+def _epochs_text(row: SeatRow) -> str:
+    """What there is beyond a first epoch that goes on; empty for nearly all."""
+    if not (row.changes or row.change):
+        return ""
+    return json.dumps([[each.hex() for each in row.changes], row.change.hex(), row.statement.hex()])
 
 
 def _checksum(values: Sequence[Any]) -> bytes:
-    return hashlib.blake2b(repr(tuple(values)).encode(), digest_size=16).digest()
+    *others, epochs = values
+    # As it was before there were epochs, where there is none: those seats stay as they are.
+    covered = tuple(others) if epochs == "" else tuple(values)
+    return hashlib.blake2b(repr(covered).encode(), digest_size=16).digest()
 
 
 def _open_checked(path: Path, *, is_new_node: bool) -> sqlite3.Connection:
@@ -223,13 +249,18 @@ def _open_checked(path: Path, *, is_new_node: bool) -> sqlite3.Connection:
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise Damaged(str(found).replace("\n", " "))
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
+        if version not in (0, _BEFORE_EPOCHS, _VERSION):
             raise Damaged(f"its version is {version}, and this peerinfer knows {_VERSION}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         if version == 0:
             _make(connection, is_new_node=is_new_node)
+        if version == _BEFORE_EPOCHS:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ALTER TABLE seats ADD COLUMN epochs TEXT NOT NULL DEFAULT ''")
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+            connection.execute("COMMIT")
         for values in connection.execute(_SEATS):
             if values[-1] != _checksum(values[:-1]):
                 raise Damaged("a seat is not as it was written")

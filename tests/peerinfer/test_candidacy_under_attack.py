@@ -82,9 +82,8 @@ def test_where_too_many_refuse_a_candidate_asks_ever_more_rarely_and_says_why(ki
     bench.run(60.0)
     assert not candidate.holds(bench.now_s)
     picture = candidate.snapshot()
-    assert picture.waiting or picture.phase == "over"
+    assert picture.waiting
     assert len(bench.requests(SUBMITTER, Prepare)) < 3 * 80
-    assert (picture.phase == "over") == (kind == "sealed")
     assert candidate.term.round < 80 * (ROUNDS_ON_TRUST + 1)
 
 

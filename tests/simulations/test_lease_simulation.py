@@ -47,9 +47,11 @@ def test_scenarios_differ_in_everything_that_matters() -> None:
     assert {kind for one in drawn for kind in one.liars.values()} == set(LIARS)
     assert {fault.kind for one in drawn for fault in one.faults} == {
         *("crash", "cut", "cut one way", "isolate", "slow", "loss", "doubling", "delay"),
-        *("paused", "suspended", "disk full", "hand over", "campaign"),
+        *("paused", "suspended", "disk full", "hand over", "campaign", "replace"),
     }
     assert any(one.dead for one in drawn)
+    assert any(one.spares for one in drawn)
+    assert {fault.kind for one in drawn for fault in one.at_seals} == {"isolate", "cut"}
     assert {one.profile for one in drawn} == {LAN, WAN}
     assert any(not one.clocks_are_sound for one in drawn)
     assert all(fault.at_s + fault.for_s <= one.chaos_s + 1e-9 for one in drawn for fault in one.faults)

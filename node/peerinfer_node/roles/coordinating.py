@@ -12,7 +12,6 @@ import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.control import JobRequest
-from peerinfer.elector import candidates_of
 from peerinfer.errors import InputError, PeerinferError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
@@ -103,8 +102,14 @@ class Coordinating:
             return
         final, failed = in_journal(machine.chain)
         records = await self._store.records_of(job)
+        committee = self._elections.committee(job, live.manifest)
+        newcomers = [elector for elector in committee if elector not in live.manifest.committee]
         outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
-        copier = RecordCopier(self._replicas, job, live.manifest, term, self._own, self._log) if outlives else None
+        copier = (
+            RecordCopier(self._replicas, job, live.manifest, committee, term, self._own, self._log)
+            if outlives
+            else None
+        )
         recorder = Recorder(
             lambda entries, is_last: self._elections.write(job, entries, now=is_last),
             copier.copy if copier else None,
@@ -140,6 +145,8 @@ class Coordinating:
             is_own = live.manifest.submitter == self._own and len(live.manifest.committee) > 1
             if is_own and live.request.replicate and not (live.survives or live.is_replicated_by_command):
                 nursery.start_soon(self._replicate_later, live, nursery)
+            elif newcomers:
+                nursery.start_soon(self._hand_on, live, newcomers)
 
     async def _replicate_later(self, live: LiveJob, nursery: trio.Nursery) -> None:
         try:
@@ -149,6 +156,17 @@ class Coordinating:
             return
         live.survives = True
         live.note_change()
+
+    async def _hand_on(self, live: LiveJob, newcomers: Sequence[PeerId]) -> None:
+        """Copies for electors that came later."""
+        row = await self._store.job(live.job)
+        replica = json.loads(row.request).get("replica") if row is not None else None
+        for elector in newcomers:
+            if elector != self._own:
+                try:
+                    await self._replication.hand_on(live, elector, replica)
+                except PeerinferError as error:
+                    self._log.info("elector took no copy", job=live.job, peer=elector, reason=str(error))
 
     async def _kept(self, rows: Sequence[RecordRow], recorder: Recorder) -> dict[PeerId, list[int]]:
         """Results that are here and not in the journal, by who computed them."""
@@ -175,6 +193,7 @@ class Coordinating:
             certificate=certificate,
             priority=Priority[live.request.priority.upper()],
             deadline_s=live.request.deadline_s or 0.0,
+            changes=self._elections.changes(live.job),
         )
 
     def _spec(
@@ -262,7 +281,7 @@ class Coordinating:
 
     async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None = None) -> None:
         """Takes results that are not here from the others who may have them, as far as they can be reached."""
-        for peer in candidates_of(manifest):
+        for peer in self._elections.candidates(job, manifest):
             here = tasks_of(await self._store.records_of(job))
             missing = [task for task in tasks if task not in here]
             if not missing:
@@ -270,7 +289,7 @@ class Coordinating:
             if peer == self._own:
                 continue
             try:
-                await self._replicas.fetch(PeerId(peer), job, manifest, missing, is_true)
+                await self._replicas.fetch(peer, job, manifest, missing, is_true)
             except PeerinferError as error:
                 self._log.debug("results not fetched", job=job, peer=peer, reason=str(error))
 

@@ -14,7 +14,10 @@ from peerinfer.candidacy import (
     HAND_OVER_S,
     Campaign,
     Candidacy,
+    ChangeCommittee,
+    ChangesSeen,
     Committed,
+    CommitteeChanged,
     HandOver,
     Heard,
     LeaseProfile,
@@ -50,12 +53,14 @@ from peerinfer.lease_messages import (
     LeaseReleased,
     LeaseWanted,
     Prepare,
+    SealWanted,
     SeatOffered,
 )
 from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.messages import (
     Goodbye,
     KeepAlive,
+    Manifest,
     Term,
 )
 from peerinfer_node.driver import Driver
@@ -91,6 +96,9 @@ class _Candidate:
     on_committed: Callable[[Sequence[bytes]], None]
     on_over: Callable[[Chain], None]
     over: trio.Event = field(default_factory=trio.Event)
+    won_s: float = 0.0
+    heard_s: dict[PeerId, float] = field(default_factory=dict)
+    """When each elector answered last, on the holder's clock."""
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -191,6 +199,7 @@ class Elections:
             Chain(),
             profile=profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
+            changes=self.elector.changes(job),
             wall_s=self._clock.wall_s,
         )
         driver: Driver[candidacy.Event, candidacy.Effect] = Driver(
@@ -223,6 +232,38 @@ class Elections:
     def machine(self, job: JobId) -> Candidacy | None:
         candidate = self._candidates.get(job)
         return candidate.machine if candidate else None
+
+    def committee(self, job: JobId, manifest: Manifest) -> tuple[PeerId, ...]:
+        """Who elects for the job now, as far as is known here."""
+        machine = self.machine(job)
+        if machine is not None:
+            return machine.committee
+        return tuple(PeerId(elector) for elector in self.elector.committee(job) or manifest.committee)
+
+    def candidates(self, job: JobId, manifest: Manifest) -> tuple[PeerId, ...]:
+        """Who may coordinate the job now."""
+        return tuple(dict.fromkeys((PeerId(manifest.submitter), *self.committee(job, manifest))))
+
+    def gone(self) -> dict[JobId, tuple[PeerId, ...]]:
+        """Of the jobs that are coordinated here, the electors that have not been heard for longer than is borne."""
+        now_s = self._clock.holder_s()
+        found: dict[JobId, tuple[PeerId, ...]] = {}
+        for job, candidate in self._candidates.items():
+            since_s = now_s - candidate.profile.gone_s
+            if candidate.machine.holds(now_s) and candidate.won_s < since_s:
+                silent = (one for one in candidate.machine.committee if candidate.heard_s.get(one, -1e9) < since_s)
+                found[job] = tuple(silent)
+        return {job: silent for job, silent in found.items() if silent}
+
+    def change_committee(self, job: JobId, committee: tuple[PeerId, ...]) -> None:
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(ChangeCommittee(committee))
+
+    def changes(self, job: JobId) -> tuple[bytes, ...]:
+        """Every change of the job's committee that this node's candidate knows."""
+        machine = self.machine(job)
+        return machine.changes if machine is not None else ()
 
     def holds(self, job: JobId, term: Term) -> bool:
         """True if this node may act for the job in this term at this very moment."""
@@ -296,6 +337,7 @@ class Elections:
         match effect:
             case Won(term):
                 self.won += 1
+                candidate.won_s = self._clock.holder_s()
                 self._log.info("lease won", job=job, term=term.round)
                 candidate.on_won(term)
             case Lost(reason):
@@ -306,6 +348,8 @@ class Elections:
                 candidate.on_committed(candidate.machine.chain.signed(first, last - first))
             case Over():
                 candidate.on_over(candidate.machine.chain)
+            case CommitteeChanged(changes, committee, _):
+                self._log.info("committee changed", job=job, epoch=len(changes), committee=list(committee))
 
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy.Request) -> None:
         assert self._nursery is not None
@@ -322,6 +366,8 @@ class Elections:
     def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy.Reply | None) -> None:
         candidate = self._candidates.get(job) or self._telling.get(job)
         if candidate is not None:
+            if reply is not None:
+                candidate.heard_s[elector_id] = self._clock.holder_s()
             candidate.driver.post(Unheard(elector_id) if reply is None else Heard(elector_id, reply))
 
     # --- as an elector -----------------------------------------------------------------------------------------------
@@ -343,7 +389,15 @@ class Elections:
             await greet(stream, swarm=self._swarm)
             while True:
                 request, _ = await stream.receive_as(
-                    SeatOffered, Prepare, LeaseWanted, LeaseReleased, Append, JournalWanted, KeepAlive, Goodbye
+                    SeatOffered,
+                    Prepare,
+                    LeaseWanted,
+                    LeaseReleased,
+                    Append,
+                    JournalWanted,
+                    SealWanted,
+                    KeepAlive,
+                    Goodbye,
                 )
                 if isinstance(request, Goodbye):
                     return
@@ -423,6 +477,8 @@ class Elections:
         """Lets this node's own candidate see what its elector has granted."""
         if isinstance(request, SeatOffered) and not isinstance(message, LeaseRefused):
             job, _ = open_manifest(request.manifest)
+            if request.changes and job in self._candidates:
+                self._candidates[job].driver.post(ChangesSeen(request.changes))
             self.on_seat(job, request.manifest)
             return
         candidate = self._candidates.get(JobId(getattr(request, "job", "")))

@@ -18,6 +18,7 @@ from peerinfer.lease_messages import (
     JournalPart,
     LeaseRefused,
     Promise,
+    SealGiven,
     SeatTaken,
 )
 from peerinfer_node.log import Log
@@ -144,7 +145,9 @@ class ElectorLines:
     async def _receive(self, line: _Line, stream: MessageStream) -> None:
         while True:
             reply: Any
-            reply, _ = await stream.receive_as(SeatTaken, Promise, Granted, LeaseRefused, Appended, JournalPart)
+            reply, _ = await stream.receive_as(
+                SeatTaken, Promise, Granted, LeaseRefused, Appended, JournalPart, SealGiven
+            )
             if not line.asked:
                 raise PeerinferError("the elector answered what was not asked")
             job, _, _ = line.asked.popleft()

@@ -479,6 +479,7 @@ class Jobs:
         known: Json = totals(picture, split) if picture is not None else {}
         if machine is not None:
             chain = self._chain(live, machine)
+            known["committee"] = list(machine.committee)
             known |= led(chain, live.manifest)
             if live.body is None:
                 known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}

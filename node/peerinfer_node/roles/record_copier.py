@@ -51,13 +51,22 @@ class _Line:
 class RecordCopier:
     """To be run while the job is coordinated here in this term."""
 
-    def __init__(self, replicas: Replicas, job: JobId, manifest: Manifest, term: Term, own: PeerId, log: Log) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        job: JobId,
+        manifest: Manifest,
+        committee: Sequence[PeerId],
+        term: Term,
+        own: PeerId,
+        log: Log,
+    ) -> None:
         self._replicas = replicas
         self._job = job
         self._term = term
         self._log = log
-        self._lines = {PeerId(elector): _Line() for elector in manifest.committee if elector != own}
-        self._needed = quorum_of(manifest) - (own in manifest.committee)
+        self._lines = {PeerId(elector): _Line() for elector in committee if elector != own}
+        self._needed = quorum_of(manifest) - (own in committee)
         self._records: dict[int, _Record] = {}
         """Those that are not safe yet, in order."""
 

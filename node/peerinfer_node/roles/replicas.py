@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import trio
 
-from peerinfer.elector import Elector, candidates_of, open_manifest
+from peerinfer.elector import Elector, open_manifest
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX
@@ -160,7 +160,8 @@ class Replicas:
         if signed is None:
             raise ProtocolError("this node knows nothing of the job")
         _, manifest = open_manifest(signed)
-        if peer not in candidates_of(manifest):
+        candidates = (manifest.submitter, *(self._elector.committee(job) or manifest.committee))
+        if peer not in candidates:
             raise ProtocolError("only the committee and the submitter may ask about a job")
         return manifest, signed
 
@@ -173,8 +174,10 @@ class Replicas:
     async def _take_replica(
         self, job: JobId, manifest: Manifest, signed: bytes, peer: PeerId, offer: ReplicaOffered
     ) -> None:
-        if peer != manifest.submitter or self._elector.manifest(job) is None:
-            raise ProtocolError("only the submitter offers copies, and only to electors")
+        if self._own not in self._elector.committee(job):
+            raise ProtocolError("copies are for electors")
+        if peer != manifest.submitter and (await self._store.job(job) is not None or self._own in manifest.committee):
+            raise ProtocolError("only the submitter offers copies, but to electors that came later")
         if offer.inputs_bytes > 2 * REPLICATED_BYTES_MAX or offer.model_bytes > MODEL_BYTES_MAX:
             raise ProtocolError("the copies are too large")
         inputs = Cid(offer.inputs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -50,22 +52,11 @@ class Replication:
         job, manifest, files = live.job, live.manifest, live.files
         assert files is not None
         check_size(files.inputs)
-        key = hashlib.sha256(self._sign(b"peerinfer/1/job-key\0" + job.encode())).digest()
-        sealed = await self._in_thread(lambda: pack_inputs(files.inputs, key))
-        inputs, model = await self._blobs.put(sealed), Cid(manifest.model)
-        await self._blobs.pin(inputs, job)
-        offer = ReplicaOffered(
-            job,
-            live.request.to_json(),
-            live.model_bytes,
-            inputs,
-            len(sealed),
-            key,
-            int(live.seconds_per_item * 1e9),
-        )
-        own = self._elections.own
-        others = [PeerId(elector) for elector in manifest.committee if elector != own]
-        held = [own] if own in manifest.committee else []
+        offer = await self._offer(live)
+        inputs, model = Cid(offer.inputs), Cid(manifest.model)
+        own, committee = self._elections.own, self._elections.committee(job, manifest)
+        others = [elector for elector in committee if elector != own]
+        held = [own] if own in committee else []
         problems: list[str] = []
         enough = trio.Event()
 
@@ -84,7 +75,7 @@ class Replication:
                 live.note_change()
 
         needed = quorum_of(manifest) - len(held)
-        live.copied_bytes, live.copies_bytes = 0, needed * (len(sealed) + live.model_bytes)
+        live.copied_bytes, live.copies_bytes = 0, needed * (offer.inputs_bytes + live.model_bytes)
         with self._blob_server.watched(note_given):
             for elector in others:
                 nursery.start_soon(one, elector)
@@ -93,3 +84,31 @@ class Replication:
         if len(held) < quorum_of(manifest):
             raise JobFailed(f"{len(held)} of {len(manifest.committee)} electors took copies: {'; '.join(problems)}")
         self._log.info("job outlives its submitter", job=job, electors=len(held))
+
+    async def hand_on(self, live: LiveJob, elector: PeerId, replica: dict[str, Any] | None) -> None:
+        """A copy for one more elector: of this node's own copy, or of its inputs. Raises as `replicate`."""
+        if replica is None:
+            await self._replicas.offer(elector, await self._offer(live))
+            return
+        inputs = Cid(replica["inputs"])
+        offer = ReplicaOffered(
+            live.job,
+            json.dumps(replica["request"]),
+            replica["model_bytes"],
+            inputs,
+            len(await self._blobs.read(inputs)),
+            bytes.fromhex(replica["key"]),
+            int(replica["seconds_per_item"] * 1e9),
+        )
+        await self._replicas.offer(elector, offer)
+
+    async def _offer(self, live: LiveJob) -> ReplicaOffered:
+        """Seals this node's inputs, which are the same bytes every time."""
+        job, files = live.job, live.files
+        assert files is not None
+        key = hashlib.sha256(self._sign(b"peerinfer/1/job-key\0" + job.encode())).digest()
+        sealed = await self._in_thread(lambda: pack_inputs(files.inputs, key))
+        inputs = await self._blobs.put(sealed)
+        await self._blobs.pin(inputs, job)
+        seconds = int(live.seconds_per_item * 1e9)
+        return ReplicaOffered(job, live.request.to_json(), live.model_bytes, inputs, len(sealed), key, seconds)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import trio
 
 from peerinfer.control import JOB_ENDED, Json
-from peerinfer.elector import candidates_of
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer_node.log import Log
@@ -52,7 +51,11 @@ class Returning:
 
     async def follow(self, live: LiveJob) -> None:
         """Keeps a submitter that is no elector from campaigning as long as somebody coordinates."""
-        while self._own not in live.manifest.committee and not live.is_over and live.body is None:
+        while (
+            self._own not in self._elections.committee(live.job, live.manifest)
+            and not live.is_over
+            and live.body is None
+        ):
             state = await self.ask_others(live)
             if state is not None and state.get("state") not in JOB_ENDED:
                 self._elections.note_lease(live.job, str(state.get("coordinator", "")))
@@ -76,7 +79,7 @@ class Returning:
                     found.append(state)
                     nursery.cancel_scope.cancel()
 
-            for peer in candidates_of(live.manifest):
+            for peer in self._elections.candidates(live.job, live.manifest):
                 if peer != self._own:
-                    nursery.start_soon(ask, PeerId(peer))
+                    nursery.start_soon(ask, peer)
         return found[0] if found else None

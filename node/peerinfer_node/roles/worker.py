@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from peerinfer.elector import check_lease
+from peerinfer.certified_term import check_lease
 from peerinfer.envelope import seal
 from peerinfer.errors import (
     DecodeError,
@@ -320,7 +320,8 @@ class WorkerRole:
         submitter = str(link.stream.peer)
         if brief.certificate:
             try:
-                submitter = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate).submitter
+                manifest = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate, brief.changes)
+                submitter = manifest.submitter
             except DecodeError as error:
                 raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
         due_s = self._clock.now_s() + brief.deadline_s if brief.deadline_s > 0 else None

@@ -28,6 +28,7 @@ class Checks:
         self._newest = NO_TERM
         """The highest term under which something was committed."""
         self._won: dict[Term, int] = {}
+        self._committees: dict[int, tuple[str, ...]] = {}
         self.end = 0
         """How many batches there are when the job is over."""
 
@@ -58,6 +59,11 @@ class Checks:
                 if entry.task in self._digests:
                     raise Violation(f"task {entry.task} is committed twice", [])
                 self._digests[entry.task] = entry.digest
+
+    def changed(self, node: int, epoch: int, committee: Sequence[str]) -> None:
+        known = self._committees.setdefault(epoch, tuple(committee))
+        if known != tuple(committee):
+            raise Violation(f"node {node} follows to epoch {epoch} with a committee that another one has not", [])
 
     def over(self, node: int, chain: Chain, tasks: int) -> None:
         if not 0 < chain.end <= len(self._final):

@@ -10,16 +10,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from peerinfer import elector, lease_certificate
+from peerinfer import committees, elector, lease_certificate
 from peerinfer.candidacy import LeaseProfile, Over, Phase
+from peerinfer.committees import Seated
 from peerinfer.elector import Answer, Elector, PersistSeat
 from peerinfer.envelope import unseal
 from peerinfer.lease_messages import (
     Grant,
     Granted,
+    SealWanted,
 )
+from peerinfer.messages import Term
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
+from peerinfer.sealing import Sealing
 from peerinfer.tenure import Tenure
 from peerinfer_sim.lease.node import Node
 
@@ -146,6 +150,69 @@ def _an_uncommitted_end_is_believed() -> Patches:
     return [(Tenure, "begin", mutant)]
 
 
+def _the_change_names_the_holder() -> Patches:
+    start_of = committees.start_of
+
+    def mutant(change: Any, statements: Any) -> Any:
+        granted, lease_s = start_of(change, statements)
+        return Term(granted.round, change.term.candidate), lease_s
+
+    return [(committees, "start_of", mutant)]
+
+
+def _new_electors_start_free() -> Patches:
+    start_of = committees.start_of
+
+    def mutant(change: Any, statements: Any) -> Any:
+        granted, _ = start_of(change, statements)
+        return Term(granted.round, ""), 0.0
+
+    begin = Elector._begin_epoch
+
+    def forgetful(self: Elector, seat: Any, *arguments: Any) -> None:
+        seat.deadline_s = 0.0
+        begin(self, seat, *arguments)
+
+    return [(committees, "start_of", mutant), (Elector, "_begin_epoch", forgetful)]
+
+
+def _a_change_needs_no_seals() -> Patches:
+    record, follow = Sealing.record, committees.follow
+
+    def mutant(job: Any, before: Seated, signed: bytes) -> Any:
+        return follow(job, _Unsealed(before.epoch, before.electors, before.byzantine), signed)
+
+    def first(self: Sealing) -> bytes:
+        self._seated = _Unsealed(self._seated.epoch, self._seated.electors, self._seated.byzantine)
+        found: bytes = record.fget(self)  # type: ignore[attr-defined]
+        return found
+
+    return [(committees, "follow", mutant), (Sealing, "record", property(first))]
+
+
+class _Unsealed(Seated):
+    """A committee of which one elector is enough."""
+
+    @property
+    def quorum(self) -> int:
+        return 1
+
+
+def _a_sealed_elector_goes_on() -> Patches:
+    asked = Elector._asked
+
+    def mutant(self: Elector, peer: Any, request: Any, token: int, now_s: float) -> None:
+        seat = self._seats.get(request.job)
+        if seat is None or not seat.sealed or isinstance(request, SealWanted):
+            asked(self, peer, request, token, now_s)
+            return
+        seat.sealed = False
+        asked(self, peer, request, token, now_s)
+        seat.sealed = True
+
+    return [(Elector, "_asked", mutant)]
+
+
 MUTANTS: dict[str, Callable[[], Patches]] = {
     "restart-forgets-its-wait": _restart_forgets_its_wait,
     "holder-counts-from-receipt": _holder_counts_from_receipt,
@@ -160,6 +227,10 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
     "suspend-not-counted": _suspend_is_not_counted,
     "older-terms-counted": _older_terms_are_counted,
     "uncommitted-end-believed": _an_uncommitted_end_is_believed,
+    "change-names-the-holder": _the_change_names_the_holder,
+    "new-electors-start-free": _new_electors_start_free,
+    "change-without-seals": _a_change_needs_no_seals,
+    "sealed-elector-goes-on": _a_sealed_elector_goes_on,
 }
 
 

@@ -14,6 +14,11 @@ LIARS = ("yes", "boaster", "withholder", "refuser", "forgetful")
 COMMITTEES = ((1, 0), (3, 0), (3, 0), (3, 0), (3, 0), (5, 0), (5, 0), (7, 0), (4, 1), (5, 1), (5, 1), (7, 2))
 """Electors, and how many liars among them are tolerated."""
 
+CHANGES_SHARE = 0.5
+"""So many runs without liars change their committee."""
+
+SPARES = 2
+
 FAR_SHARE = 0.15
 """So many runs are of electors far apart, under the profile for them."""
 
@@ -55,6 +60,8 @@ class Fault:
                 what = f"what is sent to {who} takes {self.amount:.2f} s longer for {self.for_s:.2f} s"
             case "hand over":
                 what = f"{who} hands over"
+            case "replace":
+                what = f"{who} is told to replace an elector"
             case "campaign":
                 what = f"{who} is told to campaign"
             case _:
@@ -85,6 +92,10 @@ class Scenario:
     chaos_s: float
     faults: tuple[Fault, ...]
     profile: LeaseProfile = LAN
+    spares: tuple[int, ...] = ()
+    """Nodes that may become electors."""
+    at_seals: tuple[Fault, ...] = ()
+    """What happens when a candidate begins to close an epoch, one after the other; `at_s` counts from that moment."""
 
     @property
     def clocks_are_sound(self) -> bool:
@@ -107,6 +118,7 @@ class Scenario:
             f"  node {node} has a clock beyond all bounds" for node, is_slow in enumerate(self.slow_holders) if is_slow
         ]
         lines += [f"  [{number}] {fault}" for number, fault in enumerate(self.faults)]
+        lines += [f"  when an epoch is closed, after {fault}" for fault in self.at_seals]
         return "\n".join(lines)
 
 
@@ -145,8 +157,58 @@ def draw(seed: int) -> Scenario:
         chaos_s=chaos_s,
         faults=tuple(sorted(_faults(dice, nodes, submitter, lying, chaos_s), key=lambda fault: fault.at_s)),
     )
+    epochs = random.Random(f"{seed}:epochs")
+    if not found.liars and electors >= 3 and epochs.random() < CHANGES_SHARE:
+        found = _changing(found, epochs)
     distance = random.Random(f"{seed}:distance")
     return _far(found, distance) if distance.random() < FAR_SHARE else found
+
+
+def _changing(found: Scenario, dice: random.Random) -> Scenario:
+    """The same with nodes to spare, and a holder that is told to replace electors by them, at bad moments too."""
+    nodes, spares = found.nodes + SPARES, (0, 1, 2)
+    faults = [
+        replace(fault, groups=fault.groups + tuple(dice.choice(spares) for _ in range(SPARES)))
+        if fault.groups
+        else fault
+        for fault in found.faults
+    ]
+    for _ in range(dice.randint(1, 4)):
+        at_s = found.chaos_s * dice.choice((0.1, 0.3, 0.8)) * dice.uniform(0.5, 1.2)
+        faults.append(Fault("replace", at_s, 0.0, amount=dice.random()))
+        if dice.random() < 0.6:
+            at_s += dice.choice((0.0, 0.002, 0.01, 0.03, 0.1, 0.5)) * dice.uniform(0.3, 1.5)
+            kind = dice.choice(("isolate", "isolate", "paused", "crash"))
+            faults.append(Fault(kind, at_s, dice.uniform(0.5, 5.0), amount=dice.choice((0, 1, 1, 2))))
+            # Somebody else wants its place while its lease may still run.
+            for _ in range(8):
+                at_s += dice.uniform(0.02, 0.8)
+                faults.append(Fault("campaign", at_s, 0.0, dice.randrange(nodes)))
+    faults = [
+        replace(one, for_s=min(one.for_s, found.chaos_s - one.at_s)) for one in faults if one.at_s < found.chaos_s
+    ]
+    at_seals = tuple(_at_seal(dice, nodes) for _ in range(dice.randint(0, 4)))
+    if dice.random() < 0.4:
+        # The first falls silent before anybody hears of it; the next is heard, and hears nothing.
+        deaf = Fault("isolate", 0.0, dice.uniform(2.0, 5.0), amount=2)
+        at_seals = (Fault("isolate", 0.0, dice.uniform(2.0, 3.5), amount=0), deaf, *at_seals)
+    return replace(
+        found,
+        at_seals=at_seals,
+        nodes=nodes,
+        spares=tuple(range(found.nodes, nodes)),
+        rates=(*found.rates, *(1 + dice.uniform(-RHO, RHO) for _ in range(SPARES))),
+        slow_holders=(*found.slow_holders, *(False for _ in range(SPARES))),
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+    )
+
+
+def _at_seal(dice: random.Random, nodes: int) -> Fault:
+    at_s, for_s = dice.choice((0.0, 0.0, 0.01, 0.04, 0.15)), dice.uniform(2.0, 6.0)
+    if dice.random() < 0.4:
+        return Fault("isolate", at_s, for_s, amount=dice.choice((0, 1, 2)))
+    for_s = dice.uniform(4.0, 7.0)
+    return Fault("cut", at_s, for_s, groups=tuple(dice.randrange(2) for _ in range(nodes)))
 
 
 def _far(near: Scenario, dice: random.Random) -> Scenario:
@@ -159,6 +221,7 @@ def _far(near: Scenario, dice: random.Random) -> Scenario:
         chaos_s=near.chaos_s * longer,
         dead={node: at_s * longer for node, at_s in near.dead.items()},
         faults=tuple(replace(fault, at_s=fault.at_s * longer, for_s=fault.for_s * longer) for fault in near.faults),
+        at_seals=tuple(replace(fault, at_s=fault.at_s * longer, for_s=fault.for_s * longer) for fault in near.at_seals),
     )
 
 

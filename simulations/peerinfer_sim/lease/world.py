@@ -11,6 +11,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,10 @@ from peerinfer.candidacy import (
     Ask,
     Campaign,
     Candidacy,
+    ChangeCommittee,
+    ChangesSeen,
     Committed,
+    CommitteeChanged,
     HandOver,
     Heard,
     LeaseSeen,
@@ -46,11 +50,13 @@ from peerinfer.lease_messages import (
     Granted,
     LeaseRefused,
     LeaseReleased,
+    SealWanted,
     SeatOffered,
 )
 from peerinfer.machine import Tick
 from peerinfer.messages import (
     Manifest,
+    Term,
 )
 from peerinfer_sim.event_log import brief
 from peerinfer_sim.lease import links
@@ -68,6 +74,8 @@ ENDS_WITHIN_MORE_S = 16.0
 
 EVENTS_MAX = 20_000
 """A run takes seven hundred; a long one, with a committee of seven, three thousand."""
+
+CAMPAIGNS_AT_SEAL = 3
 
 QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
@@ -100,6 +108,8 @@ class World:
         self._numbers = 0
         self._ends_s = math.inf
         self._healed = False
+        self._at_seals = list(scenario.at_seals)
+        self._sealers: dict[tuple[int, int, Term], None] = {}
         self.checks = Checks(scenario.clocks_are_sound)
         self.nodes = [
             Node(number, *identity(number), scenario.rates[number], scenario.slow_holders[number])
@@ -204,6 +214,8 @@ class World:
                     if fault.kind == "suspended":
                         node.suspend(fault.for_s)
                     self._at(node.stopped_until_s, self._go_on, node, node.life)
+            case "replace":
+                self._replace(node, fault.amount)
             case "disk full":
                 node.disk_is_full = True
                 self._at(until_s, self._free_disk, node)
@@ -212,6 +224,16 @@ class World:
                     self._in(node, node.life, self._candidate, HandOver("asked to"))
                     # It is told to campaign again later: a node that leaves for good is a crash.
                     self._at(self.now_s + 2.0, self._in, node, node.life, self._candidate, Campaign())
+
+    def _replace(self, node: Node, chance: float) -> None:
+        if node.candidate is None:
+            return
+        committee = list(node.candidate.committee)
+        spares = [number for number in self.scenario.spares if self.nodes[number].peer not in committee]
+        spares += [number for number in range(self.scenario.electors) if self.nodes[number].peer not in committee]
+        if spares:
+            committee[int(chance * len(committee))] = self.nodes[spares[int(chance * 1000) % len(spares)]].peer
+            self._in(node, node.life, self._candidate, ChangeCommittee(tuple(committee)))
 
     def _free_disk(self, node: Node) -> None:
         node.disk_is_full = False
@@ -267,7 +289,7 @@ class World:
 
     def _start(self, node: Node) -> None:
         seed = f"{self.scenario.seed}:{node.number}:{node.life}"
-        if node.number < self.scenario.electors:
+        if node.number < self.scenario.electors or node.number in self.scenario.spares:
             kind = self.scenario.liars.get(node.number)
             if kind is None:
                 node.elector = Elector(node.peer, node.sign)
@@ -294,6 +316,7 @@ class World:
             Chain(),
             profile=self.scenario.profile,
             rng=random.Random(f"{self.scenario.seed}:{node.number}:{node.life}"),
+            changes=node.elector.changes(self._job) if node.elector is not None else (),
         )
         holder, until_s = "", self.scenario.profile.lease_s
         if node.elector is not None:
@@ -363,6 +386,8 @@ class World:
         if isinstance(event.request, SeatOffered):
             if not isinstance(message, LeaseRefused):
                 self._stand(node)
+                if event.request.changes:
+                    self._candidate(node, ChangesSeen(event.request.changes))
         elif node.candidate is not None:
             now_s = node.holder_s(self.now_s)
             if isinstance(message, Granted):
@@ -442,6 +467,8 @@ class World:
             case Over():
                 self.checks.over(node.number, candidate.chain, self.scenario.tasks)
                 self._ends_s = min(self._ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
+            case CommitteeChanged(changes, committee):
+                self.checks.changed(node.number, len(changes), committee)
             case Lost():
                 pass
 
@@ -463,7 +490,31 @@ class World:
 
     # --- the network -------------------------------------------------------------------------------------------------
 
+    def _begin_sealing(self, node: Node, wanted: SealWanted) -> None:
+        """Whatever is to happen when a candidate closes an epoch happens now; and everybody wants its place."""
+        if not self._at_seals or self._healed or (node.number, wanted.epoch, wanted.term) in self._sealers:
+            return
+        self._sealers[node.number, wanted.epoch, wanted.term] = None
+        fault = self._at_seals.pop(0)
+        if fault.groups:
+            # Those who are to elect next are with whoever closes; some of those who elect now are not.
+            near = (node.number, *self.scenario.spares)
+            fault = replace(fault, groups=tuple(0 if n in near else side for n, side in enumerate(fault.groups)))
+        self._note(node, f"FAULT {fault.kind} as it seals")
+        until_s = min(self.now_s + fault.at_s + fault.for_s, self.scenario.chaos_s)
+        if fault.at_s:
+            self._at(self.now_s + fault.at_s, self._links.add, fault, until_s, node.number)
+        else:
+            self._links.add(fault, until_s, node.number)
+        for other in self.nodes:
+            for _ in range(CAMPAIGNS_AT_SEAL):
+                at_s = self.now_s + self._work.uniform(0.05, 1.2) * self.scenario.profile.lease_s
+                if at_s < self.scenario.chaos_s:
+                    self._at(at_s, self._in, other, other.life, self._candidate, Campaign())
+
     def _send(self, node: Node, ask: Ask) -> None:
+        if isinstance(ask.request, SealWanted):
+            self._begin_sealing(node, ask.request)
         self._numbers += 1
         request = self._numbers & 0xFFFFFFFF
         node.open_requests[request] = (self.now_s, ask.elector)

@@ -47,7 +47,7 @@ class World:
             swarm=SWARM,
         )
         manifest = Committee(tuple(keys.peer_id for keys in committee))
-        self.copier = RecordCopier(replicas, JOB, manifest, TERM, OWN.peer_id, Log())
+        self.copier = RecordCopier(replicas, JOB, manifest, manifest.committee, TERM, OWN.peer_id, Log())
         nursery.start_soon(self.copier.run)
         self.safe = []
 

@@ -1,0 +1,154 @@
+"""The committees of a job, epoch by epoch: each decides, signed and sealed, which one follows.
+
+Theory of operation. The first committee is in the manifest. The holder of its lease proposes the next one as the last
+entry of the epoch's journal. When a quorum holds that entry, each elector is asked to *seal* the epoch, which is one way:
+it grants and accepts nothing in it any more. The change with the seals of a quorum is a record that anybody can check who
+knows the committee before, so it needs no place of its own and no clock.
+
+An elector of the new epoch does not know what leases still run. It takes from the seals the longest, and waits for it
+from the moment at which it takes its seat. Only if *all* seals of the record name the same candidate may that one go on
+at once: an elector that granted somebody else before has waited until that lease was over. Whom the change itself names
+says nothing about it (that mistake was made, and found by a model checker). Terms go on above all that were promised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from peerinfer.codec import decode_as
+from peerinfer.committee import check_committee, quorum
+from peerinfer.envelope import unseal
+from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.ids import JobId
+from peerinfer.lease_messages import CommitteeChange, JournalBatch, SealStatement
+from peerinfer.limits import EPOCHS_MAX
+from peerinfer.messages import Manifest, Signed, Term
+
+COMMITTEE = "committee"
+"""Event of the batch that names the next committee."""
+
+SEAL_ROUNDS_MAX = 1 << 20
+"""A seal that promises more rounds above the change than this is a liar's, and is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """The committee of one epoch."""
+
+    epoch: int
+    electors: tuple[str, ...]
+    byzantine: int
+
+    @property
+    def quorum(self) -> int:
+        return quorum(len(self.electors), self.byzantine)
+
+    @property
+    def replaced_max(self) -> int:
+        """So many may change at once: those who stay are a quorum that holds the journal."""
+        return max(self.byzantine, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an elector of a new epoch begins with."""
+
+    granted: Term
+    """Nobody but its candidate is served for `lease_s`; candidate "": nobody is."""
+    lease_s: float
+    batches: int
+    """The journal up to the change, it included."""
+    head: bytes
+
+
+def first_committee(manifest: Manifest) -> Seated:
+    return Seated(0, manifest.committee, manifest.byzantine)
+
+
+def check_next(before: Seated, committee: Sequence[str]) -> None:
+    """Raises `ProtocolError` unless this committee may follow."""
+    check_committee(committee, before.byzantine)
+    if len(committee) != len(before.electors):
+        raise ProtocolError(f"a committee of {len(before.electors)} cannot become one of {len(committee)}")
+    fresh = [elector for elector in committee if elector not in before.electors]
+    if not 1 <= len(fresh) <= before.replaced_max:
+        raise ProtocolError(f"{len(fresh)} electors are replaced at once; 1 to {before.replaced_max} may be")
+    if before.epoch + 1 >= EPOCHS_MAX:
+        raise ProtocolError(f"a job has {EPOCHS_MAX} committees at most; submit it again")
+
+
+def open_change(job: JobId, before: Seated, signed: bytes) -> tuple[bytes, JournalBatch]:
+    """The hash of the change, and the change. Raises `DecodeError` or `ProtocolError` unless it may follow `before`."""
+    author, batch = unseal(JournalBatch, signed)
+    if author != batch.term.candidate or batch.event != COMMITTEE:
+        raise ProtocolError("this is no change of a committee, or another than its term's candidate signed it")
+    if batch.job != job or batch.epoch != before.epoch:
+        raise ProtocolError("the change is of another job or another epoch")
+    check_next(before, batch.committee)
+    return hashlib.sha256(decode_as(Signed, signed).payload).digest(), batch
+
+
+def open_statements(
+    job: JobId, seated: Seated, change: bytes, round_: int, signed: Iterable[bytes]
+) -> dict[str, tuple[SealStatement, bytes]]:
+    """The sound ones for the change of this hash and of a term of this round, by elector."""
+    found: dict[str, tuple[SealStatement, bytes]] = {}
+    for one in signed:
+        try:
+            elector, statement = unseal(SealStatement, one)
+        except DecodeError:
+            continue
+        is_ours = (statement.job, statement.epoch, statement.change) == (job, seated.epoch, change)
+        if is_ours and elector in seated.electors and statement.promised.round <= round_ + SEAL_ROUNDS_MAX:
+            found[elector] = statement, one
+    return found
+
+
+def follow(job: JobId, before: Seated, record: bytes) -> tuple[Seated, Start]:
+    """The committee after `before`. Raises `DecodeError` or `ProtocolError` unless a quorum of `before` sealed for it."""
+    opened = decode_as(CommitteeChange, record)
+    head, batch = open_change(job, before, opened.change)
+    seals = open_statements(job, before, head, batch.term.round, opened.seals)
+    if len(seals) < before.quorum:
+        raise ProtocolError(f"a change of the committee has {len(seals)} seals, {before.quorum} are needed")
+    statements = [statement for statement, _ in seals.values()]
+    granted, lease_s = start_of(batch, statements)
+    after = Seated(before.epoch + 1, batch.committee, before.byzantine)
+    return after, Start(granted, lease_s, batch.sequence + 1, head)
+
+
+def follow_all(job: JobId, before: Seated, records: Sequence[bytes]) -> tuple[list[Seated], Start | None]:
+    """The committees after `before`, as far as the records lead, and how the last one's epoch began."""
+    found: list[Seated] = []
+    start = None
+    for record in records:
+        try:
+            seated, start = follow(job, found[-1] if found else before, record)
+        except ProtocolError:
+            break
+        found.append(seated)
+    return found, start
+
+
+def start_of(change: JournalBatch, statements: Sequence[SealStatement]) -> tuple[Term, float]:
+    """Whom the electors of the new epoch serve first, and for how long nobody else. `change` has no say in it."""
+    round_ = max(statement.promised.round for statement in statements) + 1
+    holders = {statement.granted.candidate for statement in statements}
+    holder = holders.pop() if len(holders) == 1 else ""
+    return Term(round_, holder), max(statement.lease_s for statement in statements)
+
+
+def committees_of(job: JobId, manifest: Manifest, changes: Sequence[bytes]) -> tuple[list[Seated], Start | None]:
+    """Every committee of the job, and how the last of its epochs began. Raises as `follow`."""
+    seated, start = [first_committee(manifest)], None
+    for record in changes:
+        after, start = follow(job, seated[-1], record)
+        seated.append(after)
+    return seated, start
+
+
+def candidates_in(manifest: Manifest, seated: Seated) -> tuple[str, ...]:
+    """Who may coordinate in this epoch, in order of rank."""
+    return tuple(dict.fromkeys((manifest.submitter, *seated.electors)))

@@ -1,0 +1,85 @@
+"""Closing an epoch: every elector is asked to seal it, until a quorum has; and copying the journal to those who lack it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from peerinfer.candidacy_events import Ask
+from peerinfer.codec import encode
+from peerinfer.committees import Seated, open_change, open_statements
+from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import Chain
+from peerinfer.lease_messages import CommitteeChange, LeaseRefused, SealGiven, SealWanted
+from peerinfer.messages import Term
+
+
+class Sealing:
+    """For one change that a quorum holds. Whoever begins is its holder, or has another elector's seal."""
+
+    def __init__(
+        self,
+        job: JobId,
+        seated: Seated,
+        term: Term,
+        change: bytes,
+        chain: Chain,
+        new_nonce: Callable[[], int],
+        statements: Sequence[bytes] = (),
+    ) -> None:
+        """Raises `DecodeError` or `ProtocolError` for a change that cannot follow."""
+        self._job = job
+        self._seated = seated
+        self._term = term
+        self._change = change
+        self._chain = chain
+        self._new_nonce = new_nonce
+        self._digest, self._batch = open_change(job, seated, change)
+        self._seals: dict[str, bytes] = {}
+        self._asked: dict[PeerId, tuple[int, int]] = {}
+        """What was asked last: the nonce, and the first batch sent along."""
+        self._take(statements)
+
+    def asks(self) -> list[Ask]:
+        """To everybody who has not sealed yet, as far as is known."""
+        return [self._ask(PeerId(elector), None) for elector in self._seated.electors if elector not in self._seals]
+
+    def given(self, given: SealGiven) -> None:
+        self._take((given.statement,))
+
+    def refused(self, elector: PeerId, refusal: LeaseRefused) -> list[Ask]:
+        """It may have sealed already, or lack the journal."""
+        if refusal.statement and refusal.change == self._change:
+            self._take((refusal.statement,))
+        nonce, first = self._asked.get(elector, (0, 0))
+        if refusal.kind != "gap" or refusal.nonce != nonce or not self._chain.holds(*self._end):
+            return []
+        # Every answer brings it closer to its end, or begins anew from further back; one that does neither is left alone.
+        return [self._ask(elector, refusal.sequence)] if refusal.sequence != first else []
+
+    @property
+    def _end(self) -> tuple[int, bytes]:
+        return self._batch.sequence + 1, self._digest
+
+    def _ask(self, elector: PeerId, first: int | None) -> Ask:
+        nonce = self._new_nonce()
+        self._asked[elector] = nonce, -1 if first is None else first
+        batches = () if first is None else self._chain.part(first)[: self._batch.sequence + 1 - first]
+        proofs = tuple(self._seals.values())
+        term, epoch = self._term, self._seated.epoch
+        return Ask(elector, SealWanted(self._job, epoch, term, nonce, self._change, proofs, batches))
+
+    def _take(self, statements: Sequence[bytes]) -> None:
+        found = open_statements(self._job, self._seated, self._digest, self._batch.term.round, statements)
+        for elector, (_, signed) in found.items():
+            self._seals.setdefault(elector, signed)
+
+    @property
+    def seals(self) -> int:
+        return len(self._seals)
+
+    @property
+    def record(self) -> bytes:
+        """The `CommitteeChange`, once a quorum has sealed; b"" before."""
+        if len(self._seals) < self._seated.quorum:
+            return b""
+        return encode(CommitteeChange(self._change, tuple(self._seals.values())))
