@@ -1,7 +1,7 @@
 """Prints how close each strategy comes to the fluid bound. `python -m peerinfer_sim.balance [--seed N] [--quick]`
 
 The bound is when all work would be done if it could be divided like water over the workers that are there, which not even a
-clairvoyant scheduler beats. Audits count as work on both sides.
+clairvoyant scheduler beats. A job is over when every result is verified and in the journal.
 """
 
 from __future__ import annotations
