@@ -176,6 +176,9 @@ class Control(Protocol):
     async def reputation(self, peer: str | None = None) -> list[Json]:
         """What this node has seen of its peers, or of one (its id, or the end of it), and what it makes of it."""
 
+    async def forecast(self, request: JobRequest) -> Json:
+        """Who could work for this job, why others could not, and how long it would take. Nothing is sent to anybody."""
+
     async def devices(self) -> list[Json]: ...
 
     async def models(self) -> list[Json]: ...

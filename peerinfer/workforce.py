@@ -16,7 +16,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import Ledger, TaskState
 from peerinfer.limits import FRAMES_IN_FLIGHT_PER_DEVICE, PEERS_REMEMBERED_MAX
 from peerinfer.placement_table import Candidate, CandidateTable, Demand
-from peerinfer.track_record import TrackRecords
+from peerinfer.track_record import BYTES_PER_S_PRIOR, TrackRecords
 from peerinfer.verification import Verification
 
 RTT_PRIOR_S = 0.05
@@ -160,6 +160,37 @@ class CoordinatedJob:
         )
 
 
+def demand_of(spec: JobSpec) -> Demand:
+    """What one task of the job asks of a peer."""
+    return Demand(
+        spec.model,
+        units=spec.items_per_task,
+        transfer_bytes=spec.bytes_per_task,
+        prior_s=max(spec.seconds_per_item, 1e-9),
+        model_bytes=spec.model_bytes,
+        kind=spec.device_kind,
+        memory_bytes_min=spec.memory_bytes_min,
+        local_only=spec.local_only,
+    )
+
+
+def candidate_of(
+    peer: PeerId, offer: WorkerOffer, *, bytes_per_s: float = BYTES_PER_S_PRIOR, leave_rate: float = 0.0
+) -> Candidate:
+    return Candidate(
+        peer,
+        kinds=offer.kinds,
+        memory_bytes=offer.memory_bytes,
+        local=offer.local,
+        rtt_s=0.0 if offer.local else RTT_PRIOR_S if offer.rtt_s is None else offer.rtt_s,
+        bytes_per_s=bytes_per_s,
+        leave_rate=leave_rate,
+        p_ok=offer.p_ok,
+        copies=offer.copies,
+        is_relayed=offer.is_relayed,
+    )
+
+
 class Workforce:
     """Jobs, workers, and the frames between them."""
 
@@ -181,17 +212,11 @@ class Workforce:
         self.records.joined(peer, now_s)
         table = self.table
         table.add(
-            Candidate(
+            candidate_of(
                 peer,
-                kinds=offer.kinds,
-                memory_bytes=offer.memory_bytes,
-                local=offer.local,
-                rtt_s=0.0 if offer.local else RTT_PRIOR_S if offer.rtt_s is None else offer.rtt_s,
+                offer,
                 bytes_per_s=1e12 if offer.local else self.records.bytes_per_s(peer),
                 leave_rate=0.0 if offer.local else self.records.leave_rate(peer),
-                p_ok=offer.p_ok,
-                copies=offer.copies,
-                is_relayed=offer.is_relayed,
             )
         )
         table.update(peer, room=0)
@@ -245,16 +270,7 @@ class Workforce:
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def accept(self, spec: JobSpec, now_s: float) -> CoordinatedJob:
-        demand = Demand(
-            spec.model,
-            units=spec.items_per_task,
-            transfer_bytes=spec.bytes_per_task,
-            prior_s=max(spec.seconds_per_item, 1e-9),
-            model_bytes=spec.model_bytes,
-            kind=spec.device_kind,
-            memory_bytes_min=spec.memory_bytes_min,
-            local_only=spec.local_only,
-        )
+        demand = demand_of(spec)
         ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final, failed=spec.failed)
         job = CoordinatedJob(spec, ledger, demand, now_s, now_s, closed=not spec.online)
         self.jobs[spec.job] = job

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import peerinfer
+from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
@@ -19,6 +20,7 @@ from peerinfer.reputation_words import words_of
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.ports import Executor
+from peerinfer_node.roles.recruiting import offer_of
 
 if TYPE_CHECKING:
     from peerinfer_node.node import Node
@@ -85,6 +87,43 @@ class NodeControl:
             reason = self._why_not(member)
             answers.append({**self._peer(member), "eligible": not reason, "why": reason or self._why(member.peer)})
         return answers
+
+    async def forecast(self, request: JobRequest) -> Json:
+        node = self._node
+        prepared = await node.jobs.prepare(request)
+        spec = JobSpec(
+            job=JobId("0" * 32),
+            model=prepared.model,
+            model_bytes=prepared.model_bytes,
+            tasks=prepared.split.tasks,
+            items_per_task=prepared.split.items_per_task,
+            bytes_per_task=prepared.inputs.binding.item_bytes * prepared.split.items_per_task,
+            seconds_per_item=prepared.seconds_per_item,
+            local_only=request.local_only,
+            device_kind=request.device_kind,
+            memory_bytes_min=request.min_vram_bytes,
+        )
+        offers: dict[PeerId, WorkerOffer] = {node.peer_id: node.recruiting.own_offer()} if node.settings.lends else {}
+        excluded: dict[str, list[str]] = {}
+        for member in node.members.machine.members():
+            offer, reason = offer_of(member), self._why_not(member)
+            if offer is None or reason:
+                excluded.setdefault(reason or "it takes no work now", []).append(member.peer)
+            else:
+                offers[member.peer] = offer
+        found = node.coordinator.machine.forecast(spec, offers)
+        for requirement, peers in found.excluded.items():
+            excluded.setdefault(requirement, []).extend(peers)
+        return {
+            "eligible": list(found.eligible),
+            "excluded": [{"reason": reason, "count": len(peers), "peers": peers} for reason, peers in excluded.items()],
+            "expected_s": found.expected_s,
+            "interval_s": None if found.expected_s is None else [found.low_s, found.high_s],
+            "measured": found.measured,
+            "tasks": spec.tasks,
+            "items_per_task": spec.items_per_task,
+            "seconds_per_item": spec.seconds_per_item,
+        }
 
     def _reasons(self, otherwise: str) -> list[Json]:
         """Why the node does not work, each with its end; `otherwise` is what the worker says where no limit speaks."""

@@ -67,6 +67,9 @@ class HttpControl:
     async def reputation(self, peer: str | None = None) -> list[Json]:
         return _objects(await self._ask("GET", "/reputation", params={} if peer is None else {"peer": peer}))
 
+    async def forecast(self, request: JobRequest) -> Json:
+        return _object(await self._ask("POST", "/forecast", content=request.to_json().encode(), timeout=_PATIENT))
+
     async def devices(self) -> list[Json]:
         return _objects(await self._ask("GET", "/devices"))
 

@@ -105,6 +105,19 @@ class FakeControl:
         self._note("reputation", peer)
         return [{"peer_id": peer or "12D3KooWada", "integrity": 0.9, "reliability": 0.8, "words": ["passed 40 checks"]}]
 
+    async def forecast(self, request: JobRequest) -> Json:
+        self._note("forecast", request)
+        return {
+            "eligible": [],
+            "excluded": [{"reason": "it lends no device", "count": 1, "peers": ["12D3KooW"]}],
+            "expected_s": None,
+            "interval_s": None,
+            "measured": 0,
+            "tasks": 1,
+            "items_per_task": 1,
+            "seconds_per_item": 0.001,
+        }
+
     async def devices(self) -> list[Json]:
         self._note("devices")
         return [

@@ -1,4 +1,7 @@
-"""run --dry-run: what a job would be, and who could run it. Nothing is sent and nothing is computed."""
+"""run --dry-run: what a job would be, who could run it and how long that would take.
+
+Nothing is sent to anybody. One task is tried on this machine's processor, which tells how long an item takes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.errors import InputError, ModelRefused, StateUnusable
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, Port
-from peerinfer.units import format_count
-from peerinfer_node.cli.output import say, short, show, show_json
+from peerinfer.units import format_count, format_duration
+from peerinfer_node.cli.output import say, show, show_json
 from peerinfer_node.formats import check_writable, open_inputs
 from peerinfer_node.inference.pipe import MODEL_BYTES_MAX
 from peerinfer_node.inference.static_check import check_model
@@ -35,10 +38,7 @@ def dry_run(arguments: argparse.Namespace, request: JobRequest) -> int:
     plan = plan_of(request)
     for warning in plan.pop("warnings"):
         say(f"warning: {warning}")
-    if arguments.standalone:
-        plan["peers"] = []
-    else:
-        plan["peers"] = trio.run(_who, arguments, request.model)
+    plan |= trio.run(_forecast, arguments, request)
     if arguments.json:
         show_json(plan)
     else:
@@ -89,13 +89,14 @@ def plan_lines(plan: Json) -> list[str]:
         f"tasks    {about}{format_count(plan['tasks'])} of up to {format_count(plan['items_per_task'], 'item')}"
     )
     lines.append(f"verify   {plan['verify']}")
-    fit = [peer for peer in plan["peers"] if peer.get("eligible")]
-    lines.append(
-        f"peers    {len(fit)} of {len(plan['peers'])} may run it" if plan["peers"] else "peers    this node alone"
-    )
-    for peer in plan["peers"]:
-        why = "may run it" if peer.get("eligible") else f"may not: {peer.get('why')}"
-        lines.append(f"  {short(peer.get('peer_id'))}  {peer.get('name') or ''}  {why}")
+    out = sum(group["count"] for group in plan["excluded"])
+    fit = len(plan["eligible"])
+    lines.append(f"peers    {fit} of {fit + out} may run it, this node included" if fit + out else "peers    nobody")
+    lines += [f"  {format_count(group['count'], 'peer')}: {group['reason']}" for group in plan["excluded"]]
+    if plan["expected_s"] is not None:
+        low, high = (format_duration(seconds) for seconds in plan["interval_s"])
+        known = f"{plan['measured']} of {fit} measured with this model"
+        lines.append(f"time     about {format_duration(plan['expected_s'])}, most likely {low} to {high} ({known})")
     return lines
 
 
@@ -143,12 +144,12 @@ def _shown(port: Json) -> str:
     return str(Port(port["name"], port["dtype"], tuple(port["shape"])))
 
 
-async def _who(arguments: argparse.Namespace, model: str) -> list[Json]:
+async def _forecast(arguments: argparse.Namespace, request: JobRequest) -> Json:
     from peerinfer_node.cli.reaching import reach
 
     async with reach(arguments) as reached:
-        if not reached.is_daemon:
+        if not reached.is_daemon and not arguments.standalone:
             with trio.move_on_after(PEERS_WAIT_S):
                 while not await reached.control.peers():  # noqa: ASYNC110  # the control interface has no event for it
                     await trio.sleep(_POLL_S)
-        return await reached.control.why(model)
+        return await reached.control.forecast(request)

@@ -60,6 +60,7 @@ class ControlRoutes:
             Route(f"{_PREFIX}/models", self.models, methods=["GET"]),
             Route(f"{_PREFIX}/jobs", self.jobs, methods=["GET"]),
             Route(f"{_PREFIX}/jobs", self.submit, methods=["POST"]),
+            Route(f"{_PREFIX}/forecast", self.forecast, methods=["POST"]),
             Route(f"{_PREFIX}/jobs/{{job}}", self.job, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
             Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
@@ -119,11 +120,13 @@ class ControlRoutes:
         """Every job of this node."""
         return JSONResponse(await self._control.jobs())
 
+    async def forecast(self, request: Request) -> Response:
+        """Who could work for such a job, why others could not, and how long it would take. Nothing is sent."""
+        return JSONResponse(await self._control.forecast(await _job_request(request)))
+
     async def submit(self, request: Request) -> Response:
         """Accepts a job; its files are named by absolute paths."""
-        job_request = JobRequest.from_json(await request.body())
-        for name, path in (("model", job_request.model), *(("inputs", path) for path in job_request.inputs)):
-            _check_path(name, path)
+        job_request = await _job_request(request)
         return JSONResponse({"job_id": await self._control.submit(job_request)}, HTTPStatus.CREATED)
 
     async def job(self, request: Request) -> Response:
@@ -202,3 +205,10 @@ def _until_s(body: bytes) -> float | None:
     if type(until_s) not in (int, float) or not 0 <= until_s <= UNTIL_S_MAX:
         raise UsageError('until_s: give {"until_s": seconds since 1970} or {"until_s": null}')
     return float(until_s)
+
+
+async def _job_request(request: Request) -> JobRequest:
+    job_request = JobRequest.from_json(await request.body())
+    for name, path in (("model", job_request.model), *(("inputs", path) for path in job_request.inputs)):
+        _check_path(name, path)
+    return job_request

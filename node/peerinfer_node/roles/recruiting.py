@@ -82,7 +82,7 @@ class Recruiting:
 
     def _recruit_all(self) -> None:
         if self._lends:
-            self._recruit(self._own, self._own_offer(), fits=True)
+            self._recruit(self._own, self.own_offer(), fits=True)
         jobs = self._coordinator.machine.specs
         misfits = []
         for member in self._members.machine.members():
@@ -134,7 +134,8 @@ class Recruiting:
                 await trio.sleep(RECRUIT_AGAIN_S)
             del self._recruited[peer]
 
-    def _own_offer(self) -> WorkerOffer:
+    def own_offer(self) -> WorkerOffer:
+        """What this node's devices are to its own jobs."""
         devices = [executor.device for executor in self._worker.executors]
         largest = max(devices, key=lambda device: device.memory_bytes)
         return WorkerOffer(

@@ -17,14 +17,18 @@ from peerinfer.assignment import (
     Audit,
     AuditDone,
     CancelFrame,
+    CompareCopies,
+    CopiesCompared,
     Event,
     FrameAnswered,
     JobAccepted,
     JobEnded,
     JobSpec,
+    KeepResults,
     SendFrame,
     Settle,
     TasksCommitted,
+    VoidResults,
     WindowSet,
     WorkerJoined,
     WorkerLost,
@@ -96,7 +100,9 @@ class Outcome:
     """Fluid bound over makespan, the makespan ending when every result is verified and final."""
     makespan_s: float
     executions: float
-    """For each task; more than one where frames were lost or computed twice."""
+    """For each task and each copy that the verification asked for; more than one where frames were lost or hastened."""
+    copied: int
+    """Tasks that were done twice so that the answers can be compared."""
     audited: int
     frames: int
     finished: tuple[tuple[float, int], ...]
@@ -115,6 +121,9 @@ class Swarm:
         self.now_s = 0.0
         self._executions = 0
         self._audited = 0
+        self._copied = 0
+        self._answers: dict[tuple[JobId, int], list[PeerId]] = {}
+        """Whose answers to a task are kept; all of them are right."""
         self._audits_end_s = 0.0
         self._running = {spec.job for spec in self.jobs}
         self._events: list[tuple[float, int, str, tuple[object, ...]]] = []
@@ -170,8 +179,9 @@ class Swarm:
         )
 
     def fluid_bound_s(self) -> float:
-        """When all tasks could be done at the earliest, by all workers and by those for large tasks."""
-        tasks, large = sum(spec.tasks for spec in self.jobs), sum(spec.tasks for spec in self.jobs[1:])
+        """When all that was asked for could be done at the earliest, by all workers and by those for large tasks."""
+        tasks = sum(spec.tasks for spec in self.jobs) + self._copied
+        large = sum(spec.tasks for spec in self.jobs[1:])
         low, high = 0.0, 40 * self.scenario.ideal_s
         for _ in range(60):
             middle = (low + high) / 2
@@ -199,11 +209,12 @@ class Swarm:
         if self._running:
             raise RuntimeError(f"{self.scenario.name}: the swarm stands still at {self.now_s:.0f} s")
         self.machine.check()
-        tasks = sum(spec.tasks for spec in self.jobs)
+        asked = sum(spec.tasks for spec in self.jobs) + self._copied
         return Outcome(
             efficiency=self.fluid_bound_s() / self.now_s,
             makespan_s=self.now_s,
-            executions=self._executions / tasks,
+            executions=self._executions / asked,
+            copied=self._copied,
             audited=self._audited,
             frames=self._frames,
             finished=tuple(self._finished),
@@ -289,11 +300,18 @@ class Swarm:
                 case CancelFrame(peer, number, _):
                     worker = self._by_peer[peer]
                     self._at(self.now_s + worker.rtt_s / 2, "cancel", worker, worker.life, number)
-                case Audit(job, task, peer):
+                case KeepResults(peer, _, job, tasks):
+                    self._answers |= {(job, task): [peer] for task in tasks}
+                case VoidResults(job, _, tasks, _):
+                    for task in tasks:
+                        self._answers.pop((job, task), None)
+                case CompareCopies(peer, _, job, tasks):
+                    self._compare(job, peer, tasks)
+                case Audit(job, task, peers):
                     task_s = self.scenario.task_s / (AUDITOR_SHARE * self.scenario.workers)
                     self._audits_end_s = max(self._audits_end_s, self.now_s) + task_s
                     self._audited += 1
-                    self._at(self._audits_end_s, "tell", AuditDone(job, task, peer, True, ""))
+                    self._at(self._audits_end_s, "tell", AuditDone(job, task, tuple(peers)))
                 case Settle(job, _, settled, _):
                     self._at(self.now_s + COMMIT_S, "tell", TasksCommitted(job, settled))
                 case JobEnded(job, state, reason, _, _):
@@ -304,3 +322,12 @@ class Swarm:
         if wake_s < self._wake_s:
             self._wake_s = wake_s
             self._at(max(wake_s, self.now_s), "tick", wake_s)
+
+    def _compare(self, job: JobId, peer: PeerId, tasks: tuple[int, ...]) -> None:
+        agrees = []
+        for task in tasks:
+            others = self._answers.setdefault((job, task), [])
+            agrees.append((task, tuple(others)))
+            others.append(peer)
+        self._copied += len(tasks)
+        self._at(self.now_s, "tell", CopiesCompared(job, peer, tuple(agrees)))

@@ -65,7 +65,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(work: Path, capsys
     plan = json.loads(capsys.readouterr().out)
     assert (plan["items"], plan["tasks"]) == (300, 43)
     assert plan["inputs"] == [{"name": "x", "dtype": "float32", "shape": [-1, 64]}]
+    assert (len(plan["eligible"]), plan["excluded"]) == (1, [])
+    low_s, high_s = plan["interval_s"]
+    assert 0 < low_s < plan["expected_s"] < high_s < 60
     assert sorted(os.listdir(work)) == ["in.npy", "model.onnx"]
+    assert main(["run", "model.onnx", "in.npy", "--dry-run", "--standalone", "--min-vram", "64TiB"]) == 0
+    said = capsys.readouterr().out
+    assert "peers    0 of 1 may run it" in said
+    assert "1 peer: has too little device memory" in said
 
 
 @pytest.mark.parametrize("flags", [["--dry-run"], ["-o", "out.npz"]])
