@@ -37,6 +37,7 @@ simulate: $(READY) ## run a swarm under a virtual clock, tear at lease and journ
 	$(BIN)/python -m peerinfer_sim $(ARGS)
 	$(BIN)/python -m peerinfer_sim.lease --seed 0 --runs 10000
 	$(BIN)/python -m peerinfer_sim.attacks --quick
+	$(BIN)/python -m peerinfer_sim.balance --seed 1 --quick
 
 lock: ## resolve the dependencies anew into requirements/locked.txt (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --no-emit-index-url \

@@ -16,7 +16,6 @@ The machine knows tasks by number only. Tensors, files and streams belong to the
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from typing import Literal
 
 from peerinfer.alarms import Alarms
@@ -50,11 +49,9 @@ from peerinfer.assignment import (
     WindowSet,
     WorkerJoined,
     WorkerLost,
-    WorkerOffer,
     WorkerRated,
 )
 from peerinfer.dispatch import Dispatch
-from peerinfer.forecast import Forecast, forecast
 from peerinfer.ids import JobId, PeerId
 from peerinfer.judgement import REFUSAL_WEIGHT, Judgement
 from peerinfer.ledger import TaskState
@@ -115,6 +112,7 @@ class Coordination:
             refuse=self._refuse,
             touch=self._touch,
         )
+        self.estimates = self._dispatch.estimates
         self.deadline_s = NEVER
 
     # --- the door --------------------------------------------------------------------------------------------------
@@ -282,10 +280,6 @@ class Coordination:
             job.ledger.give_back(job.let_go(frame))
         self._changed[job.spec.job] = None
         self._dispatch.workers_changed()
-
-    def forecast(self, spec: JobSpec, offers: Mapping[PeerId, WorkerOffer]) -> Forecast:
-        """What would become of a job, by what is known of these peers."""
-        return forecast(spec, offers, self._dispatch.estimates)
 
     def breakers(self, now_s: float) -> dict[str, int]:
         """How many peers' breakers are in which state."""

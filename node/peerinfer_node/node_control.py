@@ -14,6 +14,7 @@ from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
+from peerinfer.forecast import forecast
 from peerinfer.ids import JobId, PeerId
 from peerinfer.membership_events import Member
 from peerinfer.reputation_words import words_of
@@ -111,7 +112,7 @@ class NodeControl:
                 excluded.setdefault(reason or "it takes no work now", []).append(member.peer)
             else:
                 offers[member.peer] = offer
-        found = node.coordinator.machine.forecast(spec, offers)
+        found = forecast(spec, offers, node.coordinator.machine.estimates)
         for requirement, peers in found.excluded.items():
             excluded.setdefault(requirement, []).extend(peers)
         return {
