@@ -27,8 +27,8 @@ SCENARIOS = (
     (Scenario("100 workers, far away, small tasks", 100, task_s=0.1, rtt_s=(0.05, 1.0), ideal_s=120.0), 0.85),
     (Scenario("100 workers, two jobs, one for large devices", 100, large_share=0.15, model_load_s=5.0), 0.90),
 )
-"""With the least efficiency of the adaptive strategy. A short job of many newcomers waits for the coordinator's own device, which
-has to see samples of each of them."""
+"""With the least efficiency of the adaptive strategy. A short job of many newcomers waits for the coordinator's own device,
+which has to see samples of each of them."""
 
 LARGE = 500
 """Swarms from this size on take minutes: `--quick` leaves them out."""
