@@ -21,6 +21,10 @@ EVENTS_OF_PEERS_MAX = 1000
 """While more events wait, nothing more is read from peers: they can talk faster than a disk takes results."""
 
 
+WAIT_MIN_S = 1e-6
+"""A lease's clock is not trio's: what it lacks of a deadline may be too little for the other one to move at all."""
+
+
 class Clock(Protocol):
     """Whichever clock the machine's times are of."""
 
@@ -55,7 +59,7 @@ class Driver(Generic[E, F]):
             if not self._events:
                 self._posted = trio.Event()
                 wait_s = self._machine.deadline_s - self._clock.now_s()
-                with trio.move_on_after(max(wait_s, 0.0) if math.isfinite(wait_s) else math.inf):
+                with trio.move_on_after(max(wait_s, WAIT_MIN_S) if math.isfinite(wait_s) else math.inf):
                     await self._posted.wait()
                 if not self._events:
                     self._events.append(Tick())

@@ -16,7 +16,9 @@ from peerinfer.errors import UsageError
 from peerinfer_sim.internet import LinkProfile
 
 FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
-FAULT_KINDS = ("crash", "cut", "delay")
+FAULT_KINDS = ("crash", "power-cut", "cut", "break", "delay", "full-disk")
+COORDINATOR = "coordinator"
+"""As a fault's group: whichever node coordinates the job when the fault strikes."""
 
 S = TypeVar("S")
 
@@ -28,6 +30,10 @@ class NodeGroup:
     name: str
     count: int = 1
     lends: bool = True
+    daemon: bool = False
+    """Goes on after its jobs, and is an elector of others'."""
+    drift_max: float = 0.0
+    """Its clock runs fast or slow by up to this share."""
     items_per_s: float = 100.0
     """Median of what a device computes."""
     speed_spread: float = 0.5
@@ -47,6 +53,8 @@ class Job:
     items: int
     items_per_task: int = 1
     verify: str = "spot"
+    detach: bool = False
+    """Handed over to a committee. The submitter then comes back for the results, if a fault has taken it."""
     submit_at_s: float = 3.0
     ends_within_s: float = 300.0
     """Of virtual time after it was submitted; otherwise the run fails."""
@@ -62,7 +70,10 @@ class FaultPlan:
     between_s: tuple[float, float]
     """After the job was submitted."""
     lasts_s: float = 0.0
-    """Of a cut or a delay; afterwards all is well again."""
+    """Of a cut, a delay or a full disk; afterwards all is well again. A node that crashed starts again after it, or
+    never if it is 0."""
+    lost_s: float = 0.0
+    """Of a power cut: what `state.db` was told in these last seconds is gone."""
     one_way: bool = False
     """A cut that only what the node sends does not pass."""
     extra_s: float = 0.0
@@ -99,6 +110,9 @@ class Scenario:
         """The faults of one run, in the order in which they happen."""
         drawn = []
         for plan in self.faults:
+            if plan.group == COORDINATOR:
+                drawn += [Fault(rng.uniform(*plan.between_s), COORDINATOR, plan) for _ in range(plan.count)]
+                continue
             group = next(group for group in self.groups if group.name == plan.group)
             for number in rng.sample(range(group.count), plan.count):
                 drawn.append(Fault(rng.uniform(*plan.between_s), f"{group.name}-{number}", plan))
@@ -108,6 +122,7 @@ class Scenario:
         """The same with at most so many nodes in each group, as many faults for each of them, and so many items."""
         groups = tuple(replace(group, count=min(group.count, nodes or group.count)) for group in self.groups)
         shares = {now.name: now.count / before.count for now, before in zip(groups, self.groups, strict=True)}
+        shares[COORDINATOR] = 1.0
         faults = tuple(replace(plan, count=math.ceil(plan.count * shares[plan.group])) for plan in self.faults)
         job = replace(self.job, items=min(self.job.items, items or self.job.items))
         return replace(self, groups=groups, faults=faults, job=job)
@@ -140,12 +155,18 @@ def _scenario(name: str, raw: dict[str, Any]) -> Scenario:
     built = _build(Scenario, {**raw, "name": name, "groups": groups, "faults": faults, "job": job, "links": links})
     counts = {group.name: group.count for group in groups}
     _check(len(counts) == len(groups), "two groups have one name")
+    _check(COORDINATOR not in counts or built.floor == "discrete", f"{COORDINATOR!r} is whoever coordinates, no group")
     _check(built.floor in ("whole", "discrete"), f"there is no floor {built.floor!r}")
     _check(built.discovery in ("bootstrap", "lan"), f"there is no discovery {built.discovery!r}")
     for plan in faults:
         _check(plan.kind in FAULT_KINDS, f"there is no fault {plan.kind!r}")
+        if plan.group == COORDINATOR:
+            _check(job.detach, f"a {plan.kind} of the coordinator needs a job with detach = true")
+            _check(plan.lasts_s > 0, f"a {plan.kind} of the coordinator must pass: give lasts_s")
+            continue
         _check(plan.count <= counts.get(plan.group, 0), f"{plan.count} faults in group {plan.group!r} are too many")
-        _check(plan.group != groups[0].name, "the submitter's own faults are not simulated yet")
+        survives = job.detach and plan.lasts_s > 0
+        _check(plan.group != groups[0].name or survives, "the submitter comes back from detached jobs' faults only")
     return built
 
 

@@ -7,7 +7,7 @@ from outside, by events and effects alone, where the result of every task came f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +17,7 @@ from peerinfer.assignment import (
     CopiesCompared,
     DropWorker,
     JobAccepted,
+    JobDropped,
     JobEnded,
     JobPicture,
     JobSpec,
@@ -125,8 +126,12 @@ class JobAccount:
 class Watch:
     """Performs the steps of a world's machines and keeps the accounts of its jobs."""
 
-    def __init__(self, log: EventLog, *, check_every: int = 1) -> None:
+    def __init__(
+        self, log: EventLog, *, check_every: int = 1, observe: Callable[[str, Any, Any], None] = lambda *step: None
+    ) -> None:
+        """`observe` sees node, machine and event of every step, after it; what it asserts is checked as well."""
         self.log = log
+        self._observe = observe
         self.steps = 0
         self.jobs: dict[tuple[str, JobId], JobAccount] = {}
         self._local: dict[str, PeerId] = {}
@@ -146,22 +151,30 @@ class Watch:
                 self._account(node, machine, event, effects)
             if self.steps % self._check_every == 0:
                 machine.check()
+            self._observe(node, machine, event)
         except AssertionError as error:
             raise Violation(f"{type(machine).__name__} of {node}: {error}", self.log.recent(node)) from error
         return effects
+
+    def forget(self, node: str) -> None:
+        """The node has died: what it coordinates when it comes back is counted anew."""
+        self._local.pop(node, None)
+        self.jobs = {(owner, job): account for (owner, job), account in self.jobs.items() if owner != node}
 
     def _account(self, node: str, machine: Coordination, event: Any, effects: list[Any]) -> None:
         match event:
             case JobAccepted(spec):
                 account = self.jobs.setdefault((node, spec.job), JobAccount(spec))
                 account.trusted.update([self._local[node]] if node in self._local else [])
+            case JobDropped(job, _):
+                self.jobs.pop((node, job), None)
             case TasksAdded(job, count):
                 self.jobs[node, job].tasks += count
-            case TasksCommitted(job, tasks):
+            case TasksCommitted(job, tasks) if (node, job) in self.jobs:
                 self.jobs[node, job].commit(tasks)
-            case AuditDone(job, _, right, _, _):
+            case AuditDone(job, _, right, _, _) if (node, job) in self.jobs:
                 self.jobs[node, job].trusted.update(right or ())
-            case CopiesCompared(job, peer, agrees):
+            case CopiesCompared(job, peer, agrees) if (node, job) in self.jobs:
                 for task, others in agrees:
                     self.jobs[node, job].copies.setdefault(task, set()).add(peer)
                     self.jobs[node, job].trusted.update((peer, *others) if others else ())
