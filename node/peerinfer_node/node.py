@@ -270,7 +270,8 @@ class Node:
             self._nursery = nursery
             await nursery.start(self.elections.run)
             async with self.ports.network.run():
-                for part in (self.worker, self.governor, self.coordinator, self.members, self.jobs, self.advertiser):
+                await nursery.start(self.jobs.run)
+                for part in (self.worker, self.governor, self.coordinator, self.members, self.advertiser):
                     nursery.start_soon(part.run)
                 nursery.start_soon(self.recruiting.run)
                 nursery.start_soon(Reseating(elections=self.elections, choose=self._propose_elector, log=self.log).run)

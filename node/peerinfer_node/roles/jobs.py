@@ -141,9 +141,11 @@ class Jobs:
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reports started once jobs can be taken up."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            task_status.started()
             await trio.sleep_forever()
 
     # --- accepting ---------------------------------------------------------------------------------------------------
