@@ -17,7 +17,7 @@ from peerinfer.committee import Eligible, propose, rank_score, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
-from peerinfer.errors import NoSuitablePeer, PeerinferError
+from peerinfer.errors import NoSuitablePeer, PeerinferError, StateUnusable
 from peerinfer.governor import NO_LIMITS, Limits
 from peerinfer.ids import JobId, PeerId
 from peerinfer.invites import parse_invite
@@ -414,7 +414,10 @@ class Node:
             if member.state == "alive" and member.addresses
         ]
         if rows and self.settings.remembers_peers:
-            await self.ports.store.remember_peers(rows)
+            try:
+                await self.ports.store.remember_peers(rows)
+            except StateUnusable as error:  # A full disk is no reason to stop: they are found again.
+                self.log.warning("peers not remembered", reason=str(error))
 
 
 def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:

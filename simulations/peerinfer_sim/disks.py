@@ -16,7 +16,8 @@ from peerinfer.elector import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReceiptRow, ResultRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.seat_store import MemorySeatStore
 
 _Write = Callable[..., Awaitable[Any]]
@@ -73,8 +74,8 @@ class SimStore(MemoryStore):
         offset: int = await self._write(MemoryStore.append_results, job, tuple(bytes(part) for part in record))
         return offset
 
-    async def add_results(self, rows: Sequence[ResultRow], receipts: Sequence[ReceiptRow]) -> None:
-        await self._write(MemoryStore.add_results, tuple(rows), tuple(receipts))
+    async def add_record(self, row: RecordRow) -> None:
+        await self._write(MemoryStore.add_record, row)
 
     async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
         await self._write(MemoryStore.void_results, job, tuple(tasks))

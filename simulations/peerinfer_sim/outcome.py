@@ -37,10 +37,12 @@ class Outcome:
     virtual_s: float
     wall_s: float
     """Real time that the run took. Not part of its history."""
+    terms: int = 1
+    """Coordinators that the job had, one after the other."""
 
 
 _COLUMNS = (
-    ("scenario", 12), ("seed", 6), ("nodes", 6), ("tasks", 7), ("final", 7), ("retried", 8), ("voided", 7),
+    ("scenario", 12), ("seed", 6), ("nodes", 6), ("terms", 6), ("tasks", 7), ("final", 7), ("retried", 8), ("voided", 7),
     ("audited", 8), ("liars", 6), ("caught", 7), ("passed", 7), ("job_s", 8), ("steps", 9), ("steps/s", 8),
     ("digest", 12),
 )  # fmt: skip
@@ -54,8 +56,8 @@ def row(outcome: Outcome) -> str:
     """One line of the table under `header`."""
     steps_per_s = outcome.steps / max(outcome.wall_s, 1e-9)
     values = (
-        outcome.scenario, outcome.seed, outcome.nodes, outcome.tasks, outcome.final, outcome.retried, outcome.voided,
-        outcome.audited, outcome.liars, outcome.caught, outcome.lies_passed, f"{outcome.job_s:.2f}", outcome.steps,
-        f"{steps_per_s:.0f}", outcome.digest[:12],
+        outcome.scenario, outcome.seed, outcome.nodes, outcome.terms, outcome.tasks, outcome.final, outcome.retried,
+        outcome.voided, outcome.audited, outcome.liars, outcome.caught, outcome.lies_passed, f"{outcome.job_s:.2f}",
+        outcome.steps, f"{steps_per_s:.0f}", outcome.digest[:12],
     )  # fmt: skip
     return " ".join(str(value).rjust(width) for value, (_, width) in zip(values, _COLUMNS, strict=True))

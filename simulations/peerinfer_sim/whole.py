@@ -98,6 +98,7 @@ class WholeWorld:
             job_s=shown["elapsed_s"],
             virtual_s=ending.virtual_s,
             wall_s=time.perf_counter() - started_s,
+            terms=len(self.oversight.terms.get(JobId(shown["job_id"]), [""])),
         )
 
     def name_of(self, peer: PeerId) -> str:

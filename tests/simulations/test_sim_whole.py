@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from functools import partial
 
 import pytest
 import trio
@@ -13,10 +12,12 @@ from peerinfer.ids import JobId
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.ports import JobRow
 from peerinfer_node.roles.jobs import Jobs
-from peerinfer_sim import scenario, whole
+from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
+from peerinfer_sim.lease.mutants import broken
 from peerinfer_sim.outcome import Outcome
 from peerinfer_sim.scenario import Scenario
+from peerinfer_sim.watch import Violation
 from peerinfer_sim.whole import WholeWorld
 
 QUICK = [1, 2]
@@ -145,7 +146,52 @@ def test_a_job_that_ends_while_its_row_is_read_is_shown_as_it_ended(monkeypatch:
 
     monkeypatch.setattr(MemoryStore, "job", read_slowly)
     monkeypatch.setattr(Jobs, "show", show_and_note)
-    monkeypatch.setattr(whole, "NodeSettings", partial(whole.NodeSettings, is_daemon=False))
     outcome, _ = run("calm", 1, nodes=4, items=100)
     assert outcome.job_s < 5.0, "it did not end while its row was read"
     assert set(shown) == {"done"}
+
+
+# --- detached jobs, whose coordinators die -------------------------------------------------------------------------------
+
+
+def test_a_detached_job_outlives_its_coordinators() -> None:
+    outcome, world = run("failover", 2, items=400)
+    check_totals(outcome)
+    assert outcome.terms > 1
+    assert outcome.lies_passed == 0
+    (final,) = world.oversight.final.values()
+    assert len(final) == 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 9))
+def test_a_detached_job_outlives_whatever_befalls_its_committee(seed: int) -> None:
+    outcome, _ = run("failover", seed, items=600)
+    check_totals(outcome)
+    assert outcome.lies_passed == 0
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_history_of_crashes_and_elections() -> None:
+    first, _ = run("failover", 9, items=400)
+    again, _ = run("failover", 9, items=400)
+    assert first.digest == again.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutant", "seen"), [("pre-emption", "hold the lease of one job"), ("journal-not-read", "was final as")]
+)
+def test_a_guard_that_is_missing_shows_in_whole_nodes_too(mutant: str, seen: str) -> None:
+    def run_until_noticed() -> None:
+        for seed in range(1, 13):
+            run("failover", seed, items=400)
+
+    with broken(mutant), pytest.raises(Violation, match=seen):
+        run_until_noticed()
+
+
+def test_a_full_disk_of_an_elector_stops_nobody_and_its_seat_is_lost_until_it_starts_again() -> None:
+    outcome, _ = run("disks", 1, items=300)
+    check_totals(outcome)
+    assert outcome.lies_passed == 0

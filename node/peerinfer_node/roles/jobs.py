@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import trio
 
@@ -21,7 +22,7 @@ from peerinfer.candidacy import Candidacy
 from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
-from peerinfer.errors import JobFailed, PeerinferError, UsageError
+from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
 from peerinfer.journal import Chain, entries_of
 from peerinfer.lease_messages import (
@@ -141,7 +142,7 @@ class Jobs:
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Reports started once jobs can be taken up."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -307,6 +308,10 @@ class Jobs:
 
     def _note_end(self, live: LiveJob, end: JobEnded) -> None:
         """The machine is done with the job; it has ended when the journal says so."""
+        others_can = live.survives or live.manifest.submitter != self._own
+        if end.kind == StateUnusable.__name__ and others_can:
+            self._elections.hand_over(live.job, end.reason)  # A full disk here is no reason for the job to fail.
+            return
         live.picture, live.end = end.picture, end
         detail = json.dumps([end.reason[:300], end.kind])
         self._elections.write(live.job, (), event=end.state, detail=detail, now=True)
@@ -338,7 +343,12 @@ class Jobs:
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
         summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
-        await self._store.set_job_state(live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary))
+        try:
+            await self._store.set_job_state(
+                live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary)
+            )
+        except StateUnusable as error:  # After the next start the committee says again how it ended.
+            self._log.warning("the end of a job could not be written down", job=live.job, reason=str(error))
         self._elections.withdraw(live.job)
         self._live.pop(live.job, None)
         self._coordinator.drop(live.job, reason)
