@@ -111,4 +111,6 @@ class Replication:
         inputs = await self._blobs.put(sealed)
         await self._blobs.pin(inputs, job)
         seconds = int(live.seconds_per_item * 1e9)
-        return ReplicaOffered(job, live.request.to_json(), live.model_bytes, inputs, len(sealed), key, seconds)
+        # Nobody's business what the submitter's files are called, or where they lie.
+        request = replace(live.request, model="-", inputs=("-",)).to_json()
+        return ReplicaOffered(job, request, live.model_bytes, inputs, len(sealed), key, seconds)
