@@ -43,9 +43,9 @@ def test_a_run_prints_its_seed_first_and_a_table(write, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "seed 5"
     assert lines[1].split()[:3] == ["scenario", "seed", "nodes"]
-    assert [line.split()[:5] for line in lines[2:]] == [
-        ["quick", "5", "3", "40", "40"],
-        ["quick", "6", "3", "40", "40"],
+    assert [line.split()[:6] for line in lines[2:]] == [
+        ["quick", "5", "3", "1", "40", "40"],
+        ["quick", "6", "3", "1", "40", "40"],
     ]
     assert "Coordination JobAccepted" in log.read_text()
 
