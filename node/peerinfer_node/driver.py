@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
@@ -59,7 +58,7 @@ class Driver(Generic[E, F]):
             if not self._events:
                 self._posted = trio.Event()
                 wait_s = self._machine.deadline_s - self._clock.now_s()
-                with trio.move_on_after(max(wait_s, WAIT_MIN_S) if math.isfinite(wait_s) else math.inf):
+                with trio.move_on_after(max(wait_s, WAIT_MIN_S) if wait_s > 0 else 0):
                     await self._posted.wait()
                 if not self._events:
                     self._events.append(Tick())
