@@ -121,13 +121,16 @@ async def test_another_version_is_told_which_one_is_spoken_here(protocol, me):
 def framed(message, body=b""):
     """A message as it travels."""
     header = encode(message)
-    assert len(header) < 128 <= HEADER_BYTES_MAX
-    length = len(body)
-    size = bytearray()
+    assert len(header) <= HEADER_BYTES_MAX
+    return varint(len(header)) + varint(len(body)) + header + body
+
+
+def varint(length):
+    encoded = bytearray()
     while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
+        encoded.append(length & 0x7F | 0x80)
         length >>= 7
-    return bytes((len(header), *size, length)) + header + body
+    return bytes((*encoded, length))
 
 
 def brief(**changes):
