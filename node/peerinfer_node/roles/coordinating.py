@@ -12,7 +12,7 @@ import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.control import JobRequest
-from peerinfer.errors import InputError, PeerinferError
+from peerinfer.errors import InputError, LimitExceeded, PeerinferError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.journal import Chain
@@ -32,6 +32,8 @@ from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
+
+REPLICATE_AGAIN_S = 5.0
 
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
@@ -149,11 +151,17 @@ class Coordinating:
                 nursery.start_soon(self._hand_on, live, newcomers)
 
     async def _replicate_later(self, live: LiveJob, nursery: trio.Nursery) -> None:
-        try:
-            await self._replication.replicate(live, nursery)
-        except PeerinferError as error:
-            self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
-            return
+        while True:
+            try:
+                await self._replication.replicate(live, nursery)
+                break
+            except LimitExceeded as error:
+                self._log.info("job does not survive its submitter", job=live.job, reason=str(error))
+                return
+            except PeerinferError as error:
+                # Electors may still be fetching from before this node was killed, and give up on what they cannot get.
+                self._log.info("copies are tried again", job=live.job, reason=str(error))
+                await trio.sleep(REPLICATE_AGAIN_S)
         live.survives = True
         live.note_change()
 
