@@ -46,7 +46,6 @@ Lend computers to AI inference and use them, peer to peer.
   id        print this node's peer id
   version   print the version
 {window}
-
 peerinfer COMMAND --help says more. Try: peerinfer run m.onnx in.npz -o out.npz
 """
 
