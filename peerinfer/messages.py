@@ -467,6 +467,11 @@ class Receipt:
     device: str = wire(_name)
     energy_j: float = wire(number, default=0.0)
     """What the device took meanwhile; 0 where it does not tell its power."""
+    at_s: float = wire(number, default=0.0)
+    """The worker's wall clock when it had the outputs; 0 where it does not say."""
+    kind: str = wire(text(16), default="")
+    """Of the device: cpu or gpu."""
+    provider: str = wire(text(64), default="")
 
 
 @message(43)

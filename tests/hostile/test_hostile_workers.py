@@ -2,6 +2,8 @@
 finished by an honest worker."""
 
 import hashlib
+import random
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -145,6 +147,10 @@ WRONG = {
     "a receipt for another frame": receipt(frame=12345),
     "a receipt for other tasks": receipt(tasks=(9, 8, 7, 6)),
     "a receipt for other attempts": receipt(attempts=(5, 5, 5, 5)),
+    "a receipt for tasks that were never given": receipt(tasks=(1_000_000, 1_000_001, 1_000_002, 1_000_003)),
+    "a receipt from the future": receipt(at_s=time.time() + 86_400.0),
+    "a receipt for less than no time": receipt(compute_s=-1.0),
+    "a receipt for less than no energy": receipt(energy_j=-1.0),
     "a receipt for other outputs": receipt(outputs_digest=hashlib.sha256(b"").digest()),
     "a blob that is none": also(outputs="not a cid", outputs_bytes=64),
     "a blob and a body": also(outputs="b" * 59, outputs_bytes=64),
@@ -258,6 +264,31 @@ async def test_a_liar_is_caught_and_everything_of_it_is_computed_again(autojump_
         assert villain.keys.peer_id in world.role.machine.caught
         await finish_honestly(world, job, villain)
         assert job.end.picture.audits_failed == 1
+
+
+def garbage(frame, results, body):
+    """Bytes of the right number, without a look at the inputs."""
+    made = random.Random(frame.frame).randbytes(len(body))
+    return replace(results, receipt=receipt_for(frame, made, MemoryKeys(b"villain"), compute_s=0.0)), made
+
+
+def nothing_but_nan(frame, results, body):
+    made = np.full(len(body) // 4, np.nan, np.float32).tobytes()
+    return replace(results, receipt=receipt_for(frame, made, MemoryKeys(b"villain"))), made
+
+
+@pytest.mark.parametrize("change", [garbage, nothing_but_nan], ids=["garbage at once", "NaN"])
+async def test_outputs_that_nobody_computed_are_caught_and_computed_again(autojump_clock, change):
+    async with coordinator_world() as world:
+        job = world.accept(200)
+        villain = await join(world)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay_alive, villain)
+            nursery.start_soon(answer_all, villain, change)
+            assert "did not stand up to its check" in await world.wait_gone(villain)
+            nursery.cancel_scope.cancel()
+        assert villain.keys.peer_id in world.role.machine.caught
+        await finish_honestly(world, job, villain)
 
 
 async def test_a_liar_that_will_not_go_is_let_go_of(autojump_clock):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import PeerId
+from peerinfer.limits import CLOCK_SKEW_MAX_S
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results
 from peerinfer.tensors import FREE, Port
 
@@ -66,6 +67,7 @@ def check_results(
     body: bytes,
     outputs: Mapping[str, Port],
     *,
+    wall_s: float,
     has_receipt: bool = True,
 ) -> Answer:
     """Raises `ProtocolError` unless every task is answered once, with the outputs that the model gives and a receipt."""
@@ -89,11 +91,11 @@ def check_results(
             if not fits(spec.shape[1:], port.shape):
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
     if has_receipt:
-        _check_receipt(peer, frame, results, body, wrong)
+        _check_receipt(peer, frame, results, body, wall_s, wrong)
     return Answer(peer, frame, results.groups, body, results.receipt)
 
 
-def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wrong: str) -> None:
+def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wall_s: float, wrong: str) -> None:
     try:
         _, receipt = unseal(Receipt, results.receipt, signer=peer)
     except DecodeError as error:
@@ -103,6 +105,10 @@ def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wr
         raise ProtocolError(f"{wrong} have a receipt for something else")
     if receipt.outputs_digest != hashlib.sha256(body).digest():
         raise ProtocolError(f"{wrong} have a receipt for other outputs")
+    if receipt.at_s > wall_s + CLOCK_SKEW_MAX_S:
+        raise ProtocolError(f"{wrong} have a receipt from the future; is that node's clock right?")
+    if receipt.compute_s < 0 or receipt.energy_j < 0:
+        raise ProtocolError(f"{wrong} have a receipt for less than nothing")
 
 
 def fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:

@@ -265,7 +265,15 @@ class CoordinatorRole:
 
     def _check(self, link: _Link, frame: Frame, results: Results, body: bytes, job_body: JobBody) -> None:
         peer = link.stream.peer
-        answer = check_results(peer, frame, results, body, job_body.outputs, has_receipt=job_body.brief.receipts)
+        answer = check_results(
+            peer,
+            frame,
+            results,
+            body,
+            job_body.outputs,
+            wall_s=self._clock.wall_s(),
+            has_receipt=job_body.brief.receipts,
+        )
         self._answers[peer, frame.frame] = answer
         done = tuple(sorted(position for group in results.groups for position in group.positions))
         failures = tuple((failure.position, failure.kind, failure.reason) for failure in results.failures)

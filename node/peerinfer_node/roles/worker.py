@@ -504,6 +504,9 @@ class WorkerRole:
             compute_s,
             executor.device.name,
             self._energy_j(executor, compute_s),
+            self._clock.wall_s(),
+            executor.device.kind,
+            executor.device.provider,
         )
         return seal(receipt, self._keys.peer_id, self._keys.sign)
 

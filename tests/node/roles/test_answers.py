@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from peerinfer.codec import encode
-from peerinfer.envelope import seal
+from peerinfer.envelope import seal, unseal
 from peerinfer.errors import ProtocolError, StateUnusable
 from peerinfer.ids import JobId
-from peerinfer.limits import FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
+from peerinfer.limits import CLOCK_SKEW_MAX_S, FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure, Term
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
@@ -19,6 +19,7 @@ from peerinfer_node.roles.result_records import OpenRecord, is_receipt_of, recor
 
 WORKER = MemoryKeys(b"worker")
 JOB = JobId("1" * 32)
+NOW_S = 1_800_000_000.0
 TASKS, ITEMS = (30, 10, 20), (2, 1, 3)
 FRAME = Frame(9, JOB, Term(1, "c"), TASKS, (0, 1, 0), ITEMS, (TensorSpec("x", "float32", (6, 2)),))
 OUTPUTS = {"y": Port("y", "float32", (FREE, 2)), "n": Port("n", "int64", (FREE,))}
@@ -45,7 +46,7 @@ def results_of(groups, failures=(), frame=FRAME):
 
 
 def check(results, body, outputs=OUTPUTS, frame=FRAME):
-    return check_results(WORKER.peer_id, frame, results, body, outputs)
+    return check_results(WORKER.peer_id, frame, results, body, outputs, wall_s=NOW_S)
 
 
 def test_each_task_gets_its_own_rows():
@@ -157,6 +158,22 @@ def test_a_record_has_room_wherever_its_answer_had():
     largest = results(most)
     parts = {"frame": frame, "groups": largest.groups, "body": b"", "peer": WORKER.peer_id, "receipt": largest.receipt}
     record_of(type("Answer", (), parts))
+
+
+def at(at_s):
+    results, body = results_of([group_of((0, 1, 2), arrays(6))])
+    _, receipt = unseal(Receipt, results.receipt)
+    return replace(results, receipt=seal(replace(receipt, at_s=at_s), WORKER.peer_id, WORKER.sign)), body
+
+
+@pytest.mark.parametrize("at_s", [0.0, NOW_S - 1e6, NOW_S, NOW_S + CLOCK_SKEW_MAX_S])
+def test_clocks_may_differ_by_so_much(at_s):
+    check(*at(at_s))
+
+
+def test_a_receipt_from_further_in_the_future_is_none():
+    with pytest.raises(ProtocolError, match="a receipt from the future; is that node's clock right"):
+        check(*at(NOW_S + CLOCK_SKEW_MAX_S + 1.0))
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

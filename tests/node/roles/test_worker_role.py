@@ -1,6 +1,7 @@
 """A volunteer against coordinators of every kind: it serves the good, says goodbye to the bad, and keeps nothing."""
 
 import hashlib
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -73,6 +74,8 @@ async def test_a_frame_is_answered_with_its_results_and_a_receipt(autojump_clock
         assert author == world.keys.peer_id
         assert (receipt.job, receipt.term, receipt.frame, receipt.tasks) == (JOB, TERM, 7, (3, 5))
         assert receipt.outputs_digest == hashlib.sha256(side.body).digest()
+        assert (receipt.kind, receipt.provider) == ("cpu", "NumPy")
+        assert abs(receipt.at_s - time.time()) < 60
         assert world.role.tasks_done == 2
         assert world.role.items_done == 4
         await side.close()
