@@ -34,6 +34,7 @@ from peerinfer_node.online import Online
 from peerinfer_node.ports import Network, PeerRow, Ports
 from peerinfer_node.roles.advertiser import Advertiser
 from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
+from peerinfer_node.roles.contribution import ContributionRole
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
@@ -167,6 +168,9 @@ class Node:
         self.reputation = ReputationRole(
             machine=self.coordinator.machine, store=ports.store, keys=ports.keys, clock=clock, log=log
         )
+        self.contribution = ContributionRole(
+            worker=self.worker, store=ports.store, keys=ports.keys, clock=clock, log=log
+        )
         self.reachability = Reachability(
             network=network,
             members=self.members,
@@ -282,6 +286,8 @@ class Node:
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
+                await self.contribution.restore()
+                nursery.start_soon(self.contribution.run)
                 if self.settings.is_daemon:
                     nursery.start_soon(self.jobs.take_up)
                 try:
@@ -293,6 +299,7 @@ class Node:
                         await self.advertiser.say_left()
                         await self._save_peers()
                         await self.reputation.save()
+                        await self.contribution.save()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
                 with trio.move_on_after(5.0) as scope:

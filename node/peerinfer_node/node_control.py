@@ -69,6 +69,7 @@ class NodeControl:
             "joules_per_task": round(node.worker.energy_j / node.worker.tasks_done, 6)
             if node.worker.tasks_done
             else None,
+            "contribution": node.contribution.total.shown(),
             "sandbox": node.executor.sandbox,
             "version": peerinfer.__version__,
             "pid": os.getpid(),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from peerinfer import contribution
 from peerinfer.codec import decode, encode, registered
 from peerinfer.errors import DecodeError
 from peerinfer.limits import (
@@ -54,6 +55,7 @@ TAGS = {
     41: "Advert",
     42: "Receipt",
     43: "Manifest",
+    44: "Contribution",
     50: "ResultRecord",
 }
 TERM = Term(3, MemoryKeys(b"peer").peer_id)
@@ -63,6 +65,7 @@ SPECS = tuple(TensorSpec("n" * NAME_CHARS_MAX, "float32", (1 << 47,) * TENSOR_RA
 
 def test_numbers_of_messages_are_for_ever():
     found = {tag: cls.__name__ for tag, cls in registered().items()}
+    assert contribution.Contribution.__name__ in found.values()
     assert {tag: found.get(tag) for tag in TAGS} == TAGS
 
 

@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+from peerinfer.contribution import contribution_words
 from peerinfer.control import Control, Json
+from peerinfer.errors import UsageError
 from peerinfer.units import format_count, format_duration, format_size
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
+from peerinfer_node.cli.contributing import export_statement, verify_statement
 from peerinfer_node.cli.output import show, show_json, table
 from peerinfer_node.cli.place import add_place, with_daemon
 
@@ -26,7 +29,14 @@ def add(commands: Subcommands) -> None:
     reputation = add_command(
         commands, "reputation", "What this node has seen of its peers.", "peerinfer reputation --json"
     )
-    reputation.add_argument("peer", nargs="?", metavar="PEER", help="a peer id, or the last characters of one")
+    reputation.add_argument(
+        "peer",
+        nargs="?",
+        metavar="PEER|export|verify",
+        help="a peer id, or the last characters of one; export: sign a statement of what this node gave; verify: check one",
+    )
+    reputation.add_argument("file", nargs="?", metavar="FILE", help="the statement that `verify` checks")
+    reputation.add_argument("-o", "--output", metavar="OUT", help="write the statement of `export` there")
     for parser, command in (
         (status, _status),
         (peers, _peers),
@@ -75,6 +85,12 @@ def _peers(arguments: argparse.Namespace) -> int:
 
 
 def _reputation(arguments: argparse.Namespace) -> int:
+    if arguments.peer == "export":
+        return export_statement(arguments)
+    if arguments.peer == "verify":
+        return verify_statement(arguments)
+    if arguments.file is not None or arguments.output is not None:
+        raise UsageError("a file goes with `reputation export -o FILE` or `reputation verify FILE`")
     return look(arguments, lambda control: control.reputation(arguments.peer), reputation_lines)
 
 
@@ -103,6 +119,7 @@ def status_lines(status: Json) -> list[str]:
         ("peers", counts),
         *(("device", _device(device)) for device in status.get("devices") or ()),
         ("jobs", format_count(status["jobs_coordinated"]) if isinstance(status.get("jobs_coordinated"), int) else None),
+        ("contribution", contribution_words(status["contribution"]) if status.get("contribution") else None),
         ("sandbox", status.get("sandbox")),
         ("version", status.get("version")),
         ("process", status.get("pid")),

@@ -164,6 +164,11 @@ class WorkerRole:
         """Watts that a device takes now, where it tells."""
         self.energy_j = 0.0
         """Taken by devices that tell their power, while they computed; what they take at rest is counted in."""
+        # The same of what other coordinators asked for.
+        self.tasks_given = 0
+        self.items_given = 0
+        self.compute_given_s = 0.0
+        self.energy_given_j = 0.0
 
     # --- outside ---------------------------------------------------------------------------------------------------
 
@@ -525,10 +530,17 @@ class WorkerRole:
         receipt = self._receipt(frame, body, result.compute_s, executor) if held.brief.receipts else b""
         compute_s = result.compute_s
         done = sum(len(group.positions) for group in result.groups)
+        items = sum(frame.items[position] for group in result.groups for position in group.positions)
+        energy_j = self._energy_j(executor, compute_s)
         self.tasks_done += done
-        self.items_done += sum(frame.items[position] for group in result.groups for position in group.positions)
+        self.items_done += items
         self.compute_s += compute_s
-        self.energy_j += self._energy_j(executor, compute_s)
+        self.energy_j += energy_j
+        if held.link.stream.peer != self._keys.peer_id:
+            self.tasks_given += done
+            self.items_given += items
+            self.compute_given_s += compute_s
+            self.energy_given_j += energy_j
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:
             outputs = await self._blobs.put(b"".join(body))

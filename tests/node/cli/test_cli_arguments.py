@@ -88,6 +88,10 @@ WRONG = [
     ("swarm create", "NAME"),
     (f"{RUN} --standalone --swarm peerinfer1:abc", "choose one"),
     ("reputation --all", "--all"),
+    ("reputation verify", "takes one file"),
+    ("reputation verify a -o b", "takes one file"),
+    ("reputation export a", "-o FILE"),
+    ("reputation abcd -o b", "reputation export -o FILE"),
     ("status extra", "extra"),
 ]
 

@@ -1,0 +1,79 @@
+"""reputation export and verify: a signed statement of what this node gave, and a check of anybody's."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from peerinfer.contribution import (
+    STATEMENT_CHARS_MAX,
+    contribution_words,
+    from_shown,
+    read_statement,
+    statement_of,
+)
+from peerinfer.control import Control, Json
+from peerinfer.errors import InputError, UsageError
+from peerinfer_node.cli.output import show, show_json
+from peerinfer_node.cli.place import home_of, with_daemon
+
+
+def export_statement(arguments: argparse.Namespace) -> int:
+    from peerinfer_node.identity import load_identity
+
+    if arguments.file is not None:
+        raise UsageError("`reputation export` writes to standard output, or to -o FILE")
+
+    given: list[Json] = []
+
+    async def ask(control: Control) -> None:
+        given.append((await control.status()).get("contribution") or {})
+
+    with_daemon(arguments, ask)
+    found = from_shown(given[0])
+    keys = load_identity(home_of(arguments))
+    text = statement_of(found, keys.peer_id, keys.sign)
+    if arguments.output is None:
+        show(text.splitlines())
+        return 0
+    try:
+        Path(arguments.output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {arguments.output}: {error.strerror}") from None
+    return 0
+
+
+def verify_statement(arguments: argparse.Namespace) -> int:
+    """Needs no daemon and no network: the key is read from the peer id."""
+    if arguments.file is None or arguments.output is not None:
+        raise UsageError("`reputation verify FILE` takes one file")
+    try:
+        with open(arguments.file, encoding="utf-8") as file:
+            text = file.read(STATEMENT_CHARS_MAX + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {arguments.file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if len(text) > STATEMENT_CHARS_MAX:
+        raise InputError(f"{arguments.file} is too large for a statement")
+    author, found = read_statement(text)
+    if arguments.json:
+        show_json({"peer_id": author, "contribution": found.shown(), "signature": "good"})
+    else:
+        span = " to ".join(_day(at_s) for at_s in (found.since_s, found.until_s))
+        show(
+            [
+                author,
+                f"  says: {contribution_words(found.shown())}, {span}",
+                "  the signature is good; the count is its own",
+            ]
+        )
+    return 0
+
+
+def _day(at_s: float) -> str:
+    try:
+        return datetime.fromtimestamp(at_s, UTC).date().isoformat()
+    except (OverflowError, ValueError, OSError):
+        return "an unknown day"

@@ -1,0 +1,117 @@
+"""What this node computed for others, and a statement of it that can be carried about.
+
+The node counts its own work, and nobody confirms the count: a statement says who made it and that nobody has altered it
+since, and not that it is true. So it is for pride, and nothing in here may ever be used to trust anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+from peerinfer.codec import message, uint, wire
+from peerinfer.codec import number as finite
+from peerinfer.control import Json
+from peerinfer.envelope import Sign, seal, unseal
+from peerinfer.errors import DecodeError, InputError
+from peerinfer.ids import PeerId
+from peerinfer.units import format_count, format_duration
+
+FORMAT = "peerinfer/contribution/1"
+STATEMENT_CHARS_MAX = 1 << 16
+
+
+@message(44)
+class Contribution:
+    """What a node says that it computed for others."""
+
+    since_s: float = wire(finite)
+    """Wall clock when it began to count."""
+    until_s: float = wire(finite)
+    """Wall clock when it said so."""
+    tasks: int = wire(uint(63))
+    items: int = wire(uint(63))
+    compute_s: float = wire(finite)
+    energy_j: float = wire(finite)
+
+    def plus(self, tasks: int, items: int, compute_s: float, energy_j: float) -> Contribution:
+        return replace(
+            self,
+            tasks=self.tasks + tasks,
+            items=self.items + items,
+            compute_s=self.compute_s + compute_s,
+            energy_j=self.energy_j + energy_j,
+        )
+
+    def shown(self) -> Json:
+        return {
+            "since": round(self.since_s, 3),
+            "until": round(self.until_s, 3),
+            "tasks": self.tasks,
+            "items": self.items,
+            "compute_s": round(self.compute_s, 3),
+            "energy_j": round(self.energy_j, 3),
+        }
+
+
+def contribution_words(shown: Json) -> str:
+    """In one line. What a device without a meter took is not known, and not said."""
+    energy = float(shown["energy_j"])
+    taken = f", {energy / 3600:.3g} Wh where devices tell their power" if energy > 0 else ""
+    done = f"{format_count(shown['tasks'], 'task')}, {format_count(shown['items'], 'item')}"
+    return f"{done} for others in {format_duration(shown['compute_s'])} of computing{taken}"
+
+
+def from_shown(shown: Json) -> Contribution:
+    """Raises `InputError`."""
+    try:
+        found = Contribution(
+            float(shown["since"]),
+            float(shown["until"]),
+            int(shown["tasks"]),
+            int(shown["items"]),
+            float(shown["compute_s"]),
+            float(shown["energy_j"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise InputError("the daemon does not say what it contributed; is it of an older version?") from None
+    check_sense(found)
+    return found
+
+
+def check_sense(found: Contribution) -> None:
+    """Raises `InputError` if no node can have counted this."""
+    numbers = (found.since_s, found.until_s, found.tasks, found.items, found.compute_s, found.energy_j)
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or found.since_s > found.until_s:
+        raise InputError("the statement holds figures that cannot be; ask its author for another one")
+
+
+def statement_of(found: Contribution, peer: PeerId, sign: Sign) -> str:
+    """The text of a file: what is signed, and the same to read."""
+    content = {
+        "format": FORMAT,
+        "peer_id": peer,
+        "contribution": found.shown(),
+        "signed": seal(found, peer, sign).hex(),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_statement(text: str) -> tuple[PeerId, Contribution]:
+    """Who made a statement, and what it says. Raises `InputError` unless it is whole, and all in it is what was signed."""
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if type(content) is not dict or content.get("format") != FORMAT:
+        raise InputError("this is no statement of `peerinfer reputation export`")
+    try:
+        author, found = unseal(Contribution, bytes.fromhex(content["signed"]))
+    except (KeyError, TypeError, ValueError, DecodeError):
+        raise InputError("the statement's signature is not good: it was altered, or damaged") from None
+    if content.get("peer_id") != author or content.get("contribution") != found.shown():
+        raise InputError("the statement was altered: its figures are not those that were signed")
+    check_sense(found)
+    return author, found
