@@ -312,7 +312,7 @@ class Coordination:
             self._note_health(worker, event, now_s)
             self._touch(spec.job)
             return
-        kept = [frame.tasks[position] for position in event.done if job.ledger.answered(frame.tasks[position])]
+        kept = job.ledger.answered(frame.tasks[position] for position in event.done)
         if kept:
             self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
             self._judgement.took(job, peer, kept, local=worker.offer.local)
@@ -368,10 +368,7 @@ class Coordination:
                 self._effects.append(CancelFrame(frame.peer, frame.number, "somebody else was faster"))
 
     def _committed(self, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
-        for task in tasks:
-            if job.ledger.state(task) == TaskState.PROVISIONAL:
-                job.ledger.finalise(task)
-                job.settling -= 1
+        job.settling -= job.ledger.finalise(tasks)
         self._effects.append(JobChanged(job.spec.job))
 
     def _task_failed(self, job: CoordinatedJob, task: int, peer: PeerId, kind: str, reason: str, now_s: float) -> None:

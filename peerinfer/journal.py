@@ -18,6 +18,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from peerinfer.codec import decode_as
 from peerinfer.committees import COMMITTEE, Seated, check_next, first_committee
@@ -61,9 +64,8 @@ class Divergence(Exception):
         self.sequence = sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a register says of one task."""
+class Entry(NamedTuple):
+    """What a register says of one task. A tuple, since a busy coordinator makes tens of thousands each second."""
 
     task: int
     digest: bytes
@@ -94,14 +96,49 @@ class Register:
         slots = self._pages.get(page)
         if slots is None:
             slots = self._pages[page] = bytearray(_PAGE_TASKS * _SLOT_BYTES)
-        number = self._numbers.setdefault(entry.worker, len(self._peers))
-        if number == len(self._peers):
-            self._peers.append(entry.worker)
+        number = self._number(entry.worker)
         at = place * _SLOT_BYTES
         assert slots[at + DIGEST_BYTES : at + _SLOT_BYTES] == _NOBODY, f"task {entry.task} is written already"
         slots[at : at + _SLOT_BYTES] = entry.digest + (number + 1).to_bytes(4, "little")
         self.written += 1
         self.failed += not entry.worker
+
+    def put_all(self, batch: JournalBatch) -> None:
+        """Every entry of a batch of good form, page by page."""
+        tasks = np.array(batch.tasks, np.int64)
+        numbers = [self._number(peer) for peer in batch.peers]
+        chosen = np.array([0 if worker == FAILED_TASK else numbers[worker] for worker in batch.workers], np.uint32)
+        rows = np.empty((len(tasks), _SLOT_BYTES), np.uint8)
+        rows[:, :DIGEST_BYTES] = np.frombuffer(batch.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        rows[:, DIGEST_BYTES:] = (chosen + 1).astype("<u4").view(np.uint8).reshape(-1, 4)
+        pages = tasks // _PAGE_TASKS
+        for page in np.unique(pages):
+            slots = self._pages.setdefault(int(page), bytearray(_PAGE_TASKS * _SLOT_BYTES))
+            table = np.frombuffer(slots, np.uint8).reshape(_PAGE_TASKS, _SLOT_BYTES)
+            here = pages == page
+            places = tasks[here] % _PAGE_TASKS
+            assert not table[places, DIGEST_BYTES:].any(), f"a task of page {page} is written already"
+            table[places] = rows[here]
+        self.written += len(tasks)
+        self.failed += int((chosen == 0).sum())
+
+    def holds_any(self, tasks: Sequence[int]) -> bool:
+        """Whether one of the tasks is written."""
+        wanted = np.array(tasks, np.int64)
+        pages = wanted // _PAGE_TASKS
+        for page in np.unique(pages):
+            slots = self._pages.get(int(page))
+            if slots is not None:
+                table = np.frombuffer(slots, np.uint8).reshape(_PAGE_TASKS, _SLOT_BYTES)
+                if table[wanted[pages == page] % _PAGE_TASKS, DIGEST_BYTES:].any():
+                    return True
+        return False
+
+    def _number(self, peer: str) -> int:
+        number = self._numbers.setdefault(peer, len(self._peers))
+        if number == len(self._peers):
+            self._peers.append(peer)
+        return number
 
     def erase(self, task: int) -> None:
         entry = self.get(task)
@@ -237,7 +274,7 @@ class Chain:
         if batch.sequence != len(self._links) or batch.previous != self.head:
             raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self._links)}")
         _check_form(batch)
-        if any(task in self.register for task in batch.tasks):
+        if self.register.holds_any(batch.tasks):
             raise ProtocolError("a batch writes a task that is written already")
         self._add(Link.after(self._links[-1] if self._links else None, signed, digest, batch), batch)
 
@@ -321,14 +358,14 @@ class Chain:
             given_up.update(_payload(link.signed).tasks)
         seen: set[int] = set()
         for batch in fresh:
-            for task in batch.tasks:
-                if task in seen or (task in self.register and task not in given_up):
-                    raise ProtocolError(f"task {task} is written already")
+            still_written = [task for task in batch.tasks if task not in given_up] if given_up else batch.tasks
+            if not seen.isdisjoint(batch.tasks) or self.register.holds_any(still_written):
+                raise ProtocolError("a batch writes a task that is written already")
             seen.update(batch.tasks)
 
     def _add(self, link: Link, batch: JournalBatch) -> None:
-        for entry in entries_of(batch):
-            self.register.put(entry)
+        if batch.tasks:
+            self.register.put_all(batch)
         self._links.append(link)
         if link.event in ENDED and not self._end:
             self._end = len(self._links)

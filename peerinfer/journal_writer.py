@@ -48,11 +48,14 @@ class JournalWriter:
 
     def add(self, entries: Iterable[Entry]) -> None:
         """What is first said of a task counts; the rest is dropped."""
-        for entry in entries:
+        given = list(entries)
+        for entry in given:
             assert entry.task < self._manifest.tasks, f"task {entry.task} of {self._manifest.tasks}"
             assert len(entry.digest) == DIGEST_BYTES, f"a digest of {len(entry.digest)} bytes"
-            if entry.task not in self._chain.register:
-                self._waiting.setdefault(entry.task, entry)
+        if self._chain.register.holds_any([entry.task for entry in given]):
+            given = [entry for entry in given if entry.task not in self._chain.register]
+        for entry in given:
+            self._waiting.setdefault(entry.task, entry)
 
     def forget(self) -> None:
         """The lease is gone: somebody else writes from here on."""

@@ -200,8 +200,7 @@ class Judgement:
 
     def _settle(self, job: CoordinatedJob, peer: PeerId, tasks: Sequence[int]) -> None:
         if job.spec.online:
-            for task in tasks:
-                job.ledger.finalise(task)
+            job.ledger.finalise(tasks)
             return
         job.settling += len(tasks)
         is_last = job.ledger.all_answered and not job.unsettled

@@ -146,16 +146,19 @@ class Ledger:
                     break
             taken.append(task)
         self._open.extendleft(reversed(passed))
-        for task in taken:
-            self._move(task, TaskState.OPEN, TaskState.ASSIGNED)
+        self._move_all(taken, TaskState.OPEN, TaskState.ASSIGNED)
         return taken
 
-    def answered(self, task: int) -> bool:
-        """Takes a result; False if the task had one, or none was due."""
-        if self._state[task] != TaskState.ASSIGNED:
-            return False
-        self._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL)
-        return True
+    def assigned(self, tasks: Iterable[int]) -> list[int]:
+        """Those of the tasks that somebody has and nobody has answered."""
+        state, assigned = self._state, int(TaskState.ASSIGNED)
+        return [task for task in tasks if state[task] == assigned]
+
+    def answered(self, tasks: Iterable[int]) -> list[int]:
+        """Takes results; returns the tasks for which one was due."""
+        due = self.assigned(tasks)
+        self._move_all(due, TaskState.ASSIGNED, TaskState.PROVISIONAL)
+        return due
 
     def adopt(self, tasks: Iterable[int]) -> list[int]:
         """Takes results from before the job began, provisionally; returns the tasks that were open."""
@@ -223,8 +226,12 @@ class Ledger:
         self._fault(task, peer, reason)
         self._move(task, TaskState.PROVISIONAL, TaskState.FAILED)
 
-    def finalise(self, task: int) -> None:
-        self._move(task, TaskState.PROVISIONAL, TaskState.FINAL)
+    def finalise(self, tasks: Iterable[int]) -> int:
+        """Provisional results of these tasks count from now on; returns how many there were."""
+        state, provisional = self._state, int(TaskState.PROVISIONAL)
+        kept = [task for task in tasks if state[task] == provisional]
+        self._move_all(kept, TaskState.PROVISIONAL, TaskState.FINAL)
+        return len(kept)
 
     def check(self) -> None:
         counted = [self._state.count(state) for state in TaskState]
@@ -241,6 +248,15 @@ class Ledger:
             faults.peers.append(peer)
         faults.reason = reason
         return faults
+
+    def _move_all(self, tasks: Sequence[int], old: TaskState, new: TaskState) -> None:
+        """Like `_move` for each, in a loop that a coordinator of small tasks spends little time in."""
+        state, before, after = self._state, int(old), int(new)
+        for task in tasks:
+            assert state[task] == before, f"task {task} is {TaskState(state[task]).name}, not {old.name}"
+            state[task] = after
+        self._counts[old] -= len(tasks)
+        self._counts[new] += len(tasks)
 
     def _move(self, task: int, old: TaskState, new: TaskState) -> None:
         assert self._state[task] == old, (

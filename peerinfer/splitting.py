@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peerinfer.limits import MIB
@@ -31,6 +32,11 @@ class Split:
 
     def items_of(self, task: int) -> int:
         return min(self.items_per_task, self.items - task * self.items_per_task)
+
+    def items_of_all(self, tasks: Sequence[int]) -> list[int]:
+        """Only the last task may have fewer items than the others."""
+        last = self.tasks - 1
+        return [self.items_per_task if task < last else self.items_of(task) for task in tasks]
 
 
 def split_items(items: int, *, bytes_per_item: int, seconds_per_item: float, block: int, batch: int | None) -> Split:

@@ -108,9 +108,11 @@ class CoordinatedJob:
         if frame.is_double:
             self.doubles.back(frame.tasks)
             return []
+        if not self.copies:
+            return self.ledger.assigned(frame.tasks)
         alone = []
         for task in frame.tasks:
-            others = self.copies.get(task, 1) - 1 if self.copies else 0
+            others = self.copies.get(task, 1) - 1
             if others > 1:
                 self.copies[task] = others
             elif others == 1:

@@ -295,6 +295,9 @@ class ListJob:
         x = np.ascontiguousarray(self.x[list(tasks)])
         return FrameInputs((1,) * len(tasks), (TensorSpec("x", "float32", x.shape),), [x.tobytes()])
 
+    def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
+        return False
+
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         if self.error is not None:
             raise self.error

@@ -46,6 +46,9 @@ CHECKED_SHARE = 0.05
 
 TRIED_S = 10.0
 
+REQUESTS_PER_JOB_MAX = 100_000
+"""Then a new job takes over: a coordinator keeps a byte for each task of a job, and requests have no end."""
+
 _PIN = "online"
 _SAMPLE_SEED = 7
 
@@ -188,6 +191,9 @@ class Online:
     def _body(self, model: Cid, opened: _OpenModel, kind: Kind, priority: Priority) -> OnlineJob:
         """The endless job of requests of this kind; only such can be joined into one frame."""
         body = opened.bodies.pop(kind, None)
+        if body is not None and body.requests >= REQUESTS_PER_JOB_MAX:
+            self._coordinator.post(JobClosed(body.job))  # it ends when it has answered what it was asked
+            body = None
         if body is None:
             if len(opened.bodies) >= SHAPES_MAX:
                 self._close_oldest(opened)

@@ -200,3 +200,63 @@ async def test_where_there_is_room_nobody_waits():
     stage = Stage(Recorder())
     with trio.fail_after(1):
         await stage.driver.wait_room()
+
+
+# --- handling where it is posted -------------------------------------------------------------------------------------
+
+
+class AtOnce(Stage):
+    """A driver that performs at once what does not begin with "slow"."""
+
+    def __init__(self, machine):
+        super().__init__(machine)
+        self.driver = Driver(machine, SystemClock(), self.perform, self.perform_nowait)
+
+    def perform_nowait(self, effect):
+        if effect.startswith("slow"):
+            return False
+        self.performed.append(effect)
+        if effect == "posts more":
+            self.driver.post("b")
+        return True
+
+
+@pytest.fixture(name="at_once")
+def start_at_once(nursery):
+    async def start(effects):
+        stage = AtOnce(Recorder(effects))
+        nursery.start_soon(stage.driver.run)
+        await settle()
+        return stage
+
+    return start
+
+
+async def test_an_idle_driver_handles_an_event_where_it_is_posted(at_once):
+    stage = await at_once({"a": ["one", "posts more", "two"], "b": ["three"]})
+    stage.driver.post("a")
+    assert stage.performed == ["one", "posts more", "two", "three"]
+
+
+async def test_what_must_wait_is_left_to_the_loop_and_nothing_overtakes_it(at_once):
+    stage = await at_once({"a": ["one", "slow", "two"], "b": ["three"]})
+    stage.driver.post("a")
+    stage.driver.post("b")
+    assert stage.performed == ["one"]
+    await settle()
+    assert stage.performed == ["one", "slow", "two", "three"]
+    stage.driver.post("b")
+    assert stage.performed[-1] == "three"
+    assert len(stage.performed) == 5
+
+
+async def test_a_deadline_that_an_event_brings_forward_is_kept(at_once, autojump_clock):
+    stage = await at_once({"tick": ["late"]})
+    stage.machine.deadlines = [50.0, 5.0, math.inf]
+    stage.driver.post("a")
+    stage.driver.post("b")
+    await trio.sleep(4.9)
+    assert stage.performed == []
+    await trio.sleep(0.2)
+    assert stage.performed == ["late"]
+    assert stage.machine.seen[-1] == ("tick", 5.0)

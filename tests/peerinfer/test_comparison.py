@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_strategies import SAME_EVERY_TIME
 
-from peerinfer.comparison import disagreement, is_imprecise
+from peerinfer.comparison import agree_at_once, disagreement, is_imprecise
 from peerinfer.control import COMPARATORS
 
 NAN, INF = float("nan"), float("inf")
@@ -207,3 +207,39 @@ def test_what_is_only_too_coarse_is_told_from_what_is_false() -> None:
     assert not is_imprecise({"y": np.arange(4) + 1}, numbers, compare="allclose")
     nothing = {"y": np.full(100, np.nan, np.float32)}
     assert not is_imprecise(nothing, right, compare="allclose")
+
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+@SAME_EVERY_TIME
+@given(
+    st.integers(1, 6),
+    st.sampled_from([0.0, 1e-5, 5e-4, 3e-3]),
+    st.sampled_from([None, 0.0, 1e-6]),
+    st.integers(0, 2**32 - 1),
+)
+def test_results_that_pass_together_pass_one_by_one(count, noise, atol, seed):
+    rng = np.random.default_rng(seed)
+    references = [{"y": rng.standard_normal((1, 5)).astype(np.float32) * 10.0**power} for power in range(count)]
+    for reference in references:
+        reference["y"][0, 0] = rng.choice([0.0, 1.0])
+    claims = [{"y": each["y"] * np.float32(1 + noise * rng.uniform(-1, 1))} for each in references]
+    singly = [disagreement(c, r, compare="allclose", atol=atol) for c, r in zip(claims, references, strict=True)]
+    assert agree_at_once(claims, references, atol=atol) == (not any(singly))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{}, {"y": np.zeros((1, 3), np.float32)}, {"y": np.zeros((1, 2))}, {"y": np.array([[0, NAN]], np.float32)}],
+)
+def test_a_result_of_another_form_passes_with_no_others(claim):
+    right = {"y": np.zeros((1, 2), np.float32)}
+    assert agree_at_once([right, right], [right, right])
+    assert not agree_at_once([right, claim], [right, right])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float16", "bool"])
+def test_what_is_compared_in_another_way_is_looked_at_one_by_one(dtype):
+    rows = {"y": np.zeros((1, 2), dtype)}
+    assert not agree_at_once([rows, rows], [rows, rows])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +15,10 @@ from wire_strategies import SAME_EVERY_TIME
 from peerinfer.codec import decode_as, encode
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
-from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register
+from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register, entries_of
 from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
+    FAILED_TASK,
     JournalBatch,
 )
 from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
@@ -446,12 +446,44 @@ def test_a_chain_tells_its_handovers() -> None:
     assert (Chain().head, Chain().last_term, Chain().hash_before(0)) == (GENESIS, NO_TERM, GENESIS)
 
 
+def test_a_register_takes_a_batch_as_it_takes_its_entries_one_by_one() -> None:
+    tasks = (1023, 3, 1024, 5000)
+    batch = JournalBatch(
+        job="1" * 32,
+        epoch=0,
+        term=ONE,
+        sequence=1,
+        previous=bytes(32),
+        tasks=tasks,
+        digests=b"".join(bytes([task % 251]) * 16 for task in tasks),
+        workers=(1, FAILED_TASK, 0, 1),
+        peers=("alice", "bob"),
+        event="",
+        detail="",
+        certificate=(),
+        at_s=0.0,
+    )
+    whole, single = Register(), Register()
+    for register in (whole, single):
+        register.put(Entry(7, bytes(16), "bob"))
+    whole.put_all(batch)
+    for entry in entries_of(batch):
+        single.put(entry)
+    assert list(whole.entries()) == list(single.entries())
+    assert (whole.written, whole.failed) == (single.written, single.failed) == (5, 1)
+    assert whole.holds_any([2, 4, 5000])
+    assert not whole.holds_any([2, 4, 4999, 9_000_000])
+    assert not whole.holds_any([])
+    with pytest.raises(AssertionError, match="written already"):
+        whole.put_all(batch)
+
+
 def test_check_notices_a_register_that_says_something_else() -> None:
     chain = JOB.written((ONE, [[1]]))
     chain.register.erase(1)
     with pytest.raises(AssertionError, match="task 1 is not as batch 1 wrote it"):
         chain.check()
-    chain.register.put(replace(Entry(1, bytes(16), "worker")))
+    chain.register.put(Entry(1, bytes(16), "worker"))
     chain.register.put(Entry(2, bytes(16), "worker"))
     with pytest.raises(AssertionError, match="2 tasks written, 1 in the batches"):
         chain.check()

@@ -147,7 +147,7 @@ def test_one_guard_against_double_answers_is_enough() -> None:
 
 def test_a_voided_result_that_is_not_done_again_is_noticed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     blind(monkeypatch)
-    monkeypatch.setattr(Ledger, "void", lambda ledger, task, *args: ledger.finalise(task))
+    monkeypatch.setattr(Ledger, "void", lambda ledger, task, *args: ledger.finalise([task]))
     with pytest.raises(Violation, match="results were kept, the machine counts"):
         run(1)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,26 @@ class Answer:
     groups: tuple[OutputGroup, ...]
     body: bytes
     receipt: bytes
+    _places: dict[int, tuple[int, int, int, int]] = field(default_factory=dict, compare=False, repr=False)
+    """Where each task's outputs are, once somebody has asked."""
 
     def rows(self, task: int) -> Rows:
         """The outputs of one task that the frame answered. Raises KeyError if it did not."""
-        position = self.frame.tasks.index(task)
+        if not self._places:
+            self._places.update(self._found())
+        number, start, first, items = self._places[task]
+        return cut(self.groups[number].tensors, self.body, start, first, items)
+
+    def _found(self) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+        """Each answered task, with the number and the start of its group, its first row there and its rows."""
         start = 0
-        for group in self.groups:
-            if position in group.positions:
-                before = group.positions[: group.positions.index(position)]
-                first = sum(self.frame.items[other] for other in before)
-                return cut(group.tensors, self.body, start, first, self.frame.items[position])
+        for number, group in enumerate(self.groups):
+            first = 0
+            for position in group.positions:
+                items = self.frame.items[position]
+                yield self.frame.tasks[position], (number, start, first, items)
+                first += items
             start += sum(spec.size_bytes for spec in group.tensors)
-        raise KeyError(task)
 
 
 def raw_bytes(array: NDArray[Any]) -> memoryview:
@@ -74,7 +82,7 @@ def check_results(
     wrong = f"the results of frame {frame.frame} from {peer}"
     positions = [position for group in results.groups for position in group.positions]
     positions += [failure.position for failure in results.failures]
-    if sorted(positions) != list(range(len(frame.tasks))):
+    if len(positions) != len(frame.tasks) or set(positions) != set(range(len(frame.tasks))):
         raise ProtocolError(f"{wrong} do not answer every task once")
     if sum(spec.size_bytes for group in results.groups for spec in group.tensors) != len(body):
         raise ProtocolError(f"{wrong} claim other sizes than they have")

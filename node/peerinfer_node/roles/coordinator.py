@@ -104,7 +104,7 @@ class CoordinatorRole:
         self._swarm = swarm
         self._links: dict[PeerId, _Link] = {}
         self._bodies: dict[JobId, JobBody] = {}
-        self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
+        self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform, self._perform_nowait)
         self._nursery: trio.Nursery | None = None
         self._answers: dict[tuple[PeerId, int], Answer] = {}
         """Checked, until the machine has said which of their tasks count."""
@@ -284,7 +284,8 @@ class CoordinatorRole:
 
     # --- what the machine wants --------------------------------------------------------------------------------------
 
-    async def _perform(self, effect: Effect) -> None:
+    def _perform_nowait(self, effect: Effect) -> bool:
+        """What can be done at once, and the results of jobs that keep nothing on a disk."""
         assert self._nursery is not None
         match effect:
             case SendFrame(peer, number, job, tasks, _):
@@ -296,17 +297,35 @@ class CoordinatorRole:
                 self.stages.dropped(number)
                 self._cancel_frame(peer, number, reason)
             case KeepResults(peer, number, job, tasks):
-                answer = self._answers.pop((peer, number))
+                body = self._bodies.get(job)
+                if body is not None and not body.keep_nowait(self._answers[peer, number], tasks):
+                    return False
                 self.stages.kept += len(tasks)
-                await self._for_job(job, lambda body: self._keep(body, answer, tasks))
+                del self._answers[peer, number]
             case DropResults(peer, number):
                 del self._answers[peer, number]
-            case CompareCopies(peer, number, job, tasks):
-                answer = self._answers.pop((peer, number))
-                await self._for_job(job, lambda body: self._compare(body, job, answer, tasks))
             case Audit(_, task, peers):
                 self._audits.append((effect, self._claim(peers[0], task)))
                 self._audit_drawn.set()
+            case JobChanged(job):
+                if job in self._bodies:
+                    self._bodies[job].changed()
+            case DropWorker(peer, reason):
+                if peer in self._links:
+                    self._nursery.start_soon(self._part, self._links[peer], reason)
+            case _:
+                return False
+        return True
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case KeepResults(peer, number, job, tasks):
+                answer = self._answers.pop((peer, number))
+                self.stages.kept += len(tasks)
+                await self._for_job(job, lambda body: self._keep(body, answer, tasks))
+            case CompareCopies(peer, number, job, tasks):
+                answer = self._answers.pop((peer, number))
+                await self._for_job(job, lambda body: self._compare(body, job, answer, tasks))
             case Settle(job, peer, tasks, is_last):
                 await self._for_job(job, lambda body: body.settle(peer, tasks, is_last=is_last))
             case VoidResults(job, peer, tasks, reason):
@@ -315,9 +334,6 @@ class CoordinatorRole:
                 gone = set(tasks)
                 self._audits = [pair for pair in self._audits if pair[0].job != job or pair[0].task not in gone]
                 await self._for_job(job, lambda body: body.void(tasks))
-            case JobChanged(job):
-                if job in self._bodies:
-                    self._bodies[job].changed()
             case TaskFailedForGood(job, task, reason):
                 self.stages.failed += 1
                 if reason != WITHDRAWN:
@@ -325,9 +341,8 @@ class CoordinatorRole:
                 await self._for_job(job, lambda body: body.failed(task, reason))
             case JobEnded():
                 await self._end(effect)
-            case DropWorker(peer, reason):
-                if peer in self._links:
-                    self._nursery.start_soon(self._part, self._links[peer], reason)
+            case _:
+                self._perform_nowait(effect)
 
     async def _for_job(self, job: JobId, action: Callable[[JobBody], Awaitable[None]]) -> None:
         """Does what may fail on this side, for which no worker is to blame: then the job cannot go on here."""
@@ -390,9 +405,13 @@ class CoordinatorRole:
     def _claim(self, peer: PeerId, task: int) -> Rows | None:
         """What a worker has just answered of one task; copied, so that the answer itself can go."""
         answer = self._kept
-        if answer is None or answer.peer != peer or task not in answer.frame.tasks:
+        if answer is None or answer.peer != peer:
             return None
-        return {name: rows.copy() for name, rows in answer.rows(task).items()}
+        try:
+            rows = answer.rows(task)
+        except KeyError:
+            return None
+        return {name: values.copy() for name, values in rows.items()}
 
     async def _end(self, end: JobEnded) -> None:
         job = end.job

@@ -53,6 +53,9 @@ class JobBody(Protocol):
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
 
+    def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
+        """Does the same where nothing has to be durable; False where it must be waited for."""
+
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
         """Keeps further answers to these tasks beside the first ones; returns which earlier answers say the same."""
 

@@ -24,7 +24,7 @@ from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
-from peerinfer.journal import Chain, entries_of
+from peerinfer.journal import Chain
 from peerinfer.lease_messages import (
     JournalBatch,
 )
@@ -297,9 +297,7 @@ class Jobs:
 
     def _committed(self, live: LiveJob, batches: Sequence[bytes]) -> None:
         tasks = [
-            entry.task
-            for signed in batches
-            for entry in entries_of(decode_as(JournalBatch, decode_as(Signed, signed).payload))
+            task for signed in batches for task in decode_as(JournalBatch, decode_as(Signed, signed).payload).tasks
         ]
         if tasks:
             self._coordinator.post(TasksCommitted(live.job, tuple(tasks)))

@@ -74,6 +74,11 @@ class OnlineJob:
         assert request.outputs is not None
         return request.outputs
 
+    @property
+    def requests(self) -> int:
+        """How many there were, answered or not."""
+        return self._next_task
+
     # --- what the coordinator asks -----------------------------------------------------------------------------------
 
     @property
@@ -104,12 +109,16 @@ class OnlineJob:
         return FrameInputs(items, tuple(tensors), body)
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
+        self.keep_nowait(answer, tasks)
+
+    def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
         for task in tasks:
             request = self._requests.pop(task, None)
             if request is None:
                 continue
             request.outputs = answer.rows(task)
             request.done.set()
+        return True
 
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
         del answer, tasks

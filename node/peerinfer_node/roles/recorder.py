@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
 
 import trio
 
@@ -67,7 +69,7 @@ class Recorder:
     def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         if any(task not in self._digests for task in tasks):
             return  # It could not be kept, which breaks the job: nothing of it may be called final.
-        entries = tuple(Entry(task, self._digests.pop(task), peer) for task in tasks)
+        entries = tuple(map(Entry, tasks, map(self._digests.pop, tasks), repeat(peer)))
         copies = tuple({id(copy): copy for copy in (self._copies.pop(task, None) for task in tasks) if copy}.values())
         self._put(_Settled(entries, copies, is_last))
 
@@ -115,18 +117,22 @@ def digests_of(answer: Answer, tasks: Sequence[int]) -> dict[int, bytes]:
     digests: dict[int, bytes] = {}
     start = 0
     for group in answer.groups:
-        rows = [(spec, place, spec.size_bytes // spec.shape[0]) for spec, place in _places(group.tensors, start)]
-        heads: dict[int, list[bytes]] = {}
+        rows = [(place, spec.size_bytes // spec.shape[0]) for spec, place in _places(group.tensors, start)]
+        heads: dict[int, tuple[Any, list[bytes]]] = {}
+        # By the items of a task: the hash of the head of the first tensor, to be copied, and the heads of the others.
         body = memoryview(answer.body)
         first = 0
         for position in group.positions:
             task, items = answer.frame.tasks[position], answer.frame.items[position]
             if items not in heads:
-                heads[items] = [_head(spec.name, spec.dtype, (items, *spec.shape[1:])) for spec in group.tensors]
+                begin, *others = [_head(spec.name, spec.dtype, (items, *spec.shape[1:])) for spec in group.tensors]
+                heads[items] = hashlib.blake2b(begin, digest_size=DIGEST_BYTES), [b"", *others]
             if task in wanted:
-                digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-                for (_, place, row_bytes), head in zip(rows, heads[items], strict=True):
-                    digest.update(head)
+                begun, tails = heads[items]
+                digest = begun.copy()
+                for (place, row_bytes), head in zip(rows, tails, strict=True):
+                    if head:
+                        digest.update(head)
                     digest.update(body[place + first * row_bytes : place + (first + items) * row_bytes])
                 digests[task] = digest.digest()
             first += items

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peerinfer.assignment import JobEnded
 from peerinfer.binding import Binding
-from peerinfer.comparison import disagreement, is_imprecise
+from peerinfer.comparison import agree_at_once, disagreement, is_imprecise
 from peerinfer.control import ResultBlock
 from peerinfer.errors import ExecutionError
 from peerinfer.ids import Cid, JobId, PeerId
@@ -103,7 +103,7 @@ class StoredJob:
 
     def _cut(self, tasks: Sequence[int]) -> FrameInputs:
         files, split = self.files, self.files.split
-        counts = [split.items_of(task) for task in tasks]
+        counts = split.items_of_all(tasks)
         pieces = []
         start = 0
         while start < len(tasks):
@@ -120,7 +120,8 @@ class StoredJob:
                 body.append(raw_bytes(pieces[0][number]))
             else:
                 body += [raw_bytes(piece[number]) for piece in pieces]
-        return FrameInputs(tuple(files.binding.frame_rows(count) for count in counts), specs, body)
+        rows = {count: files.binding.frame_rows(count) for count in set(counts)}
+        return FrameInputs(tuple(rows[count] for count in counts), specs, body)
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         record = record_of(answer)
@@ -129,6 +130,10 @@ class StoredJob:
         if self.files.manifest.verify != "none":
             self._places.update(dict.fromkeys(tasks, offset))
         self._recorder.kept(offset, record, digests_of(answer, tasks))
+
+    def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
+        del answer, tasks
+        return False
 
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
         earlier = {task: await self._answers_to(task) for task in tasks}
@@ -170,7 +175,32 @@ class StoredJob:
             if len(peers) > 1 or task not in known:
                 known[task] = await self._answers_to(task)
         references = await self.compute_here(sorted(asked))
-        return {task: self._verdict(task, peers, known[task], references[task]) for task, peers in asked.items()}
+        agreeing = self._agreeing(asked, known, references)
+        return {
+            task: agreeing.get(task) or self._verdict(task, peers, known[task], references[task])
+            for task, peers in asked.items()
+        }
+
+    def _agreeing(
+        self,
+        asked: Mapping[int, tuple[PeerId, ...]],
+        known: Mapping[int, Mapping[PeerId, Rows]],
+        references: Mapping[int, Rows | str],
+    ) -> dict[int, Verdict]:
+        """Verdicts on single answers that all agree, or none: sixty small ones take as long as one otherwise."""
+        claims: list[Rows] = []
+        right: list[Rows] = []
+        verdicts: dict[int, Verdict] = {}
+        for task, peers in asked.items():
+            reference = references[task]
+            if len(peers) == 1 and peers[0] in known[task] and not isinstance(reference, str):
+                claims.append(known[task][peers[0]])
+                right.append(reference)
+                verdicts[task] = Verdict(peers)
+        files = self.files
+        if files.compare != "allclose" or len(claims) < 2:
+            return {}
+        return verdicts if agree_at_once(claims, right, rtol=files.rtol, atol=files.atol) else {}
 
     def _verdict(
         self, task: int, peers: Sequence[PeerId], known: Mapping[PeerId, Rows], reference: Rows | str

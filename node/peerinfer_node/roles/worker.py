@@ -154,7 +154,7 @@ class WorkerRole:
         self._clock = clock
         first = str(keys.peer_id) if own_jobs_first else ""
         self._machine = Volunteering(len(executors) if lends else 0, first=first)
-        self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
+        self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform, self._perform_nowait)
         self.on_state: Callable[[str, str], None] = lambda state, reason: None
         self.finished = trio.Event()
         self.tasks_done = 0
@@ -359,6 +359,9 @@ class WorkerRole:
     # --- what the machine wants --------------------------------------------------------------------------------------
 
     async def _perform(self, effect: Effect) -> None:
+        self._perform_nowait(effect)
+
+    def _perform_nowait(self, effect: Effect) -> bool:
         assert self._nursery is not None
         match effect:
             case SetWindow(peer, frames, reason):
@@ -381,6 +384,7 @@ class WorkerRole:
                 self.on_state(state, reason)
             case Finished():
                 self.finished.set()
+        return True
 
     def _drop(self, key: FrameKey) -> None:
         held = self._held.pop(key, None)

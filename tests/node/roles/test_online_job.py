@@ -1,13 +1,20 @@
+import random
+
 import numpy as np
 import pytest
 import trio
 import trio.testing
 
-from peerinfer.assignment import JobEnded, JobPicture, TaskWithdrawn
+from peerinfer.assignment import JobClosed, JobEnded, JobPicture, TaskWithdrawn
 from peerinfer.errors import JobFailed, LimitExceeded
 from peerinfer.ids import PeerId
 from peerinfer.messages import Frame, JobBrief, OutputGroup, Term
 from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node import online
+from peerinfer_node.keys import MemoryKeys
+from peerinfer_node.memory_blob_store import MemoryBlobStore
+from peerinfer_node.online import Online
+from peerinfer_node.ports import ModelInterface
 from peerinfer_node.roles.answers import Answer
 from peerinfer_node.roles.online_job import OnlineJob
 
@@ -145,3 +152,45 @@ async def test_after_the_model_was_closed_requests_end_and_new_ones_are_refused(
             await body.infer(row(1), machine.post)
     with pytest.raises(JobFailed, match="unloaded"):
         await body.infer(row(1), machine.post)
+
+
+class Coordinator:
+    """Answers every request at once, and notes which jobs begin and end."""
+
+    def __init__(self):
+        self.bodies, self.closed = [], []
+
+    def accept(self, spec, body):
+        self.bodies.append(body)
+
+    def post(self, event):
+        if isinstance(event, JobClosed):
+            self.closed.append(event.job)
+        else:
+            body = self.bodies[-1]
+            task = body.requests - 1
+            body.keep_nowait(answer([task], [task]), [task])
+
+
+class Device:
+    async def load(self, model, data):
+        del model, data
+        return ModelInterface((Port("x", "float32", (-1, 2)),), (Port("y", "float32", (-1,)),), 0.0)
+
+
+async def test_a_job_of_requests_is_followed_by_another_before_it_has_grown(monkeypatch):
+    monkeypatch.setattr(online, "REQUESTS_PER_JOB_MAX", 3)
+    coordinator = Coordinator()
+    requests = Online(
+        blobs=MemoryBlobStore(),
+        keys=MemoryKeys(b"me"),
+        executor=Device(),
+        coordinator=coordinator,
+        rng=random.Random(1),
+        on_accept=lambda: None,
+    )
+    model = await requests.open(b"model")
+    for number in range(8):
+        assert (await requests.infer(model, row(number)))["y"].tolist() == [number % 3]
+    assert [body.requests for body in coordinator.bodies] == [3, 3, 2]
+    assert coordinator.closed == [body.job for body in coordinator.bodies[:2]]
