@@ -66,7 +66,7 @@ async def run(quick: bool) -> list[Measurement]:
 
 async def _busy(folder: Path, quick: bool) -> list[Measurement]:
     with Swarm(folder) as swarm:
-        async with _coordinator(folder) as node:
+        async with coordinator(folder) as node:
             model = await node.online.open(workload.model())
             started = perf_counter()
             _join(swarm, node)
@@ -107,7 +107,7 @@ async def _tasks_per_s(node: Node, folder: Path, tasks: int) -> float:
     rates = []
     for repetition in range(3):
         rows = workload.inputs(tasks) + np.float32(repetition)
-        seconds, outputs = await _job(node, path, folder / f"rows-{repetition}.npy", rows)
+        seconds, outputs = await job(node, path, folder / f"rows-{repetition}.npy", rows)
         workload.check(rows, outputs[workload.OUTPUT_NAME])
         rates.append(tasks / seconds)
     return median(rates)
@@ -121,25 +121,32 @@ async def _mb_per_s(node: Node, folder: Path, items: int) -> float:
     rates = []
     for repetition in range(3):
         rows[:, 1] = repetition  # another input, so that no result is taken from the job before
-        seconds, outputs = await _job(node, path, folder / "large.npy", rows)
+        seconds, outputs = await job(node, path, folder / "large.npy", rows)
         if not np.array_equal(outputs["y"][:, 0], rows[:, 0]):
             raise ValueError("wrong answers to large tasks: the measurement is void")
         rates.append(rows.nbytes / 1e6 / seconds)
     return median(rates)
 
 
-async def _job(node: Node, model: Path, path: Path, rows: Any) -> tuple[float, dict[str, Any]]:
-    """Runs a job with one item per task; the seconds from its acceptance to its end, and its outputs."""
+async def job(
+    node: Node, model: Path, path: Path, rows: Any, *, committee: bool = False
+) -> tuple[float, dict[str, Any]]:
+    """Runs a job with one item per task; the seconds from its acceptance to its end, and its outputs.
+
+    Raises ValueError unless its committee is as it should be.
+    """
     np.save(path, rows)
-    request = JobRequest(model=str(model), inputs=(str(path),), batch=1, verify="spot")
-    job = await node.control.submit(request)
-    async for picture in node.control.watch(job):
+    request = JobRequest(model=str(model), inputs=(str(path),), batch=1, verify="spot", replicate=False)
+    job_id = await node.control.submit(request)
+    async for picture in node.control.watch(job_id):
         if picture["state"] in JOB_ENDED:
             break
     if picture["state"] != "done" or picture["accepted"] != len(rows) or not picture["audited"]:
         raise ValueError(f"the job is {picture['state']}: {picture['reason']}; the measurement is void")
+    if (len(picture["committee"]) > 1) != committee:
+        raise ValueError(f"the job's committee has {len(picture['committee'])} members; the measurement is void")
     found: dict[str, Any] = {}
-    async for block in node.control.results(job):
+    async for block in node.control.results(job_id):
         for name, values in block.rows.items():
             whole = found.setdefault(name, np.zeros((len(rows), *values.shape[1:]), values.dtype))
             whole[block.first_item : block.first_item + block.items] = values
@@ -169,7 +176,7 @@ def _first_of_many() -> bytes:
 async def _idle(folder: Path, seconds: float) -> list[Measurement]:
     """What a daemon with one connected peer takes while nothing is asked of it; its device's process not counted."""
     with Swarm(folder) as swarm:
-        async with _coordinator(folder) as node:
+        async with coordinator(folder) as node:
             daemon = _join(swarm, node)
             with trio.fail_after(30):
                 while not (node.ports.network.connected() and daemon.stdout):  # noqa: ASYNC110  (there is no event)
@@ -221,11 +228,11 @@ def _traffic_with(node: Node) -> Iterator[Any]:
 
 
 @asynccontextmanager
-async def _coordinator(folder: Path) -> AsyncIterator[Node]:
+async def coordinator(folder: Path, *, stays: bool = False) -> AsyncIterator[Node]:
     """A node in this process that lends nothing."""
     home = Home.resolve({"PEERINFER_HOME": str(folder / "coordinator")})
     config = NodeConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
-    async with open_node(home, config, lends=False, networked=True) as node:
+    async with open_node(home, config, lends=False, networked=True, stays=stays) as node:
         yield node
 
 

@@ -16,6 +16,7 @@ import bare_stream
 import codec_bench
 import device_bench
 import gateway_bench
+import journal_bench
 import node_bench
 import placement_bench
 import trio
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bare_stream": bare_stream.measurements,
     "node": node_bench.run,
     "gateway": gateway_bench.run,
+    "journal": journal_bench.run,
 }
 
 
