@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -125,11 +125,12 @@ class TakesTwice(Coordination):
         self._old: dict[int, Any] = {}
 
 
-def answered_whatever(ledger: Ledger, task: int) -> bool:
+def answered_whatever(ledger: Ledger, tasks: Iterable[int]) -> list[int]:
     """The mistake: a result counts although the task has one."""
-    if ledger.state(task) == TaskState.ASSIGNED:
+    given = list(tasks)
+    for task in ledger.assigned(given):
         ledger._move(task, TaskState.ASSIGNED, TaskState.PROVISIONAL)
-    return True
+    return given
 
 
 def test_an_answer_that_is_taken_twice_is_noticed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
