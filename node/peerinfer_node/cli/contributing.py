@@ -66,7 +66,7 @@ def verify_statement(arguments: argparse.Namespace) -> int:
             [
                 author,
                 f"  says: {contribution_words(found.shown())}, {span}",
-                "  the signature is good; the count is its own",
+                "  the signature is good; nobody but its author has counted",
             ]
         )
     return 0
