@@ -59,9 +59,6 @@ from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
 from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
-AUDITS_WAITING_MAX = 256
-"""Beyond this many waiting audits no new ones are drawn: the device that audits is the bottleneck then."""
-
 LOSSES_MAX = 10
 """A task that was with more workers than this when they vanished fails: it may be what kills them."""
 

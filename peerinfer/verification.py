@@ -82,6 +82,7 @@ class Verification:
     # --- the door --------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        self._checks.now_s = now_s
         match event:
             case ResultsArrived(name, tasks):
                 self._arrived(name, tasks)
@@ -108,6 +109,7 @@ class Verification:
             self.is_concluded = False  # Its tasks will be answered once more.
         if self.is_concluded:
             self._conclude()
+        self._checks.go_on()
         effects = list(self._effects)
         self._effects.clear()
         return effects
@@ -180,8 +182,8 @@ class Verification:
                 for key in tasks:
                     self._checks.draw(key, name, by_partner=True)
             else:
-                for place in self._checks.drawn(peer, len(tasks)):
-                    self._checks.draw(tasks[place], name)
+                for key in self._checks.chosen(peer, tasks):
+                    self._checks.draw(key, name)
             self._seal(peer)
 
     # --- further answers -------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ class Window:
     """Tasks whose check is not back."""
     drawn: int = 0
     """Checks that were drawn in it."""
+    is_deferred: bool = False
+    """Results came while nobody had time to check any: the next check is drawn among all of the window."""
     passed: int = 0
     failed_to_check: int = 0
     """Checks that could not be had, nor another one in their place."""
@@ -60,6 +62,8 @@ class Answered:
     """Whose answer the outstanding check is about."""
     copies_wanted: int = 0
     audit_wanted: bool = False
+    audit_queued: bool = False
+    """The wanted audit has not been asked for yet: the own device is busy."""
     no_audit: bool = False
     """The own device could not compute it."""
     no_copy: bool = False
@@ -87,6 +91,11 @@ class Provisional:
         self.waiting = 0
         """Tasks that wait for a check."""
         self.audits_out = 0
+        """Audits that the own device was asked for."""
+        self.audits_queued = 0
+        """Those that it will be asked for."""
+        self.copies_out = 0
+        """Tasks that wait for a copy."""
 
     def __len__(self) -> int:
         return len(self.tasks) + len(self.plain)
@@ -147,16 +156,24 @@ class Provisional:
         if not peer.is_here and not any(window.tasks for window in peer.windows):
             self.peers.pop(peer.peer, None)
 
-    def waits(self, task: Answered, *, copies: int | None = None, audit: bool | None = None) -> None:
-        """Sets what the task waits for, and keeps the counts in step."""
-        before, audited = task.is_waiting, task.audit_wanted
+    def waits(
+        self, task: Answered, *, copies: int | None = None, audit: bool | None = None, is_queued: bool = False
+    ) -> None:
+        """Sets what the task waits for, and keeps the counts in step. `is_queued`: the audit will be asked for later."""
+        before = task.is_waiting
+        self._count(task, -1)
         task.copies_wanted = task.copies_wanted if copies is None else copies
-        task.audit_wanted = task.audit_wanted if audit is None else audit
-        self.audits_out += task.audit_wanted - audited
-        changed = task.is_waiting - before
-        self.waiting += changed
+        if audit is not None:
+            task.audit_wanted, task.audit_queued = audit, audit and is_queued
+        self._count(task, 1)
         for window in task.windows.values():
-            window.waiting += changed
+            window.waiting += task.is_waiting - before
+
+    def _count(self, task: Answered, sign: int) -> None:
+        self.waiting += sign * task.is_waiting
+        self.copies_out += sign * (task.copies_wanted > 0)
+        self.audits_queued += sign * task.audit_queued
+        self.audits_out += sign * (task.audit_wanted and not task.audit_queued)
 
     def forget(self, key: int, *, apart_from: Window | None = None) -> None:
         """The task is settled. The window `apart_from` is left as it is."""
@@ -167,8 +184,7 @@ class Provisional:
             return
         task = self.tasks.pop(key)
         waiting = task.is_waiting
-        self.waiting -= waiting
-        self.audits_out -= task.audit_wanted
+        self._count(task, -1)
         for window in task.windows.values():
             if window is not apart_from:
                 del window.tasks[key]
@@ -193,5 +209,9 @@ class Provisional:
         assert all(held.get(key) == 1 for key in self.plain), "a plain task is in no window, or in several"
         waiting = sum(task.is_waiting for task in self.tasks.values())
         assert waiting == self.waiting, f"{waiting} tasks wait, {self.waiting} counted"
-        audits = sum(task.audit_wanted for task in self.tasks.values())
+        queued = sum(task.audit_queued for task in self.tasks.values())
+        assert queued == self.audits_queued, f"{queued} audits wait to be asked for, {self.audits_queued} counted"
+        audits = sum(task.audit_wanted for task in self.tasks.values()) - queued
         assert audits == self.audits_out, f"{audits} audits are out, {self.audits_out} counted"
+        copies = sum(task.copies_wanted > 0 for task in self.tasks.values())
+        assert copies == self.copies_out, f"{copies} tasks wait for a copy, {self.copies_out} counted"

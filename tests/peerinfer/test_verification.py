@@ -11,6 +11,12 @@ import pytest
 from peerinfer.ids import PeerId
 from peerinfer.reputation import NEWCOMER_AUDITS, epsilon
 from peerinfer.verification import Verification
+from peerinfer.verification_checks import (
+    AUDITS_OUT_MAX,
+    AUDITS_OUT_MIN,
+    AUDITS_QUEUE_S,
+    COPIES_FOR_EACH_PARTNER,
+)
 from peerinfer.verification_events import (
     AuditDone,
     Caught,
@@ -177,10 +183,12 @@ def test_a_trusted_peer_is_audited_when_the_dice_say_so() -> None:
 def test_the_share_of_audits_is_what_the_policy_says() -> None:
     machine = Verification(Policy(audit_share=0.1), random.Random(3))
     machine.handle(PeerKnown(ANN, audits=50.0), 0.0)
-    said = [
-        effect for number in range(5000) for effect in machine.handle(ResultArrived(number, ANN).event(machine), 0.0)
-    ]
-    assert sum(isinstance(effect, WantAudit) for effect in said) == pytest.approx(500, abs=60)
+    audits = 0
+    for number in range(5000):
+        if WantAudit(number, (ANN,)) in machine.handle(ResultArrived(number, ANN).event(machine), 0.0):
+            audits += 1
+            machine.handle(AuditDone(number, (ANN,)), 0.0)
+    assert audits == pytest.approx(500, abs=60)
 
 
 def test_spot_checks_newcomers_first_and_less_and_less() -> None:
@@ -196,6 +204,104 @@ def test_spot_checks_newcomers_first_and_less_and_less() -> None:
     assert sum(checked[:100]) > 2 * sum(checked[-1000:]) / 10
     assert sum(checked[-1000:]) == pytest.approx(50, abs=25)
     machine.check()
+
+
+# --- a busy device -------------------------------------------------------------------------------------------------
+
+
+def asked(effects: list[Effect]) -> list[int]:
+    return [effect.task for effect in effects if isinstance(effect, WantAudit)]
+
+
+def audited_at(machine: Verification, task: int, now_s: float) -> list[Effect]:
+    said = machine.handle(AuditDone(task, (ANN,)), now_s)
+    machine.check()
+    return said
+
+
+def test_a_device_is_asked_for_as_many_audits_as_it_does_in_the_stated_time_and_for_no_more() -> None:
+    machine = Verification(Policy(audit_share=1.0), Fixed(ALWAYS))
+    machine.handle(PeerKnown(ANN, audits=100.0), 0.0)
+    out = asked(machine.handle(ResultsArrived(ANN, range(100)), 0.0))
+    assert out == list(range(AUDITS_OUT_MIN)), "its pace is unknown"
+    audit_s, now_s = AUDITS_QUEUE_S / 20, 0.0
+    for number in range(40):
+        now_s += audit_s
+        out += asked(audited_at(machine, out[number], now_s))
+        assert len(out) - (number + 1) <= 20
+    assert len(out) - 40 in (19, 20), "by its pace, and rounding"
+    while machine.provisional:
+        now_s += audit_s
+        number += 1
+        out += asked(audited_at(machine, out[number], now_s))
+    assert sorted(out) == list(range(100)), "what waited is audited later, each once"
+
+
+def test_an_instant_device_has_a_limit_too() -> None:
+    machine = Verification(Policy(audit_share=1.0), Fixed(ALWAYS))
+    machine.handle(PeerKnown(ANN, audits=100.0), 0.0)
+    out = asked(machine.handle(ResultsArrived(ANN, range(AUDITS_OUT_MAX + 10)), 0.0))
+    out += asked(audited_at(machine, out[0], 0.0))
+    assert len(out) - 1 == AUDITS_OUT_MAX
+
+
+def test_while_the_device_is_busy_a_trusted_partner_checks_and_only_so_much() -> None:
+    scene = Scene(Policy(audit_share=1.0), ALWAYS)
+    scene.peer(ANN)
+    scene.peer(BOB)
+    said = scene.tell(ResultsArrived(ANN, range(100)))
+    assert len(asked(said)) == AUDITS_OUT_MIN
+    copies = [effect for effect in said if isinstance(effect, WantCopy)]
+    assert len(copies) == 2 * COPIES_FOR_EACH_PARTNER
+    assert all(copy.trusted and copy.exclude == (ANN,) for copy in copies)
+
+
+def test_what_waits_for_the_device_goes_to_the_first_newcomer_that_becomes_trusted() -> None:
+    scene = Scene(Policy())
+    scene.peer(ANN, 0.0)
+    scene.peer(BOB, NEWCOMER_AUDITS - 1.0)
+    scene.tell(ResultsArrived(ANN, range(50)), ResultsArrived(BOB, [90]))
+    said = scene.machine.handle(AuditDone(0, (ANN,)), 10.0)
+    assert asked(said) == [90], "whoever is nearest to being trusted comes first"
+    said = scene.machine.handle(AuditDone(90, (BOB,)), 20.0)
+    scene.machine.check()
+    copies = [effect for effect in said if isinstance(effect, WantCopy)]
+    assert len(copies) == COPIES_FOR_EACH_PARTNER
+    assert all(copy.trusted and copy.exclude == (ANN,) for copy in copies)
+
+
+def test_what_waits_for_a_busy_device_is_not_final_before_its_check() -> None:
+    scene = Scene(small_window())
+    scene.peer(ANN, 0.0)
+    out = asked(scene.tell(ResultsArrived(ANN, range(15)), Concluded()))
+    assert len(out) == AUDITS_OUT_MIN
+    assert not scene.finals()
+    while out:
+        out += asked(scene.tell(AuditDone(out.pop(0), (ANN,))))
+    assert sorted(scene.finals()) == list(range(15))
+
+
+def test_a_cheat_is_caught_by_what_it_gave_while_nobody_had_time() -> None:
+    """Under `spot` nothing is drawn then; the window stays open, and the next check may be of anything in it."""
+    machine = Verification(Policy("spot", audit_share=0.05), random.Random(4))
+    for number in range(AUDITS_OUT_MIN):
+        machine.handle(ResultsArrived(PeerId(f"peer-{number}"), [number]), 0.0)
+    assert machine.handle(ResultsArrived(ANN, range(100, 1100)), 0.0) == [], "the device is busy, and nothing is final"
+    machine.handle(AuditDone(0, (PeerId("peer-0"),)), 0.0)
+    said = machine.handle(ResultsArrived(ANN, [5000]), 0.0)
+    machine.check()
+    assert [100 <= task < 1100 for task in asked(said)] == [True]
+    said = machine.handle(AuditDone(asked(said)[0], ()), 0.0)
+    assert sum(len(effect.tasks) for effect in said if isinstance(effect, Void)) == 1001
+
+
+def test_a_dispute_does_not_wait_for_a_busy_device() -> None:
+    scene = Scene(Policy())
+    scene.peer(ANN, 0.0)
+    scene.tell(ResultsArrived(ANN, range(50)))
+    scene.peer(BOB)
+    scene.tell(ResultArrived(99, BOB))
+    assert asked(scene.tell(ResultArrived(99, CLEO))) == [99]
 
 
 # --- backtracking --------------------------------------------------------------------------------------------------
