@@ -262,13 +262,15 @@ class Dispatch:
             for peer in list(self._roomy) if machine is not None else ():
                 worker = self._force.workers[peer]
                 while machine is not None and worker.room and job.doubles.waiting and peer in job.usable:
-                    seconds = self._force.table.seconds_per_task(job.demand, self._force.table.row_of(peer))
+                    table, row = self._force.table, self._force.table.row_of(peer)
+                    seconds = table.seconds_per_task(job.demand, row)
                     count = frame_size(
                         open_tasks=job.doubles.waiting,
                         share=1 / max(len(self._roomy), 1),
                         seconds_per_task=seconds,
                         bytes_per_task=job.spec.bytes_per_task,
                         rtt_s=0.0,
+                        is_relayed=table.is_relayed(row),
                     )
                     tasks = job.doubles.take(peer, worker.offer.groups, machine.is_trusted(peer), count)
                     if not tasks:

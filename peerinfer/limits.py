@@ -42,6 +42,10 @@ WINDOW_FRAMES_MAX = 64
 INLINE_BYTES_MAX = 4 * MIB
 """A task whose inputs are larger than this travels as a blob."""
 
+RELAYED_FRAME_BYTES_MAX = 256 * KIB
+"""Inputs of one frame to a worker behind a relay, unless a single task is larger: the relay lends its line, and others wait
+behind each frame."""
+
 FRAME_BLOB_BYTES_MAX = 256 * MIB
 """Inputs or outputs of one frame that travel as a blob: each end holds them in memory once."""
 

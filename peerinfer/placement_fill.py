@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from peerinfer.limits import FRAME_SECONDS_TARGET, FRAME_TASKS_MAX, INLINE_BYTES_MAX
+from peerinfer.limits import FRAME_SECONDS_TARGET, FRAME_TASKS_MAX, INLINE_BYTES_MAX, RELAYED_FRAME_BYTES_MAX
 from peerinfer.placement_table import Floats
 
 FACTOR = 2.0
@@ -92,6 +92,7 @@ def frame_size(
     seconds_per_task: float,
     bytes_per_task: float,
     rtt_s: float,
+    is_relayed: bool = False,
 ) -> int:
     """How many tasks the next frame should hold; at least 1. `share`: the worker's part of all speed, 0 to 1.
 
@@ -100,6 +101,6 @@ def frame_size(
     """
     lasting_s = min(max(FRAME_SECONDS_TARGET, FRAME_ROUND_TRIPS * rtt_s), FRAME_SECONDS_MAX)
     by_time = math.ceil(lasting_s / max(seconds_per_task, 1e-9))
-    by_bytes = int(INLINE_BYTES_MAX // max(bytes_per_task, 1.0))
+    by_bytes = int((RELAYED_FRAME_BYTES_MAX if is_relayed else INLINE_BYTES_MAX) // max(bytes_per_task, 1.0))
     by_share = math.ceil(open_tasks * min(max(share, 0.0), 1.0) / FACTOR)
     return max(1, min(by_time, by_bytes, by_share, FRAME_TASKS_MAX, open_tasks))

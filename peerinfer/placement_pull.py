@@ -245,6 +245,7 @@ class Pull:
             seconds_per_task=speed.workers / speed.rate if speed.rate else demand.prior_s * demand.units,
             bytes_per_task=demand.transfer_bytes,
             rtt_s=0.0,
+            is_relayed=table.is_relayed(row),
         )
         scores = self.strategy.ranking(demand, table).all
         better = (scores < scores.item(row)) & (table.room > 0)
@@ -263,6 +264,7 @@ class Pull:
             seconds_per_task=seconds,
             bytes_per_task=demand.transfer_bytes,
             rtt_s=table.rtt_s.item(row),
+            is_relayed=table.is_relayed(row),
         )
         if not is_known:
             tasks = min(tasks, int(FIRST_FRAME_TASKS * FRAME_GROWTH ** table.model(demand.model).samples.item(row)))

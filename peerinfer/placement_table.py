@@ -324,6 +324,9 @@ class CandidateTable:
                 self._renew()
         return columns
 
+    def is_relayed(self, row: int) -> bool:
+        return self.detour.item(row) > 1.0
+
     def seconds_per_task(self, demand: Demand, row: int) -> float:
         seconds = self.model(demand.model).seconds.item(row)
         return demand.units * (demand.prior_s if math.isnan(seconds) else seconds)

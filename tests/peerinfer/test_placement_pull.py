@@ -10,7 +10,7 @@ import pytest
 
 from peerinfer.estimates import Estimate
 from peerinfer.ids import Cid, JobId, PeerId
-from peerinfer.limits import FRAME_TASKS_MAX
+from peerinfer.limits import FRAME_TASKS_MAX, RELAYED_FRAME_BYTES_MAX
 from peerinfer.placement import STRATEGIES, strategy_named
 from peerinfer.placement_fill import fill, fill_few, frame_size
 from peerinfer.placement_pull import (
@@ -101,6 +101,10 @@ def test_filling_nobody_is_an_error() -> None:
         ({"seconds_per_task": 0.0}, FRAME_TASKS_MAX),
         ({"seconds_per_task": 100.0}, 1),
         ({"share": math.inf}, 20),
+        ({"bytes_per_task": RELAYED_FRAME_BYTES_MAX / 7, "is_relayed": True}, 7),
+        ({"bytes_per_task": RELAYED_FRAME_BYTES_MAX / 7 + 1, "is_relayed": True}, 6),
+        ({"bytes_per_task": RELAYED_FRAME_BYTES_MAX / 7 + 1}, 20),
+        ({"bytes_per_task": RELAYED_FRAME_BYTES_MAX + 1, "is_relayed": True}, 1),
     ],
 )
 def test_a_frame_lasts_and_shrinks_toward_the_end(changes: dict[str, float], tasks: int) -> None:
