@@ -105,8 +105,6 @@ class Outcome:
     """Tasks that were done twice so that the answers can be compared."""
     audited: int
     frames: int
-    finished: tuple[tuple[float, int], ...]
-    """Times and tasks that were answered, for plots."""
 
 
 class Swarm:
@@ -130,7 +128,6 @@ class Swarm:
         self._counter = 0
         self._frames = 0
         self._wake_s = math.inf
-        self._finished: list[tuple[float, int]] = []
 
     # --- the world -------------------------------------------------------------------------------------------------
 
@@ -217,7 +214,6 @@ class Swarm:
             copied=self._copied,
             audited=self._audited,
             frames=self._frames,
-            finished=tuple(self._finished),
         )
 
     # --- workers ---------------------------------------------------------------------------------------------------
@@ -278,7 +274,6 @@ class Swarm:
 
     def _answered(self, worker: _Worker, life: int, frame: _Frame) -> None:
         if life == worker.life:
-            self._finished.append((self.now_s, frame.tasks))
             done = tuple(range(frame.tasks))
             self._tell(FrameAnswered(worker.peer, frame.number, done, (), frame.compute_s))
 
