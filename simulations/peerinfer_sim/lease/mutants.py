@@ -64,7 +64,7 @@ def _a_bare_majority_is_enough() -> Patches:
     def majority(electors: int, byzantine: int) -> int:
         return electors // 2 + 1
 
-    return [(elector, "quorum", majority), (lease_certificate, "quorum", majority)]
+    return [(module, "quorum", majority) for module in (elector, committees, lease_certificate)]
 
 
 def _the_journal_is_not_read() -> Patches:
