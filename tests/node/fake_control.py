@@ -51,6 +51,7 @@ class FakeControl:
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[str, Any]] = []
         self.state = "running"
+        self.reachability = "unknown"
         self.until_s: float | None = None
         self.has_left = trio.Event()
         self.streams_open = 0
@@ -68,7 +69,7 @@ class FakeControl:
             "addresses": [f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"],
             "state": self.state,
             "reasons": [{"reason": "paused by its owner", "until": self.until_s}] if self.state == "paused" else [],
-            "reachability": "unknown",
+            "reachability": self.reachability,
             "peers": {"alive": 1, "suspect": 0, "relayed": 0},
             "devices": await self.devices(),
             "jobs_coordinated": sum(job.state == "running" for job in self.held_jobs.values()),

@@ -219,14 +219,27 @@ def check_reachability(path: Path) -> Finding:
     try:
         found, addresses = trio.run(ask)
     except NoDaemon:
-        return Finding("reachability", "ok", "not known without a daemon")
-    if found.startswith("0 peers") and "by relay" not in found:
-        ports = sorted({address.split("/")[4] for address in addresses})
+        return Finding(
+            "reachability", "ok", "only a running daemon learns how others see it", "start one: peerinfer join"
+        )
+    is_direct = not found.startswith(("0 peers", "listens nowhere", "unknown"))
+    if is_direct or "by relay" in found:
+        return Finding("reachability", "ok", found)
+    if found.startswith("unknown"):
         return Finding(
             "reachability",
-            "warn",
+            "ok",
             found,
-            f"forward TCP port {' and '.join(ports)} of your router to this machine, or let a member with a public "
-            "address run: peerinfer join --relay",
+            "if no peer comes, give this node one: peerinfer join --bootstrap ADDR, or an INVITE",
         )
-    return Finding("reachability", "ok", found)
+    ports = sorted({address.split("/")[4] for address in addresses if "/p2p-circuit" not in address}, key=int)
+    relay = (
+        "ask a friend whose machine can be dialled to run: peerinfer join --relay; this node then finds it by itself, "
+        "or is led to it by: peerinfer join --bootstrap ADDR, with the address that the friend's node prints"
+    )
+    if not ports:
+        return Finding(
+            "reachability", "warn", found, f"listen somewhere (peerinfer config set listen --unset), or {relay}"
+        )
+    forward = f"forward TCP port{'s' if len(ports) > 1 else ''} {' and '.join(ports)} of your router to this machine"
+    return Finding("reachability", "warn", found, f"{forward} and let it through the firewall, or {relay}")

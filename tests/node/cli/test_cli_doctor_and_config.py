@@ -82,6 +82,34 @@ def test_a_daemon_that_runs_or_was_killed_is_seen(home: Home, fake: FakeControl,
     assert checkup.check_daemon(tmp_path / "none.sock").state == "ok"
 
 
+@pytest.mark.parametrize(
+    ("found", "state", "advice"),
+    [
+        ("3 peers can dial you directly, 1 by relay", "ok", ""),
+        ("0 peers can dial you directly, 1 by relay", "ok", ""),
+        ("10 peers can dial you directly, 2 not at all", "ok", ""),
+        ("listens nowhere, so it is reached by relay (1)", "ok", ""),
+        ("unknown: there was nobody to ask yet", "ok", "--bootstrap"),
+        ("0 peers can dial you directly, 2 not at all", "warn", "forward TCP port 4001 of your router"),
+        ("0 peers can dial you directly, 2 not at all", "warn", "peerinfer join --relay"),
+    ],
+)
+def test_how_others_see_the_running_daemon_and_what_to_do_if_none_can_dial_it(
+    home: Home, fake: FakeControl, found: str, state: str, advice: str
+) -> None:
+    fake.reachability = found
+    finding = checkup.check_reachability(home.socket)
+    assert (finding.state, finding.found) == (state, found)
+    assert advice in finding.advice
+    assert bool(finding.advice) == bool(advice)
+
+
+def test_without_a_daemon_doctor_says_that_one_is_needed(home: Home) -> None:
+    finding = checkup.check_reachability(home.socket)
+    assert finding.found == "only a running daemon learns how others see it"
+    assert finding.advice == "start one: peerinfer join"
+
+
 @pytest.mark.parametrize(("wall_s", "state"), [(0.0, "fail"), (1.8e9, "ok"), (9e9, "fail")])
 def test_a_clock_from_another_age_is_noticed(wall_s: float, state: str) -> None:
     assert checkup.check_clock(wall_s).state == state
