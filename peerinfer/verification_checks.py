@@ -60,9 +60,13 @@ class Checks:
         self._busy_since_s = self.now_s
 
     def drawn(self, peer: Supporter, count: int) -> list[int]:
-        """Which of so many results are checked; of a newcomer under `spot` the first for certain, then less and less."""
+        """Which of so many results are checked; of a newcomer under `spot` the first for certain, then less and less.
+
+        Where nobody has time, one later check may stand for several of a peer that has proven itself. A newcomer's checks
+        wait for their turn: a thousand liars who are checked once each would hardly be seen.
+        """
         share, random_ = self._policy.audit_share, self._rng.random
-        if self._policy.kind == "spot" and not self._has_time(peer):
+        if self._policy.kind == "spot" and peer.is_trusted and not self._has_time(peer):
             peer.windows[-1].is_deferred = True  # It stays open until there is time.
             return []
         known = peer.audits + peer.checks_out

@@ -282,8 +282,9 @@ def test_what_waits_for_a_busy_device_is_not_final_before_its_check() -> None:
 
 
 def test_a_cheat_is_caught_by_what_it_gave_while_nobody_had_time() -> None:
-    """Under `spot` nothing is drawn then; the window stays open, and the next check may be of anything in it."""
-    machine = Verification(Policy("spot", audit_share=0.05), random.Random(4))
+    """Under `spot` nothing is drawn of a trusted peer then; its window stays open for the next check."""
+    machine = Verification(Policy("spot", audit_share=1.0), random.Random(4))
+    machine.handle(PeerKnown(ANN, audits=20.0), 0.0)
     for number in range(AUDITS_OUT_MIN):
         machine.handle(ResultsArrived(PeerId(f"peer-{number}"), [number]), 0.0)
     assert machine.handle(ResultsArrived(ANN, range(100, 1100)), 0.0) == [], "the device is busy, and nothing is final"
@@ -293,6 +294,18 @@ def test_a_cheat_is_caught_by_what_it_gave_while_nobody_had_time() -> None:
     assert [100 <= task < 1100 for task in asked(said)] == [True]
     said = machine.handle(AuditDone(asked(said)[0], ()), 0.0)
     assert sum(len(effect.tasks) for effect in said if isinstance(effect, Void)) == 1001
+
+
+def test_the_checks_of_a_newcomer_wait_for_a_busy_device_and_none_is_left_out() -> None:
+    machine = Verification(Policy("spot", audit_share=0.05), random.Random(4))
+    for number in range(AUDITS_OUT_MIN):
+        machine.handle(ResultsArrived(PeerId(f"peer-{number}"), [number]), 0.0)
+    machine.handle(ResultsArrived(ANN, range(100, 104)), 0.0)
+    asked_of_ann: list[int] = []
+    for number in range(AUDITS_OUT_MIN):
+        asked_of_ann += asked(machine.handle(AuditDone(number, (PeerId(f"peer-{number}"),)), 0.0))
+    assert 100 in asked_of_ann, "the first for certain"
+    assert set(asked_of_ann) <= set(range(100, 104))
 
 
 def test_a_dispute_does_not_wait_for_a_busy_device() -> None:
