@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import trio
 
 from peerinfer.control import Control, JobRequest, Json
-from peerinfer.errors import InputError, Interrupted, StateUnusable
+from peerinfer.errors import InputError, Interrupted, StateUnusable, UsageError
 from peerinfer.units import format_count
 from peerinfer_node.cli.following import begin_writing, bring_home, cancel, follow
 from peerinfer_node.cli.interrupts import Stop, open_stop
@@ -33,7 +33,15 @@ def run(arguments: argparse.Namespace, request: JobRequest) -> int:
     except StateUnusable as error:
         # Nothing was sent, which is what the user must know about exit codes.
         raise InputError(str(error)) from None
+    _check_overwrites_nothing(output, [arguments.model, *arguments.inputs])
     return trio.run(_Run(arguments, request, output).run)
+
+
+def _check_overwrites_nothing(output: str, read: Sequence[str]) -> None:
+    """The output takes its name at the end: over an input, it would be the end of the user's data."""
+    for path in read:
+        if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
+            raise UsageError(f"{output} is an input of this run and would be overwritten; name another output")
 
 
 class _Run:

@@ -146,6 +146,18 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_sent(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("output", ["in.npz", "./in.npz", "link.npz"])
+def test_an_output_never_takes_the_place_of_an_input(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    (files / "link.npz").symlink_to("in.npz")
+    before = (files / "in.npz").read_bytes()
+    assert main(["run", "model.onnx", "in.npz", "-o", output]) == 2
+    assert "would be overwritten; name another output" in capsys.readouterr().err
+    assert (files / "in.npz").read_bytes() == before
+    assert not submitted(fake)
+
+
 def test_results_that_the_node_lost_are_an_error_and_no_short_file(
     fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
