@@ -105,7 +105,7 @@ def test_inputs_too_large_to_be_copied_are_refused_before_anything_is(three, tmp
     header = np.lib.format.open_memmap(huge, mode="w+", dtype=np.float32, shape=(2_100, WIDTH))
     del header
     run = three.swarm.run("ada", "run", model, huge, "--detach", "--batch", str(BATCH))
-    assert run.code != 0
+    assert run.code == 3, run.told()
     assert "inputs copied to a committee" in run.stderr, run.told()
     assert "512" in run.stderr
     assert all(job["tasks"] != 525 for job in three["ada"].ask("GET", "/jobs"))

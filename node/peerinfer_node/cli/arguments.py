@@ -95,7 +95,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 def verify(text: str) -> str:
     if VERIFY.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of none, spot, adaptive, quorum:2 to quorum:9")
+        raise argparse.ArgumentTypeError(f"{text!r} is no policy; choose none, spot, adaptive or quorum:2 to quorum:9")
     return text
 
 

@@ -26,25 +26,25 @@ _HELP = """\
 usage: peerinfer COMMAND [options]
 Lend computers to AI inference and use them, peer to peer.
 
-  join      lend this machine's devices; join INVITE enters a private swarm
-  run       run an ONNX model over inputs, on the swarm or here
-  serve     HTTP for online inference, by a node that lends nothing
-  jobs      list jobs; show, attach, cancel or fetch one
-  status    what this node does now
-  peers     who is there; --why MODEL: who may run it, and why not
+  join        lend this machine's devices; join INVITE enters a private swarm
+  run         run an ONNX model over inputs, on the swarm or here
+  serve       HTTP for online inference, by a node that lends nothing
+  jobs        list jobs; show, attach, cancel or fetch one
+  status      what this node does now
+  peers       who is there; --why MODEL: who may run it, and why not
   reputation  what this node has seen of its peers, in words
-  devices   what this machine can compute with
-  models    which models this node holds
-  pause     stop lending, for a while or until resume
-  resume    lend again
-  finish    finish running tasks, take no more
-  leave     finish running tasks and end the daemon
-  swarm     create a private swarm, print an invite to it
-  bench     measure this machine
-  doctor    find out what is wrong here, and what to do
-  config    path, show, get or set what this node is configured to do
-  id        print this node's peer id
-  version   print the version
+  devices     what this machine can compute with
+  models      which models this node holds
+  pause       stop lending, for a while or until resume
+  resume      lend again
+  finish      finish running tasks, take no more
+  leave       finish running tasks and end the daemon
+  swarm       create a private swarm, print an invite to it
+  bench       measure this machine
+  doctor      find out what is wrong here, and what to do
+  config      path, show, get or set what this node is configured to do
+  id          print this node's peer id
+  version     print the version
 {window}
 peerinfer COMMAND --help says more. Try: peerinfer run m.onnx in.npz -o out.npz
 """
@@ -61,7 +61,7 @@ class _TopLevel(Parser):
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        return _HELP.format(window="  tui       a dashboard of the running daemon" if window.is_available() else "")
+        return _HELP.format(window="  tui         a dashboard of the running daemon" if window.is_available() else "")
 
 
 def build_parser() -> Parser:

@@ -210,4 +210,5 @@ def _not_finite(spec: TensorSpec, column: Column) -> str | None:
     if not count:
         return None
     numbers = "1 number is" if count == 1 else f"{count} numbers are"
-    return f"input {quoted(spec.name)}: {numbers} NaN or infinite, first in item {first} (counted from 0); they run so"
+    where = f"first in item {first} (counted from 0)"
+    return f"input {quoted(spec.name)}: {numbers} NaN or infinite, {where}; they run as they are"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from numpy.typing import NDArray
 
 from peerinfer.binding import Binding, bind
-from peerinfer.errors import LimitExceeded, ProtocolError
+from peerinfer.errors import InputError, ProtocolError
 from peerinfer.limits import CHUNK_BYTES, MIB
 from peerinfer.messages import Manifest
 from peerinfer.tensors import ITEM_BYTES, TensorSpec
@@ -40,16 +40,17 @@ def inputs_bytes(binding: Binding) -> int:
 
 
 def check_size(inputs: Inputs) -> None:
-    """Raises `LimitExceeded` if they are too large to be copied to a committee."""
+    """Raises `InputError` if they are too large to be copied to a committee."""
     size = inputs_bytes(inputs.binding)
     if size > REPLICATED_BYTES_MAX:
-        raise LimitExceeded(
-            "inputs copied to a committee", current=0, attempted=size, limit=REPLICATED_BYTES_MAX, unit="bytes"
+        raise InputError(
+            f"inputs copied to a committee may have {REPLICATED_BYTES_MAX >> 20} MiB as the model takes them, and these "
+            f"have {size >> 20} MiB: hand them over in parts, or run without --detach"
         )
 
 
 def pack_inputs(inputs: Inputs, key: bytes) -> bytes:
-    """The sealed inputs. Reads everything: to be called in a thread. Raises `LimitExceeded`, `InputError`."""
+    """The sealed inputs. Reads everything: to be called in a thread. Raises `InputError`."""
     check_size(inputs)
     binding = inputs.binding
     size = inputs_bytes(binding)

@@ -48,7 +48,7 @@ class Replication:
     async def replicate(self, live: LiveJob, nursery: trio.Nursery) -> None:
         """Returns when a quorum holds copies; the others go on fetching theirs, in `nursery`.
 
-        Raises `LimitExceeded` if the inputs are too large to be copied, `JobFailed` if too few electors took them.
+        Raises `InputError` if the inputs are too large to be copied, `JobFailed` if too few electors took them.
         """
         job, manifest, files = live.job, live.manifest, live.files
         assert files is not None

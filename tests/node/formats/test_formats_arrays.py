@@ -146,7 +146,7 @@ def test_nan_and_infinity_run_with_a_warning(name: str, write: Any, tmp_path: Pa
     write(tmp_path / name, values)
     inputs = opened(tmp_path / name)
     assert inputs.warnings == (
-        "input 'x': 3 numbers are NaN or infinite, first in item 7 (counted from 0); they run so",
+        "input 'x': 3 numbers are NaN or infinite, first in item 7 (counted from 0); they run as they are",
     )
     np.testing.assert_array_equal(inputs.rows(7, 8)[0], values[7:8])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from peerinfer.binding import bind
-from peerinfer.errors import LimitExceeded, ProtocolError
+from peerinfer.errors import InputError, ProtocolError
 from peerinfer.limits import CHUNK_BYTES
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.roles import packed_inputs
@@ -93,7 +93,7 @@ def test_inputs_larger_than_the_limit_are_refused_before_anything_is_read(monkey
     inputs = ArrayInputs((Port("x", "float32", (FREE, 3)),), x=np.zeros((10, 3), np.float32))
     monkeypatch.setattr(packed_inputs, "REPLICATED_BYTES_MAX", inputs_bytes(inputs.binding) - 1)
     monkeypatch.setattr(inputs, "rows", None)
-    with pytest.raises(LimitExceeded, match="copied to a committee"):
+    with pytest.raises(InputError, match="copied to a committee"):
         pack_inputs(inputs, KEY)
 
 
