@@ -8,12 +8,10 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from peerinfer.contribution import contribution_words
 from peerinfer.control import Control, Json
 from peerinfer.errors import UsageError
 from peerinfer.units import format_count, format_duration, format_size
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
-from peerinfer_node.cli.contributing import export_statement, verify_statement
 from peerinfer_node.cli.output import show, show_json, table
 from peerinfer_node.cli.place import add_place, with_daemon
 
@@ -85,6 +83,8 @@ def _peers(arguments: argparse.Namespace) -> int:
 
 
 def _reputation(arguments: argparse.Namespace) -> int:
+    from peerinfer_node.cli.contributing import export_statement, verify_statement
+
     if arguments.peer == "export":
         return export_statement(arguments)
     if arguments.peer == "verify":
@@ -106,6 +106,8 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def status_lines(status: Json) -> list[str]:
+    from peerinfer.contribution import contribution_words  # with the codec, which help does not wait for
+
     peers = status.get("peers") or {}
     counts = f"{peers.get('alive', 0)} alive, {peers.get('suspect', 0)} suspect, {peers.get('relayed', 0)} relayed"
     rows: list[tuple[str, Any]] = [
