@@ -202,6 +202,10 @@ class Reputation:
         rows = [(peer, self._rows[peer]) for peer in changed if peer in self._rows]
         return rows, [peer for peer in changed if peer not in self._rows]
 
+    def change_again(self, peers: Iterable[PeerId]) -> None:
+        """Their changes could not be kept: `changes` gives them once more."""
+        self._changed |= dict.fromkeys(peers)
+
     def restore(self, rows: Iterable[tuple[PeerId, Evidence]], now_s: float) -> int:
         """Takes rows from the store; returns how many were refused, since a file may have been edited by hand.
 

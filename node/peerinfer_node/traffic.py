@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
+from peerinfer.errors import StateUnusable
 from peerinfer_node.ports import Store
 
 SAVE_EVERY_S = 30.0
@@ -50,8 +51,9 @@ class Traffic:
     async def save(self) -> None:
         count = self.bytes_today
         if count != self._saved:
-            await self._store.set_setting(_KEY, json.dumps([self._day, count]))
-            self._saved = count
+            with suppress(StateUnusable):  # A full disk is no reason to stop; the count is tried again.
+                await self._store.set_setting(_KEY, json.dumps([self._day, count]))
+                self._saved = count
 
 
 @asynccontextmanager

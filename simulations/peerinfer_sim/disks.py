@@ -14,9 +14,9 @@ import trio
 
 from peerinfer.elector import SeatRow
 from peerinfer.errors import StateUnusable
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import Buffer, JobRow, PeerRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.seat_store import MemorySeatStore
 
@@ -82,6 +82,9 @@ class SimStore(MemoryStore):
 
     async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
         await self._write(MemoryStore.remember_peers, tuple(rows))
+
+    async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None:
+        await self._write(MemoryStore.save_reputation, tuple(rows), tuple(gone))
 
     async def set_setting(self, key: str, value: str | None) -> None:
         await self._write(MemoryStore.set_setting, key, value)

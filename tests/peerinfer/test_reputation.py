@@ -160,6 +160,15 @@ def test_a_row_from_the_future_does_not_last_for_ever() -> None:
     assert reputation.standing(PEER, 10_000 * DAY_S).is_newcomer
 
 
+def test_a_change_that_could_not_be_kept_is_given_once_more() -> None:
+    reputation = Reputation()
+    reputation.passed(PEER, 0.0)
+    rows, _ = reputation.changes()
+    assert reputation.changes() == ([], [])
+    reputation.change_again(peer for peer, _ in rows)
+    assert reputation.changes() == (rows, [])
+
+
 def test_a_flood_of_names_washes_away_no_proven_fault() -> None:
     reputation = Reputation()
     reputation.caught(PEER, 0.0)

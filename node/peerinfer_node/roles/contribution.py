@@ -8,7 +8,7 @@ import trio
 
 from peerinfer.contribution import Contribution, check_sense
 from peerinfer.envelope import seal, unseal
-from peerinfer.errors import DecodeError, InputError
+from peerinfer.errors import DecodeError, InputError, StateUnusable
 from peerinfer_node.log import Log
 from peerinfer_node.ports import Keys, LocalClock, Store
 from peerinfer_node.roles.worker import WorkerRole
@@ -55,5 +55,8 @@ class ContributionRole:
     async def save(self) -> None:
         total = self.total
         if total.tasks != self._saved:
-            await self._store.set_setting(_SETTING, seal(total, self._keys.peer_id, self._keys.sign).hex())
-            self._saved = total.tasks
+            try:
+                await self._store.set_setting(_SETTING, seal(total, self._keys.peer_id, self._keys.sign).hex())
+                self._saved = total.tasks
+            except StateUnusable as error:  # A full disk is no reason to stop; the count is tried again.
+                self._log.warning("what was given could not be written down", reason=str(error))

@@ -14,6 +14,7 @@ from dataclasses import asdict
 import trio
 
 from peerinfer.coordination import Coordination
+from peerinfer.errors import StateUnusable
 from peerinfer.ids import PeerId
 from peerinfer.reputation import Evidence
 from peerinfer_node.log import Log
@@ -56,7 +57,11 @@ class ReputationRole:
     async def save(self) -> None:
         rows, gone = self._machine.reputation.changes()
         if rows or gone:
-            await self._store.save_reputation([self._seal(peer, row) for peer, row in rows], gone)
+            try:
+                await self._store.save_reputation([self._seal(peer, row) for peer, row in rows], gone)
+            except StateUnusable as error:
+                self._machine.reputation.change_again([*(peer for peer, _ in rows), *gone])
+                self._log.warning("evidence could not be written down", reason=str(error))
 
     def _seal(self, peer: PeerId, row: Evidence) -> ReputationRow:
         evidence = json.dumps(asdict(row), sort_keys=True)
