@@ -56,7 +56,9 @@ class Door:
     async def events(self, *, token: str = TOKEN, **options: Any) -> AsyncIterator[WebSocketConnection]:
         headers = [("Authorization", f"Bearer {token}")]
         url = self.url.replace("http", "ws") + "/api/v1/events"
-        async with open_websocket_url(url, extra_headers=headers, max_message_size=1 << 27, **options) as socket:
+        # Who was cut off need not be waited for: the other side will not say goodbye.
+        options = {"max_message_size": 1 << 27, "disconnect_timeout": 2, **options}
+        async with open_websocket_url(url, extra_headers=headers, **options) as socket:
             yield socket
 
 
@@ -74,7 +76,7 @@ async def read_to_end(socket: WebSocketConnection) -> tuple[list[str], int | Non
 @asynccontextmanager
 async def open_door(folder: Path, fake: FakeControl | None = None, *, host: str = "127.0.0.1") -> AsyncIterator[Door]:
     door = Door(fake or FakeControl(), "", folder / "p.sock")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         tcp = TcpDoor(host, 0, TOKEN)
         async with open_gateway(door.fake, door.socket, door.notes.append, tcp=tcp, log=door.log) as url:
             door.url = url.replace("0.0.0.0", "127.0.0.1")
