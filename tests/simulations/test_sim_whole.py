@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import trio
@@ -16,7 +17,7 @@ from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.lease.mutants import broken
 from peerinfer_sim.outcome import Outcome
-from peerinfer_sim.scenario import Scenario
+from peerinfer_sim.scenario import FaultPlan, Scenario
 from peerinfer_sim.watch import Violation
 from peerinfer_sim.whole import WholeWorld
 
@@ -191,7 +192,17 @@ def test_a_guard_that_is_missing_shows_in_whole_nodes_too(mutant: str, seen: str
         run_until_noticed()
 
 
-def test_a_full_disk_of_an_elector_stops_nobody_and_its_seat_is_lost_until_it_starts_again() -> None:
+def test_full_disks_and_power_cuts_of_electors_stop_nobody() -> None:
     outcome, _ = run("disks", 1, items=300)
     check_totals(outcome)
+    assert outcome.lies_passed == 0
+
+
+def test_a_committee_whose_disks_were_all_full_goes_on_when_they_have_room_again() -> None:
+    plan = FaultPlan("full-disk", "volunteer", 8, between_s=(1.0, 2.0), lasts_s=20.0)
+    disks = scenario.load("disks").smaller(items=300)
+    world = WholeWorld(replace(disks, faults=(plan,)), 1, EventLog())
+    outcome = world.run()
+    check_totals(outcome)
+    assert outcome.job_s > 20.0, "no disk was full while the job ran"
     assert outcome.lies_passed == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,8 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Keys, LocalClock, Network, SeatStore, Stream
 from peerinfer_node.roles.elector_lines import ElectorLines
 from peerinfer_node.roles.work_stream import greet
+
+Save = Callable[[], Awaitable[None]]
 
 LEASE_STREAMS_PER_PEER_MAX = 4
 LOOK_AGAIN_S = 0.02
@@ -139,12 +141,17 @@ class Elections:
         self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self._next_token = 1
         self._broken: dict[JobId, str] = {}
-        """Jobs whose seats are out of service until the node restarts, and why."""
+        """Jobs whose seats are out of service, and why. Those with something unsaved serve again when it is written."""
+        self._unsaved: dict[JobId, list[Save]] = {}
+        """Of seats whose disk would not take them: what must be written, in order, before they may answer again."""
+        self._saving: set[JobId] = set()
         self._streams: dict[PeerId, int] = {}
         self._forgot_at_s: float | None = None
         self._nursery: trio.Nursery | None = None
         self.on_seat: Callable[[JobId, bytes], None] = lambda job, manifest: None
         """Called when this node has become an elector of another node's job."""
+        self.on_unsaved: Callable[[JobId, str], None] = lambda job, reason: None
+        """Called when the seat of a job cannot be written down, with the reason."""
         self.won = 0
         self.lost = 0
 
@@ -442,7 +449,12 @@ class Elections:
                 return LeaseRefused(job, 0, "denied", "this elector lost what it had promised for older jobs", NO_TERM)
         else:
             job = JobId(request.job)
-        return self._out_of_service(job, request) if job in self._broken else None
+        if job not in self._broken:
+            return None
+        if job in self._unsaved and job not in self._saving and self._nursery is not None:
+            self._saving.add(job)
+            self._nursery.start_soon(self._save_unsaved, job)  # The disk may have room again when it is asked next.
+        return self._out_of_service(job, request)
 
     def _out_of_service(self, job: JobId, request: Any) -> LeaseRefused:
         return LeaseRefused(
@@ -465,13 +477,32 @@ class Elections:
                 answer(message)
                 self._follow(request, message)
 
-    async def _persist(self, job: JobId, save: Callable[[], Any]) -> None:
-        """What cannot be written must not be answered: the job's seat is out of service until the node restarts."""
+    async def _persist(self, job: JobId, save: Save) -> None:
+        """What cannot be written must not be answered: the job's seat is out of service until it can be."""
+        if job in self._unsaved:
+            self._unsaved[job].append(save)
+            return
         try:
             await save()
         except PeerinferError as error:
             self._broken[job] = "cannot write to its disk"
+            self._unsaved[job] = [save]
             self._log.error("elector cannot write", job=job, reason=str(error))
+            self.on_unsaved(job, str(error))
+
+    async def _save_unsaved(self, job: JobId) -> None:
+        """Nothing was answered since the disk failed: the seat written down is the seat as it is, and serves again."""
+        try:
+            unsaved = self._unsaved[job]
+            while unsaved:
+                await unsaved[0]()
+                del unsaved[0]
+            del self._unsaved[job], self._broken[job]
+            self._log.info("elector can write again", job=job)
+        except PeerinferError as error:
+            self._log.debug("elector still cannot write", job=job, reason=str(error))
+        finally:
+            self._saving.discard(job)
 
     def _follow(self, request: Any, message: Any) -> None:
         """Lets this node's own candidate see what its elector has granted."""

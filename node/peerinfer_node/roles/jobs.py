@@ -141,6 +141,7 @@ class Jobs:
         """Of own jobs that have ended lately: what is fetched must be what they name."""
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
+        elections.on_unsaved = self._seat_unsaved
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Reports started once jobs can be taken up."""
@@ -313,6 +314,14 @@ class Jobs:
         live.picture, live.end = end.picture, end
         detail = json.dumps([end.reason[:300], end.kind])
         self._elections.write(live.job, (), event=end.state, detail=detail, now=True)
+
+    def _seat_unsaved(self, job: JobId, reason: str) -> None:
+        """A job with other electors goes on with those; one that has only this one would wait for a disk for ever."""
+        live = self._live.get(job)
+        if live is not None and not live.is_over and live.manifest.committee == (self._own,):
+            live.is_over = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._forget, live, "failed", reason, StateUnusable.__name__)
 
     def _over(self, live: LiveJob, chain: Chain) -> None:
         assert self._nursery is not None
