@@ -21,29 +21,23 @@ import random
 from collections.abc import Callable, Sequence
 
 from peerinfer.candidacy_events import (
-    HAND_OVER_S,
     Ask,
     Campaign,
     CandidacyPicture,
     ChangeCommittee,
     ChangesSeen,
-    Committed,
     CommitteeChanged,
     Effect,
     Event,
     HandOver,
     Heard,
     LeaseSeen,
-    Lost,
-    Over,
     Phase,
     Reply,
-    Request,
     Unheard,
-    Won,
     Write,
 )
-from peerinfer.committees import candidates_in, committees_of, follow_all
+from peerinfer.hearing import Hearing
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
 from peerinfer.journal_writer import JournalWriter
@@ -59,55 +53,20 @@ from peerinfer.lease_messages import (
     SeatOffered,
     SeatTaken,
 )
-from peerinfer.lease_profile import LAN, WAN, LeaseProfile
+from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Outlook, Round, Terms
 from peerinfer.limits import TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer.newcomers import Newcomers
+from peerinfer.patience import Patience
 from peerinfer.recovery import Recovery
-from peerinfer.sealing import Sealing
+from peerinfer.sealing import Closing, Sealing
+from peerinfer.standing import Standing
 from peerinfer.tenure import Ended, Tenure
-
-__all__ = [
-    "HAND_OVER_S",
-    "LAN",
-    "WAN",
-    "Ask",
-    "Campaign",
-    "Candidacy",
-    "CandidacyPicture",
-    "ChangeCommittee",
-    "ChangesSeen",
-    "Committed",
-    "CommitteeChanged",
-    "Effect",
-    "Event",
-    "HandOver",
-    "Heard",
-    "LeaseProfile",
-    "LeaseSeen",
-    "Lost",
-    "Over",
-    "Phase",
-    "Reply",
-    "Request",
-    "Unheard",
-    "Won",
-    "Write",
-]
 
 _WITH_LEASE = (Phase.OPENING, Phase.SEALING, Phase.HOLDING)
 _AT_REST = (Phase.WATCHING, Phase.OVER)
-
-SEALINGS_MAX = 8
-"""So often electors are asked to seal before the candidate begins anew."""
-
-CAMPAIGN_WAIT_MAX_S = 10.0
-"""So long a candidate waits, at most, after many campaigns in vain: a healed network is made use of within this time."""
 
 
 class Candidacy:
@@ -137,33 +96,24 @@ class Candidacy:
         self._rng = rng
         self._sign = sign
         self._wall_s = wall_s
-        self.changes = tuple(changes)
-        self._committees, self._start = committees_of(job, manifest, self.changes)
+        self._standing = Standing(own, job, manifest, changes)
+        self._patience = Patience(profile, rng)
         self._term = NO_TERM
         self._terms = Terms(manifest.byzantine)
         self._doubted: dict[PeerId, None] = {}
         """Electors that did not hand out the journal that they promised."""
-        self._statements: dict[PeerId, tuple[bytes, bytes]] = {}
-        """Of electors that have sealed this epoch: the change, and their word."""
-        self._sealing: Sealing | None = None
-        """While an epoch is closed that others began to close."""
-        self._sealings = 0
-        self._seal_again_s = NEVER
+        self._closing: Closing | None = None
         self._newcomers: Newcomers | None = None
         """In every epoch but the first."""
-        self._heard_s: dict[PeerId, float] = {}
+        self._hearing = Hearing(self._standing)
         self._now_s = 0.0
         self._prepared = Round(0, 0.0)
         self._recovery: Recovery | None = None
         """While a quorum is being read."""
         self._tenure: Tenure | None = None
         """From the request for the lease on."""
-        self._next_s = NEVER
-        """When to campaign, while watching."""
-        self._failures = 0
         self._holder = ""
         self._waiting = ""
-        self._missing: tuple[str, ...] = ()
         self._why = ""
         """Why the last lease ended; the next term's opening batch says it."""
         self._resigned = False
@@ -175,22 +125,18 @@ class Candidacy:
 
     def _take_places(self) -> None:
         """The committee of the newest epoch, and this node's place among its candidates."""
-        seated = self._committees[-1]
-        self._epoch, self._quorum = seated.epoch, seated.quorum
-        self._electors = tuple(PeerId(elector) for elector in seated.electors)
-        if self._start is not None:
-            seat = SeatOffered(self._signed_manifest, self.changes)
+        standing = self._standing
+        if standing.start is not None:
+            seat = SeatOffered(self._signed_manifest, standing.changes)
             self._newcomers = Newcomers(
-                self._job, self._manifest, seat, self._committees, self._start, self._chain, self._new_nonce
+                self._job, self._manifest, seat, standing.committees, standing.start, self._chain, self._new_nonce
             )
-        candidates = candidates_in(self._manifest, seated)
-        self._is_candidate = self._own in candidates
-        self._rank = candidates.index(self._own) if self._is_candidate else 0
-        self._is_over = not self._is_candidate
+        self._patience.rank = standing.rank
+        self._is_over = not standing.is_candidate
         if self._is_over:
             self._waiting = "this node was replaced in the committee"
         self._writer = JournalWriter(
-            self._own, self._sign, self._job, self._manifest, self._epoch, self._chain, self._wall_s
+            self._own, self._sign, self._job, self._manifest, standing.epoch, self._chain, self._wall_s
         )
 
     # --- the door ----------------------------------------------------------------------------------------------------
@@ -207,10 +153,10 @@ class Candidacy:
             case LeaseSeen():
                 self._lease_seen(event, now_s)
             case Heard(elector, reply):
-                if elector in self._electors:
+                if elector in self._standing.electors:
                     self._heard(elector, reply, now_s)
             case Unheard(elector):
-                if elector in self._electors and self._tenure is not None:
+                if elector in self._standing.electors and self._tenure is not None:
                     self._tenure.unheard(elector)
             case Write():
                 if self._tenure is not None:
@@ -220,7 +166,7 @@ class Candidacy:
             case ChangeCommittee(committee):
                 self._change_committee(committee)
             case ChangesSeen(changes):
-                self._advance(changes[self._epoch :], now_s)
+                self._advance(changes[self._standing.epoch :], now_s)
             case Tick():
                 pass
         self._follow_tenure(now_s)
@@ -232,7 +178,7 @@ class Candidacy:
     def phase(self) -> Phase:
         if self._tenure is not None:
             return self._tenure.phase
-        if self._sealing is not None:
+        if self._closing is not None:
             return Phase.SEALING
         if self._recovery is not None:
             return Phase.RECOVERING if self._recovery.is_copying else Phase.PREPARING
@@ -242,14 +188,13 @@ class Candidacy:
     def deadline_s(self) -> float:
         if self._tenure is not None:
             return self._tenure.deadline_s
-        if self._sealing is not None:
-            return self._seal_again_s
-        return self._recovery.deadline_s if self._recovery is not None else self._next_s
+        if self._closing is not None:
+            return self._closing.again_s
+        return self._recovery.deadline_s if self._recovery is not None else self._patience.next_s
 
     def holds(self, now_s: float) -> bool:
         """True if this node may coordinate at this moment. To be asked before every effect."""
-        tenure = self._tenure
-        return tenure is not None and tenure.phase is Phase.HOLDING and not tenure.is_leaving and self.has_lease(now_s)
+        return self.has_lease(now_s) and self.phase is Phase.HOLDING and not (self._tenure and self._tenure.is_leaving)
 
     def has_lease(self, now_s: float) -> bool:
         """True if a quorum grants this node the lease, whether or not it coordinates yet. No two nodes are ever so."""
@@ -270,9 +215,14 @@ class Candidacy:
         return self._chain
 
     @property
+    def changes(self) -> tuple[bytes, ...]:
+        """Every `CommitteeChange` that is known here."""
+        return self._standing.changes
+
+    @property
     def committee(self) -> tuple[PeerId, ...]:
         """Who elects now, as far as is known here."""
-        return self._electors
+        return self._standing.electors
 
     @property
     def committed(self) -> int:
@@ -284,44 +234,42 @@ class Candidacy:
     def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
         if seen.term == self._terms.seen != NO_TERM and seen.holder != self._own:
             # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
-            self._failures = 0
+            self._patience.failures = 0
         self._terms.seen = max(self._terms.seen, seen.term, key=lambda term: term.order)
         if self.phase is not Phase.WATCHING or self._resigned:
             return
         if seen.holder == self._own:
             # A grant from before a restart: it is ours, but only a new campaign can make use of it.
-            if self._next_s == NEVER:
-                self._next_s = now_s + self._stagger_s()
+            if self._patience.next_s == NEVER:
+                self._patience.until(now_s)
             return
         self._holder = seen.holder
-        self._next_s = seen.until_s + self._stagger_s()
+        self._patience.until(seen.until_s)
         self._why = f"{seen.holder} did not renew its lease" if seen.holder else "the lease was given back"
 
     def _campaign(self, now_s: float) -> None:
         round_ = self._terms.next_round(self._term, self._chain.last_term)
         if round_ > TERM_ROUND_MAX:
-            self._next_s = NEVER
+            self._patience.next_s = NEVER
             self._waiting = "all terms of this job are used up; submit it again"
             return
         self._term = Term(round_, self._own)
-        self._statements.clear()
         self._recovery = Recovery(
             self._own,
             self._job,
             self._manifest,
             self._term,
             self._chain,
-            self._quorum,
+            self._standing,
             committed=self._final,
             doubted=self._doubted,
             now_s=now_s,
             answer_s=self._profile.answer_s,
             new_nonce=self._new_nonce,
-            committees=self._committees,
         )
         self._prepared = Round(self._new_nonce(), now_s)
-        self._next_s = NEVER
-        self._effects += [Ask(elector, self._request()) for elector in self._electors]
+        self._patience.next_s = NEVER
+        self._effects += [Ask(elector, self._request()) for elector in self._standing.electors]
 
     def _read_on(self, asks: list[Ask], now_s: float) -> None:
         """After anything that may have brought the reading of a quorum further."""
@@ -330,13 +278,13 @@ class Candidacy:
         if not self._recovery.is_complete or self._recovery.is_copying:
             self._judge(now_s)
             return
-        self._recovery = None
-        if self._statements and self._chain.change:
-            self._begin_sealing(now_s)
+        recovery, self._recovery = self._recovery, None
+        if recovery.statements and self._chain.change:
+            self._begin_sealing(recovery, now_s)
             return
         self._tenure = Tenure(
             self._job,
-            self._committees[-1],
+            self._standing.seated,
             self._term,
             self._chain,
             self._writer,
@@ -354,17 +302,15 @@ class Candidacy:
         """What was asked of all electors."""
         if self._tenure is not None:
             return self._tenure.request()
-        return Prepare(self._job, self._epoch, self._term, self._prepared.nonce)
+        return Prepare(self._job, self._standing.epoch, self._term, self._prepared.nonce)
 
     def _fail(self, now_s: float, reason: str, *, wait_s: float | None = None, first_wait_s: float = 0.0) -> None:
         """Back to watching: for `wait_s` where that is known, else longer each time, beginning with `first_wait_s`."""
         self._rest(reason)
         if wait_s is None:
-            self._failures += 1
-            first_wait_s = first_wait_s or self._profile.answer_s
-            longest_s = min(first_wait_s * 2.0 ** min(self._failures, 10), CAMPAIGN_WAIT_MAX_S)
-            wait_s = longest_s * (0.5 + 0.5 * self._rng.random())
-        self._next_s = now_s + wait_s + self._stagger_s()
+            self._patience.after_failure(now_s, first_wait_s or self._profile.answer_s)
+        else:
+            self._patience.until(now_s + wait_s)
 
     def _rest(self, reason: str) -> None:
         """Nothing is under way any more."""
@@ -372,11 +318,8 @@ class Candidacy:
             self._tenure.give_up(reason)
             self._effects += self._tenure.effects
         self._waiting = reason
-        self._recovery = self._tenure = self._sealing = None
-        self._next_s = NEVER
-
-    def _stagger_s(self) -> float:
-        return self._profile.slot_s * (self._rank + self._rng.random())
+        self._recovery = self._tenure = self._closing = None
+        self._patience.next_s = NEVER
 
     def _new_nonce(self) -> int:
         return self._rng.getrandbits(62) + 1
@@ -384,11 +327,9 @@ class Candidacy:
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def _heard(self, elector: PeerId, reply: Reply, now_s: float) -> None:
-        self._heard_s[elector] = now_s
+        self._hearing.heard(elector, now_s)
         match reply:
             case Promise() if self._recovery is not None and reply.nonce == self._asked.nonce:
-                if reply.statement:
-                    self._statements[elector] = reply.change, reply.statement
                 self._read_on(self._recovery.promised(elector, reply, now_s), now_s)
                 if self._newcomers is not None and self._recovery is not None and not self._recovery.is_copying:
                     self._effects += self._newcomers.seek(elector)
@@ -405,10 +346,10 @@ class Candidacy:
             case SealGiven():
                 if self._tenure is not None:
                     self._tenure.sealed(reply)
-                elif self._sealing is not None:
-                    self._sealing.given(reply)
+                elif self._closing is not None:
+                    self._closing.sealing.given(reply)
                     self._look_at_seals(now_s)
-            case SeatTaken() if reply.epoch == self._epoch and not reply.is_ready:
+            case SeatTaken() if reply.epoch == self._standing.epoch and not reply.is_ready:
                 if self._newcomers is not None:
                     self._effects += self._newcomers.wants(elector, reply.sequence)
             case SeatTaken():
@@ -420,8 +361,8 @@ class Candidacy:
         self._terms.claim(elector, refusal.promised)
         if refusal.kind == "sealed" and refusal.changes and self._advance(refusal.changes, now_s):
             return
-        if self._sealing is not None:
-            self._effects += self._sealing.refused(elector, refusal)
+        if self._closing is not None:
+            self._effects += self._closing.sealing.refused(elector, refusal)
             self._look_at_seals(now_s)
             return
         if self._tenure is not None and self._tenure.refused(elector, refusal):
@@ -448,14 +389,14 @@ class Candidacy:
         if self.phase not in (Phase.PREPARING, Phase.RECOVERING, Phase.LEASING):
             return
         left_out = self._recovery.left_out if self._recovery is not None else {}
-        match self._asked.outlook(len(self._electors), self._quorum, left_out):
+        match self._asked.outlook(len(self._standing.electors), self._standing.quorum, left_out):
             case None:
                 pass
-            case Outlook(reason, 0.0) if self._failures:
+            case Outlook(reason, 0.0) if self._patience.failures:
                 self._fail(now_s, reason, first_wait_s=self._profile.slot_s)
             case Outlook(_, 0.0):
                 # Most likely nobody was faster: a candidate that has just come does not know how far the terms have.
-                self._failures = 1
+                self._patience.failures = 1
                 self._rest("")
                 self._campaign(now_s)
             case Outlook(reason, wait_s, holder):
@@ -468,27 +409,25 @@ class Candidacy:
         if self._tenure is not None:
             self._tenure.change(committee)
 
-    def _begin_sealing(self, now_s: float) -> None:
+    def _begin_sealing(self, recovery: Recovery, now_s: float) -> None:
         """Goes on where somebody has begun to close the epoch; a quorum has promised this term, and seals for that."""
         change = self._chain.link(self._chain.change - 1).signed
-        said = [statement for known, statement in self._statements.values() if known == change]
-        sealing = Sealing(self._job, self._committees[-1], self._term, change, self._chain, self._new_nonce, said)
-        self._sealing, self._sealings = sealing, 0
-        self._seal_again_s = now_s
+        said = [statement for known, statement in recovery.statements.values() if known == change]
+        sealing = Sealing(self._job, self._standing.seated, self._term, change, self._chain, self._new_nonce, said)
+        self._closing = Closing(sealing, now_s, self._profile.answer_s)
         self._look_at_seals(now_s)
 
     def _look_at_seals(self, now_s: float) -> None:
-        if self._sealing is not None and self._sealing.record:
-            self._advance((self._sealing.record,), now_s)
+        if self._closing is not None and self._closing.sealing.record:
+            self._advance((self._closing.sealing.record,), now_s)
 
     def _advance(self, records: Sequence[bytes], now_s: float) -> bool:
         """Follows to a later epoch; False if these records do not lead there."""
-        fresh, start = follow_all(self._job, self._committees[-1], records)
-        if start is None:
+        if not self._standing.follow(records):
             return False
+        start = self._standing.start
+        assert start is not None
         self._rest("the committee was changed")
-        self.changes += tuple(records[: len(fresh)])
-        self._committees, self._start = [*self._committees, *fresh], start
         if self._chain.holds(start.batches, start.head):
             self._chain.cut(start.batches)
         self._final = min(self._final, len(self._chain))
@@ -496,23 +435,19 @@ class Candidacy:
         self._take_places()
         self._terms.begin(start.granted)
         self._why = "the committee was changed"
-        self._failures = 0
-        self._effects.append(CommitteeChanged(self.changes, self._electors, self._is_candidate))
-        if self._is_candidate and start.granted.candidate == self._own and not self._resigned:
+        self._patience.failures = 0
+        self._effects.append(CommitteeChanged(self.changes, self._standing.electors, self._standing.is_candidate))
+        if self._standing.is_candidate and start.granted.candidate == self._own and not self._resigned:
             self._campaign(now_s)
-        elif self._is_candidate and not self._resigned:
-            self._next_s = now_s + self._stagger_s() + (start.lease_s if start.granted.candidate else 0.0)
+        elif self._standing.is_candidate and not self._resigned:
+            self._patience.until(now_s + (start.lease_s if start.granted.candidate else 0.0))
         return True
 
     # --- the term ----------------------------------------------------------------------------------------------------
 
     def _look_at_lease(self, now_s: float) -> None:
         if self._tenure is not None and now_s >= self._tenure.valid_until_s and self.phase is not Phase.LEASING:
-            silent = self._silent(now_s - 2 * self._profile.renew_s)
-            answered = len(self._electors) - len(silent)
-            why = f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed"
-            self._tenure.look_at_lease(now_s, why)
-            self._missing = silent
+            self._tenure.look_at_lease(now_s, self._hearing.miss(now_s - 2 * self._profile.renew_s))
             self._follow_tenure(now_s)
 
     def _follow_tenure(self, now_s: float) -> None:
@@ -527,7 +462,7 @@ class Candidacy:
         if tenure.phase in (Phase.OPENING, Phase.HOLDING):
             self._waiting, self._holder = "", self._own
         if tenure.phase is Phase.HOLDING:
-            self._failures = 0
+            self._patience.failures = 0
             self._doubted.clear()
         if tenure.ended is None:
             return
@@ -552,25 +487,19 @@ class Candidacy:
         elif self._tenure is None and not self._is_over:
             self._rest(reason)
 
-    def _silent(self, since_s: float) -> tuple[str, ...]:
-        return tuple(elector for elector in self._electors if self._heard_s.get(elector, -NEVER) < since_s)
-
     def _on_time(self, now_s: float) -> None:
-        if self.phase is Phase.WATCHING and now_s >= self._next_s:
+        if self.phase is Phase.WATCHING and now_s >= self._patience.next_s:
             self._campaign(now_s)
-        if self._sealing is not None and now_s >= self._seal_again_s:
-            self._sealings += 1
-            if self._sealings > SEALINGS_MAX:
+        if self._closing is not None and now_s >= self._closing.again_s:
+            asks = self._closing.ask_again(now_s)
+            if asks is None:
                 self._fail(now_s, "the committee is being changed, and too few of its electors answer")
             else:
-                self._seal_again_s = now_s + self._profile.answer_s
-                self._effects += self._sealing.asks()
+                self._effects += asks
         if self._recovery is not None and now_s >= self._recovery.deadline_s:
             self._read_on(self._recovery.tick(now_s), now_s)
         if self.phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self.deadline_s:
-            self._missing = self._silent(self._asked.sent_s)
-            answered = len(self._electors) - len(self._missing)
-            self._fail(now_s, f"{answered} of {len(self._electors)} electors answered, {self._quorum} are needed")
+            self._fail(now_s, self._hearing.miss(self._asked.sent_s))
         if self._tenure is not None:
             self._tenure.tick(now_s)
         self._follow_tenure(now_s)
@@ -586,7 +515,9 @@ class Candidacy:
             committed=self.committed,
             waiting=self._waiting,
             holder=self._holder,
-            missing=self._silent(self._now_s - 2 * self._profile.renew_s) if is_holder else self._missing,
+            missing=self._hearing.silent(self._now_s - 2 * self._profile.renew_s)
+            if is_holder
+            else self._hearing.missing,
         )
 
     def check(self) -> None:

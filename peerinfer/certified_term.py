@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerinfer.committees import committees_of
-from peerinfer.elector import open_manifest
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId
 from peerinfer.lease_certificate import check_grants
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
 
 

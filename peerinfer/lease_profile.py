@@ -8,6 +8,10 @@ from dataclasses import dataclass
 DRIFT = 0.01
 """Clocks may run this much faster or slower than time; quartz is a hundred times better."""
 
+LEASE_S_MIN = 0.1
+LEASE_S_MAX = 60.0
+"""A longer lease would keep a job from being taken over for as long."""
+
 RESTARTS_WITHIN_S = 60.0
 """A machine that is started again within this time is an elector as before."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peerinfer.elector import LEASE_S_MAX
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM
 from peerinfer.lease_messages import (
     LeaseRefused,
 )
+from peerinfer.lease_profile import LEASE_S_MAX
 from peerinfer.machine import NEVER
 from peerinfer.messages import (
     Term,

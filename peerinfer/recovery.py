@@ -12,11 +12,10 @@ A copy is judged by what has arrived, never by what was announced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from peerinfer.candidacy_events import Ask
-from peerinfer.committees import Seated
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
@@ -30,6 +29,7 @@ from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.standing import Standing
 
 Length = tuple[tuple[int, str], int]
 
@@ -53,14 +53,13 @@ class Recovery:
         manifest: Manifest,
         term: Term,
         chain: Chain,
-        quorum: int,
+        standing: Standing,
         *,
         committed: int,
         doubted: dict[PeerId, None],
         now_s: float,
         answer_s: float,
         new_nonce: Callable[[], int],
-        committees: Sequence[Seated] = (),
     ) -> None:
         """`committed`: batches that are known to be final; who offers others in their place is not believed.
 
@@ -71,12 +70,12 @@ class Recovery:
         self._manifest = manifest
         self._term = term
         self._chain = chain
-        self._quorum = quorum
+        self._quorum = standing.quorum
         self._committed = committed
         self._doubted = doubted
         self._answer_s = answer_s
         self._new_nonce = new_nonce
-        self._committees = committees
+        self._committees = standing.committees
         self._promises_until_s = now_s + answer_s
         self._answer_until_s = 0.0
         self._counts_doubted = False
@@ -84,6 +83,8 @@ class Recovery:
         self._copying: _Copying | None = None
         self.left_out: dict[PeerId, str] = {}
         """Electors whose promise did not hold, and why."""
+        self.statements: dict[PeerId, tuple[bytes, bytes]] = {}
+        """Of electors that have sealed this epoch: the change, and their word."""
 
     @property
     def is_copying(self) -> bool:
@@ -109,6 +110,8 @@ class Recovery:
     def promised(self, elector: PeerId, promise: Promise, now_s: float) -> list[Ask]:
         if promise.term == self._term:
             self._promised.setdefault(elector, promise)
+        if promise.statement:
+            self.statements[elector] = promise.change, promise.statement
         return self._go_on(now_s)
 
     def journal(self, elector: PeerId, part: JournalPart, now_s: float) -> list[Ask]:

@@ -12,6 +12,9 @@ from peerinfer.journal import Chain
 from peerinfer.lease_messages import CommitteeChange, LeaseRefused, SealGiven, SealWanted
 from peerinfer.messages import Term
 
+SEALINGS_MAX = 8
+"""So often electors are asked to seal before a candidate begins anew."""
+
 
 class Sealing:
     """For one change that a quorum holds. Whoever begins is its holder, or has another elector's seal."""
@@ -83,3 +86,22 @@ class Sealing:
         if len(self._seals) < self._seated.quorum:
             return b""
         return encode(CommitteeChange(self._change, tuple(self._seals.values())))
+
+
+class Closing:
+    """An epoch that somebody else began to close, as another candidate goes on with it."""
+
+    def __init__(self, sealing: Sealing, now_s: float, answer_s: float) -> None:
+        self.sealing = sealing
+        self._answer_s = answer_s
+        self._times = 0
+        self.again_s = now_s
+        """When to ask all electors again."""
+
+    def ask_again(self, now_s: float) -> list[Ask] | None:
+        """None if they were asked often enough."""
+        self._times += 1
+        if self._times > SEALINGS_MAX:
+            return None
+        self.again_s = now_s + self._answer_s
+        return self.sealing.asks()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from peerinfer.elector import open_manifest
 from peerinfer.envelope import seal
 from peerinfer.journal import GENESIS, Chain
 from peerinfer.lease_messages import (
@@ -15,6 +14,7 @@ from peerinfer.lease_messages import (
     Grant,
     JournalBatch,
 )
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import (
     Manifest,
     Term,

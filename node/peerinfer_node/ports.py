@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from peerinfer.batch_size import Measure
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.tensors import Port, TensorSpec

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term

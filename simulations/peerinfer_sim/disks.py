@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer_node.memory_store import MemoryStore

@@ -14,8 +14,8 @@ import httpx
 from swarm import Daemon, Process, Swarm, wait_for
 
 from peerinfer.committee import ELIGIBLE_AFTER_S
-from peerinfer.elector import open_manifest
 from peerinfer.journal import Chain, Entry, entries_of
+from peerinfer.manifests import open_manifest
 
 NAMES = ("ada", "bob", "cyd", "dan", "eve")
 POLL_S = 0.03

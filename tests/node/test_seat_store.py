@@ -10,7 +10,7 @@ import time
 import pytest
 import trio
 
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
@@ -210,7 +210,7 @@ async def test_a_call_that_fails_takes_no_other_with_it(path):
 WRITER = """
 import sys, trio
 from pathlib import Path
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
 from peerinfer_node.seat_store import SqliteSeatStore

@@ -8,21 +8,15 @@ from typing import Any
 
 from lease_setting import PEERS, Setting, keys
 
-from peerinfer.candidacy import (
-    LAN,
-    Ask,
-    Campaign,
-    Candidacy,
-    Heard,
-    LeaseProfile,
-    LeaseSeen,
-    Write,
-)
-from peerinfer.elector import Answer, Asked, Elector
+from peerinfer.candidacy import Candidacy
+from peerinfer.candidacy_events import Ask, Campaign, Heard, LeaseSeen, Write
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, Asked
 from peerinfer.journal import Chain, Entry
 from peerinfer.lease_messages import (
     Granted,
 )
+from peerinfer.lease_profile import LAN, LeaseProfile
 from peerinfer.machine import NEVER, Tick
 
 SUBMITTER = 7

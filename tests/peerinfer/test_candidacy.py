@@ -8,15 +8,12 @@ import pytest
 from lease_bench import SUBMITTER, Bench, entries, write
 from lease_setting import PEERS, Setting, keys, term
 
-from peerinfer.candidacy import (
+from peerinfer.candidacy_events import (
     HAND_OVER_S,
-    LAN,
-    WAN,
     Campaign,
     Committed,
     HandOver,
     Heard,
-    LeaseProfile,
     LeaseSeen,
     Lost,
     Over,
@@ -35,6 +32,7 @@ from peerinfer.lease_messages import (
     Prepare,
     SeatOffered,
 )
+from peerinfer.lease_profile import LAN, WAN, LeaseProfile
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S
 from peerinfer.machine import NEVER
 from peerinfer.messages import (

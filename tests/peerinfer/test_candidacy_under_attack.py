@@ -10,18 +10,8 @@ import pytest
 from lease_bench import SUBMITTER, Bench, Lie, entries, write
 from lease_setting import PEERS, Setting, term
 
-from peerinfer.candidacy import (
-    LAN,
-    Campaign,
-    HandOver,
-    Heard,
-    LeaseSeen,
-    Lost,
-    Unheard,
-    Won,
-    Write,
-)
-from peerinfer.elector import Asked
+from peerinfer.candidacy_events import Campaign, HandOver, Heard, LeaseSeen, Lost, Unheard, Won, Write
+from peerinfer.elector_events import Asked
 from peerinfer.lease_messages import (
     Append,
     JournalPart,
@@ -32,6 +22,7 @@ from peerinfer.lease_messages import (
     Promise,
     SeatOffered,
 )
+from peerinfer.lease_profile import LAN
 from peerinfer.lease_round import ROUNDS_ON_TRUST
 from peerinfer.limits import TERM_ROUND_MAX
 from peerinfer.machine import Tick

@@ -19,7 +19,8 @@ from peerinfer.committees import (
     follow,
     open_change,
 )
-from peerinfer.elector import Answer, Asked, Elector, PersistBatches, PersistSeat, Restored
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, Restored
 from peerinfer.envelope import seal
 from peerinfer.errors import ProtocolError
 from peerinfer.journal import Chain

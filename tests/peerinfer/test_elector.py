@@ -11,21 +11,9 @@ from hypothesis import strategies as st
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 from wire_strategies import SAME_EVERY_TIME
 
-from peerinfer.elector import (
-    LEASE_S_MAX,
-    LEASE_S_MIN,
-    Answer,
-    Asked,
-    Elector,
-    ForgetSeat,
-    PersistBatches,
-    PersistSeat,
-    Restored,
-    SeatGivenUp,
-    candidates_of,
-    open_manifest,
-    quorum_of,
-)
+from peerinfer.committees import candidates_in, first_committee
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, Asked, ForgetSeat, PersistBatches, PersistSeat, Restored, SeatGivenUp
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
@@ -45,8 +33,10 @@ from peerinfer.lease_messages import (
     SeatOffered,
     SeatTaken,
 )
+from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
 from peerinfer.limits import SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.machine import NEVER, Tick
+from peerinfer.manifests import open_manifest, quorum_of
 from peerinfer.messages import (
     Term,
 )
@@ -589,8 +579,9 @@ def test_an_elector_needs_no_clock_to_wake_it() -> None:
 
 
 def test_candidates_are_the_submitter_and_the_committee() -> None:
-    assert candidates_of(JOB.manifest) == (PEERS[7], *PEERS[:3])
-    assert candidates_of(Setting(submitter=1).manifest) == (PEERS[1], PEERS[0], PEERS[2])
+    other = Setting(submitter=1).manifest
+    assert candidates_in(JOB.manifest, first_committee(JOB.manifest)) == (PEERS[7], *PEERS[:3])
+    assert candidates_in(other, first_committee(other)) == (PEERS[1], PEERS[0], PEERS[2])
     assert [quorum_of(Setting(electors=n).manifest) for n in (1, 3, 5)] == [1, 2, 3]
     assert open_manifest(JOB.signed)[0] == JOB.job
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from lease_setting import PEERS, Setting, keys
 
-from peerinfer.elector import open_manifest, profile_of
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.lease_profile import LAN, LAN_RTT_S_MAX, SOLO, STATED, WAN, Distance, choose_profile
+from peerinfer.manifests import open_manifest, profile_of
 
 
 @pytest.mark.parametrize(

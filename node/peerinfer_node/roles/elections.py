@@ -9,18 +9,18 @@ from typing import Any
 
 import trio
 
-from peerinfer import candidacy, elector
-from peerinfer.candidacy import (
+from peerinfer import candidacy_events, elector_events
+from peerinfer.candidacy import Candidacy
+from peerinfer.candidacy_events import (
     HAND_OVER_S,
+    Ask,
     Campaign,
-    Candidacy,
     ChangeCommittee,
     ChangesSeen,
     Committed,
     CommitteeChanged,
     HandOver,
     Heard,
-    LeaseProfile,
     LeaseSeen,
     Lost,
     Over,
@@ -29,18 +29,16 @@ from peerinfer.candidacy import (
     Won,
     Write,
 )
-from peerinfer.elector import (
+from peerinfer.elector import Elector
+from peerinfer.elector_events import (
     Answer,
     Asked,
-    Elector,
     ForgetSeat,
     PersistBatches,
     PersistSeat,
     Restored,
     SeatGivenUp,
     SeatRow,
-    open_manifest,
-    profile_of,
 )
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
@@ -56,7 +54,9 @@ from peerinfer.lease_messages import (
     SealWanted,
     SeatOffered,
 )
+from peerinfer.lease_profile import LeaseProfile
 from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
+from peerinfer.manifests import open_manifest, profile_of
 from peerinfer.messages import (
     Goodbye,
     KeepAlive,
@@ -92,7 +92,7 @@ class _Candidate:
 
     machine: Candidacy
     profile: LeaseProfile
-    driver: Driver[candidacy.Event, candidacy.Effect]
+    driver: Driver[candidacy_events.Event, candidacy_events.Effect]
     on_won: Callable[[Term], None]
     on_lost: Callable[[str], None]
     on_committed: Callable[[Sequence[bytes]], None]
@@ -131,7 +131,7 @@ class Elections:
         self._swarm = swarm
         self._rng = rng
         self.elector = Elector(keys.peer_id, keys.sign)
-        self._elector_driver: Driver[elector.Event, elector.Effect] = Driver(
+        self._elector_driver: Driver[elector_events.Event, elector_events.Effect] = Driver(
             self.elector, _Clock(clock.elector_s), self._perform_elector
         )
         self._lines = ElectorLines(network=network, log=log, swarm=swarm, on_reply=self._on_reply)
@@ -209,7 +209,7 @@ class Elections:
             changes=self.elector.changes(job),
             wall_s=self._clock.wall_s,
         )
-        driver: Driver[candidacy.Event, candidacy.Effect] = Driver(
+        driver: Driver[candidacy_events.Event, candidacy_events.Effect] = Driver(
             machine, _Clock(self._clock.holder_s), lambda effect: self._perform_candidate(job, effect)
         )
         self._candidates[job] = _Candidate(machine, profile, driver, on_won, on_lost, on_committed, on_over)
@@ -333,8 +333,8 @@ class Elections:
             await candidate.over.wait()
             nursery.cancel_scope.cancel()
 
-    async def _perform_candidate(self, job: JobId, effect: candidacy.Effect) -> None:
-        if isinstance(effect, candidacy.Ask):
+    async def _perform_candidate(self, job: JobId, effect: candidacy_events.Effect) -> None:
+        if isinstance(effect, Ask):
             if job in self._candidates or job in self._telling:
                 self._ask(job, effect.elector, effect.request)
             return
@@ -358,7 +358,7 @@ class Elections:
             case CommitteeChanged(changes, committee, _):
                 self._log.info("committee changed", job=job, epoch=len(changes), committee=list(committee))
 
-    def _ask(self, job: JobId, elector_id: PeerId, request: candidacy.Request) -> None:
+    def _ask(self, job: JobId, elector_id: PeerId, request: candidacy_events.Request) -> None:
         assert self._nursery is not None
         if elector_id == self._own:
             refusal = self._refusal(request)
@@ -370,7 +370,7 @@ class Elections:
             candidate = self._candidates.get(job) or self._telling[job]
             self._lines.ask(self._nursery, elector_id, job, request, candidate.profile.answer_s)
 
-    def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy.Reply | None) -> None:
+    def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy_events.Reply | None) -> None:
         candidate = self._candidates.get(job) or self._telling.get(job)
         if candidate is not None:
             if reply is not None:
@@ -461,7 +461,7 @@ class Elections:
             job, getattr(request, "nonce", 0), "full", f"this elector {self._broken[job]}"[:REASON_CHARS_MAX], NO_TERM
         )
 
-    async def _perform_elector(self, effect: elector.Effect) -> None:
+    async def _perform_elector(self, effect: elector_events.Effect) -> None:
         match effect:
             case PersistSeat(row):
                 await self._persist(row.job, lambda: self._seats.save_seat(row))

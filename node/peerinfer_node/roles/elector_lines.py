@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from peerinfer.candidacy import Reply, Request
+from peerinfer.candidacy_events import Reply, Request
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.lease_messages import (

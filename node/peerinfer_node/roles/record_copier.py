@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peerinfer.elector import quorum_of
 from peerinfer.errors import PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import JobId, PeerId
+from peerinfer.manifests import quorum_of
 from peerinfer.messages import Manifest, Term
 from peerinfer.replica_messages import RecordCopy, RecordHeld, ReplicaRefused
 from peerinfer_node.log import Log

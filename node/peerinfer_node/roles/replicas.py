@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 import trio
 
-from peerinfer.elector import Elector, open_manifest
+from peerinfer.elector import Elector
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
 from peerinfer.replica_messages import (
     STATE_CHARS_MAX,

@@ -10,9 +10,9 @@ from typing import Any
 
 import trio
 
-from peerinfer.elector import quorum_of
 from peerinfer.errors import JobFailed, PeerinferError
 from peerinfer.ids import Cid, PeerId
+from peerinfer.manifests import quorum_of
 from peerinfer.replica_messages import ReplicaOffered
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, InThread

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerinfer.elector import SeatRow
+from peerinfer.elector_events import SeatRow
 from peerinfer.journal import NO_TERM, Chain, entries_of
 from peerinfer.messages import Term
 from peerinfer_sim.watch import Violation

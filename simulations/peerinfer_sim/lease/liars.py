@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable
 
 from peerinfer.codec import decode_as
-from peerinfer.elector import Answer, Asked, Effect, Elector, Event
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, Asked, Effect, Event
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain

@@ -10,20 +10,23 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from peerinfer import committees, elector, lease_certificate
-from peerinfer.candidacy import LeaseProfile, Over, Phase
+from peerinfer import committees, lease_certificate
+from peerinfer.candidacy_events import Over, Phase
 from peerinfer.committees import Seated
-from peerinfer.elector import Answer, Elector, PersistSeat
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, PersistSeat
 from peerinfer.envelope import unseal
 from peerinfer.lease_messages import (
     Grant,
     Granted,
     SealWanted,
 )
+from peerinfer.lease_profile import LeaseProfile
 from peerinfer.messages import Term
 from peerinfer.recovery import Recovery
 from peerinfer.replication import Replication
 from peerinfer.sealing import Sealing
+from peerinfer.seat import Seat
 from peerinfer.tenure import Tenure
 from peerinfer_sim.lease.node import Node
 
@@ -31,13 +34,14 @@ Patches = list[tuple[Any, str, Any]]
 
 
 def _restart_forgets_its_wait() -> Patches:
-    restore = Elector._restore
+    restored = Seat.restored
 
-    def mutant(self: Elector, row: Any, batches: Any, now_s: float) -> None:
-        restore(self, row, batches, now_s)
-        self._seats[row.job].deadline_s = 0.0
+    def mutant(*arguments: Any) -> Seat:
+        seat = restored(*arguments)
+        seat.deadline_s = 0.0
+        return seat
 
-    return [(Elector, "_restore", mutant)]
+    return [(Seat, "restored", mutant)]
 
 
 def _holder_counts_from_receipt() -> Patches:
@@ -57,14 +61,14 @@ def _no_drift_margin() -> Patches:
 
 
 def _a_higher_term_pre_empts() -> Patches:
-    return [(Elector, "_is_held_by_other", lambda self, seat, peer, now_s: False)]
+    return [(Seat, "_is_held_by_other", lambda self, peer, now_s: False)]
 
 
 def _a_bare_majority_is_enough() -> Patches:
     def majority(electors: int, byzantine: int) -> int:
         return electors // 2 + 1
 
-    return [(module, "quorum", majority) for module in (elector, committees, lease_certificate)]
+    return [(module, "quorum", majority) for module in (committees, lease_certificate)]
 
 
 def _the_journal_is_not_read() -> Patches:
@@ -72,15 +76,15 @@ def _the_journal_is_not_read() -> Patches:
 
 
 def _a_stale_term_is_accepted() -> Patches:
-    append = Elector._append
+    append = Seat._append
 
-    def mutant(self: Elector, seat: Any, asked: Any, token: int) -> None:
-        promised, granted = seat.promised, seat.granted
-        seat.promised = seat.granted = asked.term
-        append(self, seat, asked, token)
-        seat.promised, seat.granted = promised, granted
+    def mutant(self: Seat, asked: Any, token: int) -> None:
+        promised, granted = self.promised, self.granted
+        self.promised = self.granted = asked.term
+        append(self, asked, token)
+        self.promised, self.granted = promised, granted
 
-    return [(Elector, "_append", mutant)]
+    return [(Seat, "_append", mutant)]
 
 
 def _replies_before_it_writes() -> Patches:
@@ -167,13 +171,13 @@ def _new_electors_start_free() -> Patches:
         granted, _ = start_of(change, statements)
         return Term(granted.round, ""), 0.0
 
-    begin = Elector._begin_epoch
+    begin = Seat.begin_epoch
 
-    def forgetful(self: Elector, seat: Any, *arguments: Any) -> None:
-        seat.deadline_s = 0.0
-        begin(self, seat, *arguments)
+    def forgetful(self: Seat, *arguments: Any) -> None:
+        self.deadline_s = 0.0
+        begin(self, *arguments)
 
-    return [(committees, "start_of", mutant), (Elector, "_begin_epoch", forgetful)]
+    return [(committees, "start_of", mutant), (Seat, "begin_epoch", forgetful)]
 
 
 def _a_change_needs_no_seals() -> Patches:
@@ -199,18 +203,17 @@ class _Unsealed(Seated):
 
 
 def _a_sealed_elector_goes_on() -> Patches:
-    asked = Elector._asked
+    asked = Seat.asked
 
-    def mutant(self: Elector, peer: Any, request: Any, token: int, now_s: float) -> None:
-        seat = self._seats.get(request.job)
-        if seat is None or not seat.sealed or isinstance(request, SealWanted):
+    def mutant(self: Seat, peer: Any, request: Any, token: int, now_s: float) -> None:
+        if not self.sealed or isinstance(request, SealWanted):
             asked(self, peer, request, token, now_s)
             return
-        seat.sealed = False
+        self.sealed = False
         asked(self, peer, request, token, now_s)
-        seat.sealed = True
+        self.sealed = True
 
-    return [(Elector, "_asked", mutant)]
+    return [(Seat, "asked", mutant)]
 
 
 MUTANTS: dict[str, Callable[[], Patches]] = {

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from peerinfer.candidacy import Candidacy
-from peerinfer.elector import Asked, Elector, SeatRow
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Asked, SeatRow
 from peerinfer.ids import PeerId
 
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from peerinfer.candidacy import (
+from peerinfer.candidacy import Candidacy
+from peerinfer.candidacy_events import (
     Ask,
     Campaign,
-    Candidacy,
     ChangeCommittee,
     ChangesSeen,
     Committed,
@@ -34,15 +34,8 @@ from peerinfer.candidacy import (
     Write,
 )
 from peerinfer.codec import decode, encode
-from peerinfer.elector import (
-    Answer,
-    Asked,
-    Elector,
-    PersistBatches,
-    PersistSeat,
-    Restored,
-    open_manifest,
-)
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, Restored
 from peerinfer.envelope import seal
 from peerinfer.ids import PeerId
 from peerinfer.journal import NO_TERM, Chain, Entry
@@ -54,6 +47,7 @@ from peerinfer.lease_messages import (
     SeatOffered,
 )
 from peerinfer.machine import Tick
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import (
     Manifest,
     Term,

@@ -1,0 +1,35 @@
+"""A job's manifest, opened and checked, and what follows from it for its elections."""
+
+from __future__ import annotations
+
+from peerinfer.codec import decode_as
+from peerinfer.committee import check_committee, quorum
+from peerinfer.envelope import unseal
+from peerinfer.errors import ProtocolError
+from peerinfer.ids import JobId, job_id_of
+from peerinfer.lease_profile import SOLO, STATED, LeaseProfile
+from peerinfer.messages import Manifest, Signed
+
+
+def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
+    """The job's id and manifest. Raises `DecodeError` or `ProtocolError` unless the submitter signed a sound one."""
+    author, manifest = unseal(Manifest, signed)
+    if author != manifest.submitter:
+        raise ProtocolError("the manifest is not signed by its submitter")
+    check_committee(manifest.committee, manifest.byzantine)
+    if manifest.lease_s not in STATED:
+        raise ProtocolError(f"the manifest wants leases of {manifest.lease_s:g} s; {_lengths()} s are possible")
+    return job_id_of(decode_as(Signed, signed).payload), manifest
+
+
+def _lengths() -> str:
+    return " or ".join(f"{lease_s:g}" for lease_s in STATED)
+
+
+def profile_of(manifest: Manifest) -> LeaseProfile:
+    """The times that all candidates of the job go by."""
+    return SOLO if manifest.committee == (manifest.submitter,) else STATED[manifest.lease_s]
+
+
+def quorum_of(manifest: Manifest) -> int:
+    return quorum(len(manifest.committee), manifest.byzantine)
