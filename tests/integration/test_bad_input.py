@@ -257,7 +257,10 @@ def test_a_disk_that_fills_up_under_the_nodes_own_files_ends_the_job_and_not_the
         assert daemon.ask("GET", "/node")["state"] == "running"
         # What little room is left may hold the small job and its seat, or may not; that is said, and waited for by nobody.
         again = swarm.run("me", "run", model, small, "-o", tmp_path / "out.npz")
-        assert again.code == 0 or (again.code == 1 and "is full; free some space" in again.stderr), again.told()
+        if again.code != 0:
+            assert again.code == 1, again.told() + daemon.told()
+            assert "is full; free some space" in again.stderr, again.told() + daemon.told()
+        assert daemon.ask("GET", "/node")["state"] == "running"
         daemon.stop()
 
 

@@ -41,6 +41,7 @@ from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.endings import Endings
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
 from peerinfer_node.roles.packed_inputs import check_size
@@ -136,6 +137,7 @@ class Jobs:
             log=log,
             stand=lambda live, campaign: self._stand(live, campaign=campaign),
         )
+        self._endings = Endings(store=store, log=log)
         self._live: dict[JobId, LiveJob] = {}
         self._journals: dict[JobId, Chain] = {}
         """Of own jobs that have ended lately: what is fetched must be what they name."""
@@ -350,12 +352,9 @@ class Jobs:
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
         summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
-        try:
-            await self._store.set_job_state(
-                live.job, state, ended_at_s=self._clock.wall_s(), summary=json.dumps(summary)
-            )
-        except StateUnusable as error:  # After the next start the committee says again how it ended.
-            self._log.warning("the end of a job could not be written down", job=live.job, reason=str(error))
+        assert self._nursery is not None
+        ended_at_s = self._clock.wall_s()
+        await self._endings.save(self._nursery, live.job, state, ended_at_s=ended_at_s, summary=json.dumps(summary))
         self._elections.withdraw(live.job)
         self._live.pop(live.job, None)
         self._coordinator.drop(live.job, reason)
@@ -433,6 +432,7 @@ class Jobs:
         row = await self._store.job(job)
         if row is None:
             return None
+        row = await self._newest(row)
         live = self._live.get(job)
         knows = live.body is not None if live is not None else row.state in JOB_ENDED
         return self._json(row) if knows else None
@@ -488,7 +488,7 @@ class Jobs:
         """The row, read again if the job has ended since: what it said then would be taken for how it ended."""
         if row.job in self._live or row.state in JOB_ENDED:
             return row
-        return await self._store.job(row.job) or row
+        return self._endings.applied(await self._store.job(row.job) or row)
 
     def _known(self, live: LiveJob) -> Json:
         """What this node knows of a job beyond its row."""
