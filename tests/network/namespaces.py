@@ -7,6 +7,7 @@
 
     behind a NAT    machines on a network of their own, 192.168.N.0/24, whose router translates what goes out and lets in
                     only what answers it (nftables)
+    far machines    machines whose packets are delayed, and some of them lost (`far_lines`)
 
 A home needs no packet filter, so it can be made wherever namespaces can.
 """
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from far_lines import FarLines
 
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -100,14 +103,26 @@ class Internet:
         if done.returncode:
             pytest.skip(f"nftables is not permitted here: {done.stderr.decode(errors='replace').strip()[:200]}")
 
-    def lose(self, name: str, percent: int) -> None:
-        """So many of the packets that arrive at a machine are lost."""
-        self.filter(
-            name,
-            "add table inet loss",
-            "add chain inet loss in { type filter hook input priority -10; }",
-            f'add rule inet loss in iifname "eth0" numgen random mod 100 < {percent} drop',
-        )
+    def far_machine(self, name: str, number: int, lines: FarLines) -> str:
+        """A machine 203.0.113.`number` that is reached by these lines alone. Returns where to listen.
+
+        Skips the test, with the reason, where TUN devices are not permitted.
+        """
+        namespace, device = self._add(name), f"{self._prefix}t{number}"
+        try:
+            lines.open(device, bytes((203, 0, 113, number)))
+        except OSError as error:
+            pytest.skip(f"TUN devices are not permitted here: {error}")
+        ip("link", "set", device, "netns", namespace)
+        ip("-n", namespace, "addr", "add", f"203.0.113.{number}/24", "dev", device)
+        ip("-n", namespace, "link", "set", device, "up")
+        return f"/ip4/203.0.113.{number}/tcp/0"
+
+    def carried(self, name: str) -> int:
+        """Bytes that a machine has sent to itself so far, with all that TCP and IP add."""
+        command = ["ip", "-n", f"{self._prefix}{name}", "-s", "-j", "link", "show", "lo"]
+        told = subprocess.run(command, check=True, capture_output=True, timeout=20).stdout
+        return int(json.loads(told)[0]["stats64"]["tx"]["bytes"])
 
     def cut(self, number: int, *, mend: bool = False) -> None:
         """Pulls the cable of a machine, or puts it back."""

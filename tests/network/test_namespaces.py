@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+from far_lines import FarLines
 from namespaces import Internet, open_internet
 from swarm import Daemon, Swarm, wait_for
 
 pytestmark = pytest.mark.slow
 
 WAN_DEAD_WITHIN_S = 15.0
-LOSSY_S = 5.0
+FAR_DELAY_S = 0.1
+FAR_LOSS = 0.05
+FAR_WATCHED_S = 10.0
 
 
 @pytest.fixture
@@ -163,26 +167,46 @@ def test_an_invite_leads_into_a_swarm_whose_first_node_is_gone(
         wait_for(lambda: {third.peer_id, fourth.peer_id} <= alive(again), timeout_s=20, saying="the way back")
 
 
-def test_lost_packets_bury_nobody_and_a_dead_peer_is_still_missed(internet: Internet, tmp_path: Path) -> None:
-    with Swarm(tmp_path) as swarm:
+def test_over_lines_that_delay_and_lose_a_job_runs_nobody_is_buried_and_the_dead_are_missed(
+    internet: Internet, tmp_path: Path, job: tuple[Path, Path]
+) -> None:
+    """100 ms each way, and a twentieth of the packets of each direction lost."""
+    with contextlib.closing(FarLines(FAR_DELAY_S, FAR_LOSS)) as lines, Swarm(tmp_path / "swarm") as swarm:
         daemons: list[Daemon] = []
-        for number in range(1, 5):
-            listen = internet.machine(str(number), number)
-            internet.lose(str(number), 5)
+        for number in range(1, 6):
+            listen = internet.far_machine(str(number), number, lines)
             with internet.inside(str(number)):
                 daemons.append(swarm.join(str(number), listen=listen, bootstrap=daemons[0] if daemons else None))
         everybody = {daemon.peer_id for daemon in daemons}
         for daemon in daemons:
             wait_for(lambda d=daemon: alive(d) == everybody - {d.peer_id}, timeout_s=30, saying="all to see all")
+        daemons[0].ask("POST", "/node/pause", json={})
+        model, inputs = job
+        with internet.inside("1"):
+            run = swarm.start("1", "run", model, inputs, "-o", tmp_path / "out.npz", "--json", "--verify", "quorum:2")
         looks = 0
-        until_s = time.monotonic() + LOSSY_S
-        while time.monotonic() < until_s:
+        until_s = time.monotonic() + FAR_WATCHED_S
+        while time.monotonic() < until_s or run.code is None:
             assert "dead" not in {found["state"] for daemon in daemons for found in peers(daemon).values()}
             looks += 1
         assert looks > 10
-        lost, others = daemons[3], daemons[:3]
-        lost.kill()
+        assert run.code == 0, run.told()
+        assert np.load(tmp_path / "out.npz")["y"].shape[0] == 200
+        assert {peer["peer_id"] for peer in run.json["peers"]} <= everybody - {daemons[0].peer_id}
+
+        # One is killed, and one loses its line: nothing tells the others that it is gone.
+        killed, unplugged, others = daemons[4], daemons[3], daemons[:3]
+        killed.kill()
+        lines.unplug(bytes((203, 0, 113, 4)))
+        lost_s = time.monotonic()
         for daemon in others:
-            wait_for(
-                lambda d=daemon: peers(d)[lost.peer_id]["state"] == "dead", timeout_s=WAN_DEAD_WITHIN_S, saying="death"
-            )
+            for lost in (killed, unplugged):
+                left_s = WAN_DEAD_WITHIN_S - (time.monotonic() - lost_s)
+                wait_for(
+                    lambda d=daemon, p=lost.peer_id: peers(d)[p]["state"] == "dead",
+                    timeout_s=max(left_s, 0.1),
+                    saying="the deaths",
+                )
+        print(f"dead for all after {time.monotonic() - lost_s:.1f} s; {lines.lost} of {lines.carried} packets lost")
+        assert all(alive(d) == everybody - {d.peer_id, killed.peer_id, unplugged.peer_id} for d in others)
+        assert lines.lost > 0.02 * lines.carried
