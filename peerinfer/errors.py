@@ -20,6 +20,7 @@
     ├── ProtocolError           1    the peer said something that the protocol does not allow
     │   └── DecodeError              bytes that are not a message
     ├── LimitExceeded           1    a named limit would have been passed
+    ├── Busy                    1    there is no room for now; it says when there should be
     └── ExecutionError          1    the device could not run the batch
         ├── WorkerDied               the worker process ended: certainly no result
         ├── AttemptTimeout           the attempt took longer than it was allowed
@@ -140,6 +141,18 @@ def _amount(value: float, unit: str) -> str:
             if value >= size:
                 return f"{value / size:.4g} {name}"
     return f"{value:,.4g} {unit}" if value % 1 else f"{value:,.0f} {unit}"
+
+
+class Busy(PeerinferError):
+    """There is no room for now."""
+
+    http_status = 503
+    retry_after_s = 1.0
+    """What is said to clients that do not know better; the kind alone travels."""
+
+    def __init__(self, line: str, *, retry_after_s: float) -> None:
+        super().__init__(line)
+        self.retry_after_s = retry_after_s
 
 
 class ExecutionError(PeerinferError):

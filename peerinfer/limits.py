@@ -100,6 +100,9 @@ JOB_TASKS_MAX = 10_000_000
 JOBS_MAX = 1000
 """Jobs that a coordinator holds at once."""
 
+OPEN_TASKS_MAX = 2 * JOB_TASKS_MAX
+"""Tasks without a final result that a coordinator holds at once, all jobs together; each takes memory until it is done."""
+
 JOBS_KEPT_MAX = 1000
 """Jobs that a node remembers, outputs included; the oldest ended ones go first. Their spools are what fills a disk."""
 

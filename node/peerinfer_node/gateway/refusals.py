@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from peerinfer.errors import PeerinferError, UsageError
+from peerinfer.errors import Busy, PeerinferError, UsageError
 
 Note = Callable[[str], None]
 """Takes one line for the log."""
@@ -53,7 +54,8 @@ def words(error: PeerinferError) -> dict[str, str]:
 
 
 def refusal(error: PeerinferError, *, status: int | None = None) -> Response:
-    return error_answer(status or error.http_status, str(error), type(error).__name__)
+    headers = {"retry-after": str(math.ceil(error.retry_after_s))} if isinstance(error, Busy) else {}
+    return error_answer(status or error.http_status, str(error), type(error).__name__, headers)
 
 
 def error_answer(

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from peerinfer.admission import Workload, check_room
 from peerinfer.assignment import (
     WITHDRAWN,
     Audit,
@@ -38,12 +39,11 @@ from peerinfer.assignment import (
     WorkerOffer,
 )
 from peerinfer.coordination import Coordination
-from peerinfer.errors import LimitExceeded, NetworkError, PeerinferError, ProtocolError
+from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import (
     FRAME_BLOB_BYTES_MAX,
     INLINE_BYTES_MAX,
-    JOBS_MAX,
     REASON_CHARS_MAX,
 )
 from peerinfer.messages import Cancel, Frame, JobDone, Refused, Results, Term, Window
@@ -104,6 +104,8 @@ class CoordinatorRole:
         self._swarm = swarm
         self._links: dict[PeerId, _Link] = {}
         self._bodies: dict[JobId, JobBody] = {}
+        self._began: dict[JobId, tuple[int, float]] = {}
+        """Tasks that each job had open when it was accepted, and when that was."""
         self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform, self._perform_nowait)
         self._nursery: trio.Nursery | None = None
         self._answers: dict[tuple[PeerId, int], Answer] = {}
@@ -127,14 +129,25 @@ class CoordinatorRole:
             await self._driver.run()
 
     def accept(self, spec: JobSpec, body: JobBody) -> None:
-        """Raises `LimitExceeded` when this node coordinates too many jobs already."""
-        if len(self._bodies) >= JOBS_MAX:
-            raise LimitExceeded("jobs", current=len(self._bodies), attempted=1, limit=JOBS_MAX, unit="jobs")
+        """Raises `Busy` when this node coordinates too much already."""
+        open_tasks = spec.tasks - len(spec.final)
+        self.check_room(open_tasks)
         self._bodies[spec.job] = body
+        self._began[spec.job] = (open_tasks, self._clock.now_s())
         self._driver.post(JobAccepted(spec))
+
+    def check_room(self, tasks: int) -> None:
+        """Raises `Busy` if one more job of so many tasks would be too much for this node."""
+        now_s, load = self._clock.now_s(), []
+        for job, (open_tasks, began_s) in self._began.items():
+            picture = self.machine.picture(job)
+            left = open_tasks if picture is None else picture.tasks - picture.final - len(picture.failed)
+            load.append(Workload(left, max(open_tasks - left, 0), now_s - began_s))
+        check_room(load, tasks)
 
     def drop(self, job: JobId, reason: str) -> None:
         """Stops coordinating a job without ending it: somebody else may have its lease."""
+        self._began.pop(job, None)
         if self._bodies.pop(job, None) is not None:
             for link in self._links.values():
                 link.briefed.discard(job)
@@ -415,6 +428,7 @@ class CoordinatorRole:
 
     async def _end(self, end: JobEnded) -> None:
         job = end.job
+        self._began.pop(job, None)
         body = self._bodies.pop(job, None)
         if body is None:
             return  # It was dropped in the meantime.

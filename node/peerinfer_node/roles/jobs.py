@@ -161,6 +161,7 @@ class Jobs:
     async def submit(self, request: JobRequest) -> JobId:
         """Checks everything, has the job accepted by its committee, returns its id. Nothing was sent if this raises."""
         prepared = await self._preparation.prepare(request)
+        self._coordinator.check_room(prepared.split.tasks)
         nonce = self._rng.randbytes(16)
         committee, profile = self._propose(nonce, request)
         if request.detach and len(committee) > 1:

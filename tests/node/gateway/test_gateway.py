@@ -24,6 +24,7 @@ from fake_control import OTHER, PEER, FakeControl, crash, refusal
 from peerinfer.client.daemon import HttpControl
 from peerinfer.control import JobRequest, ResultBlock
 from peerinfer.errors import (
+    Busy,
     DecodeError,
     HomeInUse,
     LimitExceeded,
@@ -144,6 +145,7 @@ async def test_watching_a_job_that_has_ended_says_so_once(tmp_path: Path, reques
         UsageError("usage"),
         NoSuitablePeer("nobody"),
         LimitExceeded("jobs", current=1000, attempted=1, limit=1000, unit="jobs"),
+        Busy("full; try again in about 2m", retry_after_s=120.0),
     ],
 )
 async def test_an_error_of_the_node_is_raised_as_the_same_kind_with_the_same_line(
@@ -165,6 +167,15 @@ async def test_an_error_of_the_node_is_raised_as_the_same_kind_with_the_same_lin
         response = await served.ask("GET", "/api/v1/node")
         assert response.status_code == error.http_status
         assert response.json() == {"error": str(error), "kind": type(error).__name__}
+
+
+async def test_a_busy_node_says_when_to_come_back(tmp_path: Path, request_here: JobRequest) -> None:
+    fake = FakeControl()
+    fake.errors["submit"] = Busy("full; try again in about 2m", retry_after_s=119.5)
+    async with serving(tmp_path, fake) as served:
+        response = await served.ask("POST", "/api/v1/jobs", json=json.loads(request_here.to_json()))
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "120"
 
 
 async def test_an_unexpected_error_goes_to_the_log_and_not_to_the_client(tmp_path: Path) -> None:

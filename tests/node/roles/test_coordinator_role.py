@@ -5,7 +5,7 @@ import trio
 from role_world import JOB, LOCAL, MODEL, OTHER_JOB, answer_to, coordinator_world, stay_alive
 
 from peerinfer.assignment import JobCancelled
-from peerinfer.errors import LimitExceeded
+from peerinfer.errors import Busy, LimitExceeded
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX
 from peerinfer.messages import Cancel, Frame, Goodbye, JobBrief, JobDone, Refused, Window
 from peerinfer_node.roles.coordinator import IDLE_LINK_S
@@ -165,11 +165,11 @@ async def test_a_job_that_is_dropped_while_it_ends_is_no_trouble(autojump_clock)
         assert world.role.machine.jobs == ()
 
 
-async def test_more_jobs_than_a_node_holds_are_refused():
+async def test_more_jobs_than_a_node_holds_are_told_to_come_back():
     async with coordinator_world() as world:
         for number in range(JOBS_MAX):
             world.accept(0, job=f"{number:032x}", online=True)
-        with pytest.raises(LimitExceeded, match="1 jobs on top of 1,000"):
+        with pytest.raises(Busy, match=r"1,000 jobs with 0 open tasks, of at most 1,000 and .*; try again in about"):
             world.accept(0, job=OTHER_JOB)
         for number in range(JOBS_MAX):
             world.role.post(JobCancelled(f"{number:032x}", ""))
