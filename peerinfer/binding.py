@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from peerinfer.errors import InputError
 from peerinfer.limits import NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
-from peerinfer.tensors import ITEM_BYTES, Port, TensorSpec
+from peerinfer.tensors import CARRIED, ITEM_BYTES, STRING, Port, TensorSpec, feeds, is_string
 
 Mode = Literal["batched", "stacked", "shared"]
 
@@ -120,7 +120,7 @@ def bind(inputs: Sequence[Port], given: Sequence[TensorSpec]) -> Binding:
     items = _items(pairs, modes)
     block, merge = _block(pairs, modes, items)
     bound = tuple(
-        BoundInput(port.name, port.dtype, mode, tuple(spec.shape[1:]))
+        BoundInput(port.name, spec.dtype, mode, tuple(spec.shape[1:]))
         for (port, spec), mode in zip(pairs, modes, strict=True)
     )
     binding = Binding(items=items, merge=merge, block=block, inputs=bound)
@@ -131,7 +131,7 @@ def bind(inputs: Sequence[Port], given: Sequence[TensorSpec]) -> Binding:
 
 
 def check_inputs(inputs: Sequence[Port]) -> None:
-    """Raises `InputError` if an input of the model cannot be carried (text, sequences, bfloat16…)."""
+    """Raises `InputError` if an input of the model cannot be carried (sequences, bfloat16…)."""
     for port in inputs:
         _check_carried("input", "takes", port)
     if not inputs:
@@ -162,7 +162,7 @@ def check_names(inputs: Sequence[Port], given: Sequence[str]) -> None:
 
 
 def check_outputs(outputs: Sequence[Port]) -> None:
-    """Raises `InputError` if an output of the model cannot be carried (text, sequences, bfloat16…)."""
+    """Raises `InputError` if an output of the model cannot be carried (sequences, bfloat16…)."""
     for port in outputs:
         _check_carried("output", "gives", port)
     if not outputs:
@@ -172,8 +172,9 @@ def check_outputs(outputs: Sequence[Port]) -> None:
 
 
 def shape_text(dtype: str, shape: Sequence[int]) -> str:
-    """As people write it: float32[?, 3, 224, 224]."""
-    return f"{dtype}[{', '.join('?' if dim < 0 else str(dim) for dim in shape)}]"
+    """As people write it: float32[?, 3, 224, 224]. The width of strings is nobody's business."""
+    shown = STRING if is_string(dtype) else dtype
+    return f"{shown}[{', '.join('?' if dim < 0 else str(dim) for dim in shape)}]"
 
 
 def quoted(name: str) -> str:
@@ -183,18 +184,19 @@ def quoted(name: str) -> str:
 
 
 def _check_carried(what: str, does: str, port: Port) -> None:
-    if port.dtype not in ITEM_BYTES:
+    if port.dtype not in CARRIED:
         raise InputError(
             f"{what} {quoted(port.name)}: the model {does} {quoted(port.dtype)[1:-1]}, which peerinfer does not carry; "
-            f"it carries {', '.join(ITEM_BYTES)}"
+            f"it carries {', '.join(CARRIED)}"
         )
     if len(port.name) > NAME_CHARS_MAX:
         raise InputError(f"{what} {quoted(port.name)}: its name is longer than {NAME_CHARS_MAX} characters; rename it")
 
 
 def _mode(port: Port, spec: TensorSpec) -> Mode:
-    if spec.dtype != port.dtype:
-        advice = f"convert with astype('{port.dtype}')" if spec.dtype in ITEM_BYTES else f"give {port.dtype}"
+    if not feeds(spec.dtype, port.dtype):
+        is_number = spec.dtype in ITEM_BYTES and not is_string(spec.dtype) and not is_string(port.dtype)
+        advice = f"convert with astype('{port.dtype}')" if is_number else f"give {port.dtype}"
         raise _misfit(port, spec, advice)
     rank, given_rank = len(port.shape), len(spec.shape)
     if given_rank == rank == 0:

@@ -5,7 +5,8 @@ Honest devices differ by up to about 1e-5 of the largest output (FINDINGS of the
 the defaults leave a hundredfold margin: `|a - r| <= atol * max|r| + rtol * |r|`. Half precision has steps of 1e-3.
 
 The first axis of every output counts items. `argmax` and `cosine` look at each item by itself, and at outputs that hold
-one number for each item they say nothing: those are compared as by `allclose`, and whole numbers exactly.
+one number for each item they say nothing: those are compared as by `allclose`, and whole numbers exactly. Strings are
+always compared exactly, by what they say and not by the width of their slots.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from peerinfer.strings import contents
+from peerinfer.tensors import STRING, dtype_name, is_string
 
 DEFAULT_RTOL = 1e-3
 DEFAULT_ATOL = 1e-4
@@ -40,8 +44,8 @@ def disagreement(
         given = claimed.get(name)
         if given is None:
             return f"output {name!r} is missing"
-        if given.dtype != wanted.dtype or given.shape != wanted.shape:
-            return f"output {name!r} is {given.dtype}{list(given.shape)}, not {wanted.dtype}{list(wanted.shape)}"
+        if _kind(given) != _kind(wanted) or given.shape != wanted.shape:
+            return f"output {name!r} is {_kind(given)}{list(given.shape)}, not {_kind(wanted)}{list(wanted.shape)}"
         problem = _compare_one(given, wanted, compare, rtol, atol)
         if problem:
             return f"output {name!r}: {problem}"
@@ -90,9 +94,18 @@ def agree_at_once(
     return True
 
 
+def _kind(array: NDArray[Any]) -> str:
+    """Its dtype, where strings of any width are strings."""
+    name = dtype_name(array.dtype)
+    return STRING if is_string(name) else name
+
+
 def _compare_one(
     given: NDArray[Any], wanted: NDArray[Any], compare: str, rtol: float | None, atol: float | None
 ) -> str:
+    if wanted.dtype.kind == "V":
+        differing = sum(one != other for one, other in zip(contents(given), contents(wanted), strict=True))
+        return f"{differing} of {wanted.size} strings differ" if differing else ""
     is_float = wanted.dtype.kind == "f"
     has_rows = wanted.ndim > 1 and wanted.size > 0
     if compare == "exact" or (not is_float and (compare == "allclose" or not has_rows)):

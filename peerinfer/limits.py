@@ -26,6 +26,11 @@ TENSOR_RANK_MAX = 16
 TENSORS_MAX = 64
 """Inputs or outputs of one model."""
 
+STRING_SLOT_BYTES_MIN = 8
+STRING_SLOT_BYTES_MAX = 1 * MIB
+"""What one element of a tensor of strings takes at most. All elements take what the longest does, so that a long one among
+many short ones costs all of their bytes; texts that are longer are documents, to be cut before a model reads them."""
+
 # --- frames ------------------------------------------------------------------------------------------------------
 FRAME_TASKS_MAX = 1024
 """Beyond a few hundred tasks a frame gains no speed (measured: 256 carries 115,000 small tasks/s)."""

@@ -46,8 +46,11 @@ from peerinfer.tensors import Port, TensorSpec
 
 PROTOCOL_VERSION = 1
 
-PROTOCOL_REVISION = 1
-"""Grows with every message that is added to version 1: a peer is sent only what its revision knows."""
+PROTOCOL_REVISION = 2
+"""Grows with every message, and every dtype, that is added to version 1: a peer is sent only what its revision knows."""
+
+STRINGS_REVISION = 2
+"""The first that carries tensors of strings."""
 
 _id = text(64)
 _cid = text(64)

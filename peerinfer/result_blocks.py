@@ -4,7 +4,8 @@
 
 A header is one of
     {"first_item": int, "items": int, "rows": [[name, dtype, [dimension, …]], …]}   the tensors follow, one after the
-                                                                other, little-endian, row-major, without padding
+                                                                other, little-endian, row-major, without padding;
+                                                                strings in slots as `strings` has them
     {"end": true}                       everything was sent; a stream that stops without it was cut off
     {"error": line, "kind": name}       the node cannot go on; nothing follows
 """
@@ -22,7 +23,8 @@ import numpy as np
 from peerinfer.control import ResultBlock
 from peerinfer.errors import DecodeError, PeerinferError, kinds
 from peerinfer.limits import GIB, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
-from peerinfer.tensors import ITEM_BYTES
+from peerinfer.strings import problem_of
+from peerinfer.tensors import ITEM_BYTES, dtype_name, is_string, numpy_dtype
 
 MEDIA_TYPE = "application/vnd.peerinfer.blocks"
 
@@ -38,7 +40,7 @@ _LENGTH = struct.Struct("!I")
 def encode_block(block: ResultBlock) -> Iterator[bytes | memoryview]:
     """The record of one block, in chunks of at most `CHUNK_BYTES`."""
     arrays = {name: np.ascontiguousarray(array) for name, array in block.rows.items()}
-    rows = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
+    rows = [[name, dtype_name(array.dtype), list(array.shape)] for name, array in arrays.items()]
     yield _record({"first_item": block.first_item, "items": block.items, "rows": rows})
     for array in arrays.values():
         if array.nbytes:
@@ -131,8 +133,9 @@ class _BlockHeader:
         rows: dict[str, Any] = {}
         offset = 0
         for name, dtype, shape in self.rows:
-            little_endian = np.dtype(dtype).newbyteorder("<")
-            rows[name] = np.frombuffer(data, little_endian, math.prod(shape), offset).reshape(shape)
+            rows[name] = np.frombuffer(data, numpy_dtype(dtype), math.prod(shape), offset).reshape(shape)
+            if is_string(dtype) and (problem := problem_of(rows[name])):
+                raise DecodeError(f"output {name!r}: {problem}")
             offset += rows[name].nbytes
         return ResultBlock(self.first_item, self.items, rows)
 

@@ -1,13 +1,24 @@
-"""Tensors as the messages name them: a name, a dtype, a shape. The bytes travel beside, little-endian and row-major."""
+"""Tensors as the messages name them: a name, a dtype, a shape. The bytes travel beside, little-endian and row-major.
+
+Strings travel in slots of one width (`strings`), a power of two that the dtype names: `string32`. So every element of
+every tensor has a size that is known from its dtype, and rows of strings are cut, joined and found on disk like numbers.
+A model takes and gives `string`, whatever the width.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from peerinfer.codec import listed, one_of, part, text, uint, wire
-from peerinfer.limits import NAME_CHARS_MAX, TENSOR_RANK_MAX
+from peerinfer.limits import NAME_CHARS_MAX, STRING_SLOT_BYTES_MAX, STRING_SLOT_BYTES_MIN, TENSOR_RANK_MAX
 
-ITEM_BYTES = {
+STRING = "string"
+"""The dtype of a model's inputs and outputs that are strings."""
+
+_NUMBER_BYTES = {
     "bool": 1,
     "uint8": 1,
     "int8": 1,
@@ -21,7 +32,38 @@ ITEM_BYTES = {
     "int64": 8,
     "float64": 8,
 }
-"""Every dtype that peerinfer carries, by its NumPy name, with the bytes of one element."""
+_SLOTS = [1 << power for power in range(STRING_SLOT_BYTES_MIN.bit_length() - 1, STRING_SLOT_BYTES_MAX.bit_length())]
+
+ITEM_BYTES = _NUMBER_BYTES | {f"{STRING}{slot}": slot for slot in _SLOTS}
+"""Every dtype that peerinfer carries with the bytes of one element: NumPy's names, and strings in slots."""
+
+CARRIED = (*_NUMBER_BYTES, STRING)
+"""The same for people, and for models: which inputs and outputs can be carried."""
+
+
+def is_string(dtype: str) -> bool:
+    """Whether it is the dtype of strings, in slots or as a model has it."""
+    return dtype.startswith(STRING)
+
+
+def feeds(dtype: str, port: str) -> bool:
+    """Whether a tensor of `dtype` is what a model means by `port`."""
+    return dtype == port or (port == STRING and is_string(dtype))
+
+
+_NUMPY = {name: np.dtype(name).newbyteorder("<") for name in _NUMBER_BYTES} | {
+    f"{STRING}{slot}": np.dtype((np.void, slot)) for slot in _SLOTS
+}
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """How one of `ITEM_BYTES` lies in memory: a number, or a slot as it travels."""
+    return _NUMPY[dtype]
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The inverse. What is not carried has NumPy's name for it."""
+    return f"{STRING}{dtype.itemsize}" if dtype.kind == "V" and dtype.fields is None else dtype.name
 
 
 FREE = -1

@@ -12,9 +12,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from peerinfer.assignment import JobClosed, JobSpec
 from peerinfer.binding import bind, check_outputs, quoted, shape_text
@@ -23,7 +25,8 @@ from peerinfer.errors import InputError, JobFailed, LimitExceeded, NoSuitablePee
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import JobBrief, Term
-from peerinfer.tensors import FREE, Port, TensorSpec
+from peerinfer.strings import widened
+from peerinfer.tensors import FREE, Port, TensorSpec, dtype_name
 from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, samples
 from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
@@ -53,6 +56,7 @@ _PIN = "online"
 _SAMPLE_SEED = 7
 
 Kind = tuple[object, ...]
+Array = NDArray[Any]
 
 
 @dataclass(slots=True)
@@ -130,12 +134,12 @@ class Online:
         for port in ports:
             given = inputs.get(port.name)
             if given is not None and given.ndim != len(port.shape):
-                shown = shape_text(given.dtype.name, given.shape)
+                shown = shape_text(dtype_name(given.dtype), given.shape)
                 raise InputError(f"input {quoted(port.name)}: the model takes {port}, given {shown}")
         rows = (
             inputs if opened.joins else {name: array[None] if array.ndim else array for name, array in inputs.items()}
         )
-        bind(ports, [TensorSpec(name, str(array.dtype), array.shape) for name, array in rows.items()])
+        bind(ports, [TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in rows.items()])
         body = self._body(model, opened, _kind(ports, rows, priority), priority)
         answer: Rows | None = None
         with trio.move_on_after(timeout_s):
@@ -167,7 +171,7 @@ class Online:
             if whole is None or first is None or second is None:
                 continue
             try:
-                joined = {name: np.concatenate([first[name], second[name]]) for name in whole}
+                joined = {name: _joined(first[name], second[name]) for name in whole}
             except ValueError:
                 return False
             return not disagreement(joined, whole, compare="allclose")
@@ -232,10 +236,18 @@ class Online:
         return body
 
 
+def _joined(first: Array, second: Array) -> Array:
+    """Rows of two answers together. Raises ValueError if they are of different shapes."""
+    if first.dtype.kind == "V":
+        slot = max(first.dtype.itemsize, second.dtype.itemsize)
+        first, second = widened(first, slot), widened(second, slot)
+    return np.concatenate([first, second])
+
+
 def _kind(ports: Sequence[Port], rows: Rows, priority: Priority) -> Kind:
-    """Requests of one kind may share a frame: alike in everything but the number of rows, scalars included."""
+    """Requests of one kind may share a frame: alike in all but their number of rows, scalars and string slots included."""
     parts: list[object] = [priority]
     for port in ports:
         array = rows[port.name]
-        parts.append(array.shape[1:] if array.ndim else array.tobytes())
+        parts.append((array.shape[1:], array.dtype.itemsize) if array.ndim else array.tobytes())
     return tuple(parts)

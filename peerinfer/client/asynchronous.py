@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from peerinfer.client.daemon import HttpControl, refusal, translated
 from peerinfer.client.embedded import node_socket
 from peerinfer.client.online import LENGTH, outputs_of, request_of
-from peerinfer.client.results import Arrays, Gathered, Item, error_of, whole
+from peerinfer.client.results import Arrays, Gathered, Item, error_of, storable, whole
 from peerinfer.control import JOB_ENDED, JobRequest, Json
 from peerinfer.errors import DecodeError, InputError
 
@@ -168,7 +168,7 @@ class Swarm:
         return str(answer.json()["path"])
 
     async def _upload_arrays(self, inputs: Mapping[str, NDArray[Any]]) -> str:
-        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        arrays = {name: storable(name, np.asarray(array)) for name, array in inputs.items()}
         with tempfile.TemporaryFile() as file:
             await anyio.to_thread.run_sync(lambda: np.savez(file, allow_pickle=False, **arrays))
             size = file.tell()

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peerinfer.control import Json, ResultBlock
-from peerinfer.errors import JobFailed, PartialFailure, PeerinferError, kinds
+from peerinfer.errors import InputError, JobFailed, PartialFailure, PeerinferError, kinds
+from peerinfer.strings import contents, packed, unpacked
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,19 +37,39 @@ class Gathered:
             index = block.first_item + position
             if index not in self._seen:
                 self._seen.add(index)
-                found.append(Item(index, {name: rows[position] for name, rows in block.rows.items()}))
+                found.append(Item(index, {name: _shown(rows[position]) for name, rows in block.rows.items()}))
         return found
 
 
 def whole(blocks: list[ResultBlock], items: int) -> Arrays:
-    """All outputs in the order of the inputs. Items that have none are zero."""
+    """All outputs in the order of the inputs. Items that have none are zero, or empty strings."""
     found: Arrays = {}
     for block in blocks:
         for name, rows in block.rows.items():
             if name not in found:
-                found[name] = np.zeros((items, *rows.shape[1:]), rows.dtype.newbyteorder("="))
-            found[name][block.first_item : block.first_item + block.items] = rows
+                shape = (items, *rows.shape[1:])
+                is_text = rows.dtype.kind == "V"
+                found[name] = np.full(shape, "", object) if is_text else np.zeros(shape, rows.dtype.newbyteorder("="))
+            found[name][block.first_item : block.first_item + block.items] = _shown(rows)
     return found
+
+
+def storable(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Strings as an array that .npz takes without pickling. Raises `InputError` for objects that are none."""
+    if array.dtype.kind != "O":
+        return array
+    try:
+        texts = contents(packed(array))
+    except InputError as error:
+        raise InputError(f"input {name!r}: {error}") from None
+    if any(text.endswith(b"\0") for text in texts):
+        raise InputError(f"input {name!r}: strings that end in zeros do not travel in .npz; hand over a .jsonl file")
+    return np.array(texts, np.bytes_).reshape(array.shape)
+
+
+def _shown(rows: NDArray[Any]) -> NDArray[Any]:
+    """Strings as Python's."""
+    return unpacked(rows) if rows.dtype.kind == "V" else rows
 
 
 def error_of(job: Json) -> PeerinferError | None:

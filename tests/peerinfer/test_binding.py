@@ -125,10 +125,20 @@ REFUSALS = [
         "stack 'x' along a new first axis too",
     ),
     (
-        [Port("text", "string", (-1,))],
+        [Port("text", "bfloat16", (-1,))],
         [spec("text", "str", 5)],
-        "input 'text': the model takes string, which peerinfer does not carry; it carries "
-        "bool, uint8, int8, uint16, int16, float16, uint32, int32, float32, uint64, int64, float64",
+        "input 'text': the model takes bfloat16, which peerinfer does not carry; it carries "
+        "bool, uint8, int8, uint16, int16, float16, uint32, int32, float32, uint64, int64, float64, string",
+    ),
+    (
+        [Port("text", "string", (-1,))],
+        [spec("text", "int64", 5)],
+        "input 'text': the model takes string[?], given int64[5]; give string",
+    ),
+    (
+        [Port("x", "int64", (-1,))],
+        [spec("x", "string64", 5)],
+        "input 'x': the model takes int64[?], given string[5]; give int64",
     ),
     ([], [], "the model takes no inputs, so there is nothing to run it on"),
 ]
@@ -241,8 +251,8 @@ def test_outputs_of_merged_and_of_stacked_tasks_are_left_alone() -> None:
 
 def test_outputs_that_cannot_be_carried_are_refused() -> None:
     check_outputs([Port("y", "float32", (-1,))])
-    with pytest.raises(InputError, match="output 'label': the model gives string, which peerinfer does not carry"):
-        check_outputs([Port("label", "string", (-1,))])
+    with pytest.raises(InputError, match="output 'label': the model gives bfloat16, which peerinfer does not carry"):
+        check_outputs([Port("label", "bfloat16", (-1,))])
 
 
 def test_an_error_stays_one_line_for_the_strangest_names() -> None:
@@ -324,3 +334,10 @@ def _check_against_the_model(ports: list[Port], arrays: list[TensorSpec], bindin
 )
 def test_anything_at_all_binds_or_is_an_input_error(ports: list[Port], arrays: list[TensorSpec]) -> None:
     assert "\n" not in (line_of(lambda: bind(ports, arrays)) or "")
+
+
+def test_strings_keep_the_width_of_their_slots_on_the_way_to_the_model() -> None:
+    binding = bind([Port("text", "string", (-1, 2))], [spec("text", "string32", 6, 2)])
+    assert binding.specs == (TensorSpec("text", "string32", (6, 2)),)
+    assert binding.frame_specs(4) == (TensorSpec("text", "string32", (4, 2)),)
+    assert binding.item_bytes == 64

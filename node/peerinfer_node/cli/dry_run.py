@@ -15,7 +15,7 @@ from peerinfer.binding import quoted
 from peerinfer.control import JobRequest, Json
 from peerinfer.errors import InputError, ModelRefused, StateUnusable
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
-from peerinfer.tensors import FREE, Port
+from peerinfer.tensors import FREE, STRING, Port
 from peerinfer.units import format_count, format_duration
 from peerinfer_node.cli.output import say, show, show_json
 from peerinfer_node.formats import check_writable, open_inputs
@@ -129,7 +129,8 @@ def _read_port(value: Any) -> Port:
     if not value.type.HasField("tensor_type"):
         raise ModelRefused(f"{quoted(value.name)} is not a tensor, and peerinfer carries tensors only")
     try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        is_text = tensor.elem_type == onnx.TensorProto.STRING
+        dtype = STRING if is_text else onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except KeyError:
         dtype = "unknown"
     dims = tensor.shape.dim

@@ -14,7 +14,7 @@ from peerinfer.control import Json
 from peerinfer.errors import ExecutionError, InputError
 from peerinfer.ids import Cid, cid_of
 from peerinfer.limits import MIB
-from peerinfer.tensors import FREE, TensorSpec
+from peerinfer.tensors import FREE, TensorSpec, dtype_name
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.devices.lent import lend
 from peerinfer_node.devices.probe import find_gpus
@@ -97,7 +97,7 @@ def _batch(inputs: Arrays, rows: int) -> Batch:
             arrays[name] = np.ascontiguousarray(np.broadcast_to(array[:1], (rows, *array.shape[1:])))
         else:
             arrays[name] = array[np.newaxis] if array.ndim else array
-    tensors = tuple(TensorSpec(name, array.dtype.name, array.shape) for name, array in arrays.items())
+    tensors = tuple(TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in arrays.items())
     body = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()]
     return Batch((1,) * rows, tensors, body, merge=rows > 1)
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from peerinfer.binding import quoted, shape_text
 from peerinfer.errors import InputError
-from peerinfer.tensors import ITEM_BYTES
+from peerinfer.strings import packed, widened
+from peerinfer.tensors import ITEM_BYTES, STRING, dtype_name, is_string
 from peerinfer_node.formats.source import PIECE_BYTES, Array, MemoryBudget, SourceFile
 
 
@@ -51,7 +52,7 @@ class MemoryColumn:
 
     def __init__(self, array: Array) -> None:
         self._array = plain(array)
-        self.dtype = array.dtype.name
+        self.dtype = dtype_name(array.dtype)
         self.shape = tuple(array.shape)
 
     def prepare(self, budget: MemoryBudget) -> None:
@@ -123,6 +124,42 @@ class FileColumn:
             raise InputError(f"{self._file.path} is damaged: a checksum is wrong; save or copy it anew")
 
 
+class StringColumn:
+    """NumPy's own strings (`U`, `S`), in slots that hold the longest that such an array could have."""
+
+    def __init__(self, raw: Column, slot: int, where: str) -> None:
+        self.dtype = f"{STRING}{slot}"
+        self.shape = raw.shape
+        self._raw = raw
+        self._slot = slot
+        self._where = where
+
+    def prepare(self, budget: MemoryBudget) -> None:
+        self._raw.prepare(budget)
+
+    def read(self, start: int, stop: int) -> Array:
+        try:
+            return packed(self._raw.read(start, stop), slot=self._slot)
+        except InputError as error:
+            raise InputError(f"{self._where}: {error}") from None
+
+
+class _WiderColumn:
+    """The same strings in wider slots."""
+
+    def __init__(self, column: Column, slot: int) -> None:
+        self.dtype = f"{STRING}{slot}"
+        self.shape = column.shape
+        self._column = column
+        self._slot = slot
+
+    def prepare(self, budget: MemoryBudget) -> None:
+        self._column.prepare(budget)
+
+    def read(self, start: int, stop: int) -> Array:
+        return widened(self._column.read(start, stop), self._slot)
+
+
 class JoinedColumn:
     """The rows of several files, one after the other."""
 
@@ -150,6 +187,9 @@ class JoinedColumn:
 
 def join(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
     """One column of the columns of this name in several files, given with their paths, in order."""
+    if all(is_string(column.dtype) and column.dtype in ITEM_BYTES for _, column in parts):
+        slot = max(ITEM_BYTES[column.dtype] for _, column in parts)
+        parts = [(path, c if ITEM_BYTES[c.dtype] == slot else _WiderColumn(c, slot)) for path, c in parts]
     first_path, first = parts[0]
     if len(parts) == 1:
         return first

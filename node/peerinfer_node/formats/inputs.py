@@ -12,7 +12,8 @@ import numpy as np
 
 from peerinfer.binding import Binding, bind, check_inputs, quoted
 from peerinfer.errors import InputError
-from peerinfer.tensors import FREE, ITEM_BYTES, Port, TensorSpec
+from peerinfer.strings import contents
+from peerinfer.tensors import FREE, ITEM_BYTES, STRING, Port, TensorSpec, is_string
 from peerinfer_node.formats.columns import Column, join
 from peerinfer_node.formats.images import IMAGE_EXTENSIONS, ImageColumn, ImageOptions, open_images
 from peerinfer_node.formats.npy import open_npy, open_npz
@@ -119,9 +120,14 @@ class _ArrayInputs:
     def fingerprint(self, start: int, stop: int) -> bytes:
         whole = hashlib.sha256(b"arrays/1")
         for given, rows in zip(self.binding.inputs, self.rows(start, stop), strict=True):
-            head = f"{given.name!r} {given.mode} {given.dtype} {list(rows.shape)} "
+            dtype = STRING if is_string(given.dtype) else given.dtype  # formats differ in the width of slots
+            head = f"{given.name!r} {given.mode} {dtype} {list(rows.shape)} "
             whole.update(head.encode())
-            whole.update(rows.reshape(-1).view(np.uint8).data)
+            if is_string(given.dtype):
+                for text in contents(rows):
+                    whole.update(len(text).to_bytes(4, "little") + text)
+            else:
+                whole.update(rows.reshape(-1).view(np.uint8).data)
         return whole.digest()
 
 

@@ -15,8 +15,9 @@ from numpy.lib import format as npy_format
 from peerinfer.binding import WILDCARD, quoted
 from peerinfer.errors import InputError
 from peerinfer.limits import KIB, TENSOR_RANK_MAX, TENSORS_MAX
+from peerinfer.strings import slot_for
 from peerinfer.tensors import ITEM_BYTES
-from peerinfer_node.formats.columns import Column, FileColumn, shaped
+from peerinfer_node.formats.columns import Column, FileColumn, StringColumn, shaped
 from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile, reason_of, size_text
 
 NPY_HEADER_BYTES_MAX = 10 * KIB
@@ -88,7 +89,7 @@ def _member_column(file: SourceFile, archive: zipfile.ZipFile, member: zipfile.Z
         raise InputError(f"{where} cannot be read ({reason_of(error)}); save or copy it anew") from None
     if member.compress_type == zipfile.ZIP_DEFLATED:
         header, start = _header(prefix, member.file_size, where)
-        return _CompressedColumn(file, member, header, start, where)
+        return _readable(_CompressedColumn(file, member, header, start, where), header, where)
     signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(member.header_offset, _LOCAL_HEADER.size).data)
     offset = member.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
     if signature != b"PK\x03\x04" or offset + member.file_size > file.size_bytes:
@@ -98,7 +99,7 @@ def _member_column(file: SourceFile, archive: zipfile.ZipFile, member: zipfile.Z
 
 def _file_column(file: SourceFile, offset: int, size: int, prefix: bytes, where: str, crc: int | None) -> Column:
     header, start = _header(prefix, size, where)
-    return FileColumn(
+    column = FileColumn(
         file,
         offset + start,
         header.dtype.name,
@@ -108,6 +109,21 @@ def _file_column(file: SourceFile, offset: int, size: int, prefix: bytes, where:
         crc=crc,
         crc_offset=offset,
     )
+    return _readable(column, header, where)
+
+
+def _readable(column: Column, header: _Header, where: str) -> Column:
+    """The column as it is taken: strings in slots, all else as it is."""
+    if not _is_text(header.dtype):
+        return column
+    try:
+        return StringColumn(column, slot_for(header.dtype.itemsize), where)
+    except InputError as error:
+        raise InputError(f"{where} has room for {error}") from None
+
+
+def _is_text(dtype: np.dtype[np.generic]) -> bool:
+    return dtype.kind in "US" and dtype.itemsize > 0
 
 
 class _CompressedColumn:
@@ -174,8 +190,8 @@ def _header(prefix: bytes, holds: int, where: str) -> tuple[_Header, int]:
     except Exception:  # the header is a Python literal: tokenizer, parser, recursion and NumPy all have their say
         raise InputError(f"{where} has a damaged header; save or copy it anew") from None
     if dtype.hasobject:
-        raise InputError(f"{where} holds Python objects, which are not read; save plain numbers")
-    if dtype.name not in ITEM_BYTES:
+        raise InputError(f"{where} holds Python objects, which are not read; save numbers, or texts by dtype=str")
+    if dtype.name not in ITEM_BYTES and not _is_text(dtype):
         return _Header(dtype, _checked(shape, where), fortran, 0), start + length
     shape = _checked(shape, where)
     size = math.prod(shape) * dtype.itemsize

@@ -5,14 +5,15 @@ give the same bytes.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
-from typing import IO, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from peerinfer.binding import quoted
-from peerinfer.tensors import Port
+from peerinfer.strings import unpacked
+from peerinfer.tensors import Port, is_string
 from peerinfer_node.formats.source import Array
 from peerinfer_node.formats.spool import Ordered
 
@@ -27,8 +28,13 @@ def write_npz(file: BinaryIO, ordered: Ordered) -> list[str]:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for index, port in enumerate(ordered.outputs):
             shapes = ordered.different_shapes(index)
+            dtype = np.dtype(port.dtype).newbyteorder("<") if not is_string(port.dtype) else _text_dtype(ordered, index)
+            if is_string(port.dtype) and (cut := _ending_in_zeros(ordered, index)):
+                warnings.append(
+                    f"output {quoted(port.name)}: {cut} strings end in zeros, which .npz does not keep; write .jsonl"
+                )
             if len(shapes) > 1:
-                _write_ragged(archive, ordered, index, port)
+                _write_ragged(archive, ordered, index, port.name, dtype)
                 warnings.append(
                     f"output {quoted(port.name)} differs in shape between items: it is written as {port.name}.values, "
                     f"{port.name}.offsets and {port.name}.shapes"
@@ -36,12 +42,12 @@ def write_npz(file: BinaryIO, ordered: Ordered) -> list[str]:
                 continue
             # Without a single result, what the model leaves free has no length.
             row = shapes[0] if shapes else tuple(max(dim, 0) for dim in port.shape[1:])
-            with _member(archive, port.name, port.dtype, (ordered.items, *row)) as member:
+            with _member(archive, port.name, dtype, (ordered.items, *row)) as member:
                 for stretch in ordered.stretches(index):
                     if stretch.rows is None:
-                        _fill(member, port.dtype, row, stretch.items)
+                        _fill(member, dtype, row, stretch.items)
                     else:
-                        _write(member, stretch.rows)
+                        _write(member, stretch.rows, dtype)
         if ordered.failed.any():
             _write_array(archive, FAILED, ordered.failed)
     return warnings
@@ -51,10 +57,10 @@ def write_item(file: BinaryIO, outputs: Sequence[Port], values: Sequence[Array])
     """Writes the outputs of one item. Raises OSError."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for port, value in zip(outputs, values, strict=True):
-            _write_array(archive, port.name, value)
+            _write_array(archive, port.name, unpacked(value).astype(str) if is_string(port.dtype) else value)
 
 
-def _write_ragged(archive: zipfile.ZipFile, ordered: Ordered, index: int, port: Port) -> None:
+def _write_ragged(archive: zipfile.ZipFile, ordered: Ordered, index: int, name: str, dtype: np.dtype[Any]) -> None:
     rank = max(len(row) for row in ordered.different_shapes(index))
     shapes = np.zeros((ordered.items, rank), np.int64)
     sizes = np.zeros(ordered.items, np.int64)
@@ -63,34 +69,51 @@ def _write_ragged(archive: zipfile.ZipFile, ordered: Ordered, index: int, port: 
         shapes[first:stop] = [*row, *([-1] * (rank - len(row)))]
         sizes[first:stop] = np.prod(row, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    with _member(archive, f"{port.name}.values", port.dtype, (int(offsets[-1]),)) as member:
+    with _member(archive, f"{name}.values", dtype, (int(offsets[-1]),)) as member:
         for stretch in ordered.stretches(index):
             if stretch.rows is not None:
-                _write(member, stretch.rows)
-    _write_array(archive, f"{port.name}.offsets", offsets)
-    _write_array(archive, f"{port.name}.shapes", shapes)
+                _write(member, stretch.rows, dtype)
+    _write_array(archive, f"{name}.offsets", offsets)
+    _write_array(archive, f"{name}.shapes", shapes)
 
 
-def _member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]) -> IO[bytes]:
+def _text_dtype(ordered: Ordered, index: int) -> np.dtype[Any]:
+    """NumPy's strings, wide enough for the longest of this output."""
+    return np.dtype(f"<U{max((len(text) for text in _texts(ordered, index)), default=0) or 1}")
+
+
+def _ending_in_zeros(ordered: Ordered, index: int) -> int:
+    return sum(text.endswith("\0") for text in _texts(ordered, index))
+
+
+def _texts(ordered: Ordered, index: int) -> Iterator[str]:
+    for stretch in ordered.stretches(index):
+        if stretch.rows is not None:
+            yield from unpacked(stretch.rows).reshape(-1)
+
+
+def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> IO[bytes]:
     member = archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-    descr = np.dtype(dtype).newbyteorder("<").str
-    npy_format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
+    npy_format.write_array_header_1_0(member, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return member
 
 
 def _write_array(archive: zipfile.ZipFile, name: str, values: Array) -> None:
-    with _member(archive, name, values.dtype.name, values.shape) as member:
-        _write(member, values)
+    dtype = values.dtype.newbyteorder("<")
+    with _member(archive, name, dtype, values.shape) as member:
+        _write(member, values, dtype)
 
 
-def _write(member: IO[bytes], rows: Array) -> None:
+def _write(member: IO[bytes], rows: Array, dtype: np.dtype[Any]) -> None:
+    if rows.dtype.kind == "V":
+        rows = unpacked(rows).astype(dtype)
     member.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
 
-def _fill(member: IO[bytes], dtype: str, row: tuple[int, ...], items: int) -> None:
-    """The rows of failed items: NaN where there is one, else 0."""
-    empty = np.nan if np.dtype(dtype).kind == "f" else 0
-    one = np.full(row, empty, np.dtype(dtype).newbyteorder("<")).tobytes()
+def _fill(member: IO[bytes], dtype: np.dtype[Any], row: tuple[int, ...], items: int) -> None:
+    """The rows of failed items: NaN where there is one, an empty string, else 0."""
+    empty: Any = {"f": np.nan, "U": ""}.get(dtype.kind, 0)
+    one = np.full(row, empty, dtype).tobytes()
     step = max(1, _FILL_BYTES // max(len(one), 1))
     for start in range(0, items, step):
         member.write(one * min(step, items - start))

@@ -1,12 +1,13 @@
 """The output of a job as a file, in the order of the items, whatever the order in which they came.
 
-.npz      one array per output, named like it, first axis items. Of failed items, floats are NaN, integers 0 and
-          booleans False, and a boolean array `__failed__` says which they are (only if there are any). An output
-          whose shape differs between items is three arrays: `NAME.values` holds the values of all items one after
-          the other, item i's from `NAME.offsets[i]` to `NAME.offsets[i + 1]`, in the shape `NAME.shapes[i]`.
+.npz      one array per output, named like it, first axis items. Of failed items, floats are NaN, integers 0,
+          booleans False and strings empty, and a boolean array `__failed__` says which they are (only if there are
+          any). An output whose shape differs between items is three arrays: `NAME.values` holds the values of all
+          items one after the other, item i's from `NAME.offsets[i]` to `NAME.offsets[i + 1]`, in the shape
+          `NAME.shapes[i]`.
 .jsonl    one line per item: {"index": 0, "NAME": nested lists}. A failed item is {"index": 0, "error": true}. JSON
           has no NaN and no infinity: they become null.
-.parquet  one row per item, one column of (nested lists of) numbers per output; null where the item failed.
+.parquet  one row per item, one column of (nested lists of) numbers or strings per output; null where the item failed.
 a folder  one .npz per item, named after the item's file, or by number; none for a failed item.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from peerinfer.binding import check_outputs, quoted
 from peerinfer.errors import InputError, StateUnusable, UsageError
+from peerinfer.strings import unpacked
 from peerinfer.tensors import Port
 from peerinfer_node.formats.npz_writer import FAILED, write_item, write_npz
 from peerinfer_node.formats.parquet_writer import write_parquet
@@ -196,6 +198,8 @@ def _by_item(ordered: Ordered) -> Iterator[tuple[Array, ...] | None]:
 
 
 def _json_value(value: Array) -> tuple[Any, int]:
+    if value.dtype.kind == "V":
+        return unpacked(value).tolist(), 0
     if value.dtype.kind == "f":
         finite = np.isfinite(value)
         if not finite.all():

@@ -1,4 +1,4 @@
-"""Outputs as .parquet: one row per item, nested lists for the axes of an output."""
+"""Outputs as .parquet: one row per item, nested lists for the axes of an output, numbers or strings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from peerinfer.binding import quoted
 from peerinfer.errors import InputError
 from peerinfer.limits import MIB
+from peerinfer.strings import unpacked
+from peerinfer.tensors import is_string
 from peerinfer_node.formats.source import Array
 from peerinfer_node.formats.spool import Ordered
 
@@ -52,7 +54,7 @@ def write_parquet(file: BinaryIO, ordered: Ordered) -> None:
 def _type(dtype: str, rank: int) -> Any:
     import pyarrow
 
-    kind = pyarrow.from_numpy_dtype(np.dtype(dtype))
+    kind = pyarrow.string() if is_string(dtype) else pyarrow.from_numpy_dtype(np.dtype(dtype))
     for _ in range(rank):
         kind = pyarrow.list_(kind)
     return kind
@@ -62,7 +64,10 @@ def _nested(values: Array) -> Any:
     """An array as Arrow sees it: lists of lists along every axis but the first."""
     import pyarrow
 
-    found = pyarrow.array(np.ascontiguousarray(values).reshape(-1))
+    if values.dtype.kind == "V":
+        found = pyarrow.array(unpacked(values).reshape(-1).tolist(), pyarrow.string())
+    else:
+        found = pyarrow.array(np.ascontiguousarray(values).reshape(-1))
     for axis in range(values.ndim - 1, 0, -1):
         lists = int(np.prod(values.shape[:axis], dtype=np.int64))
         offsets = np.arange(lists + 1, dtype=np.int64) * values.shape[axis]

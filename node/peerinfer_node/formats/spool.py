@@ -15,13 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from peerinfer.limits import MIB
-from peerinfer.tensors import ITEM_BYTES, Port
+from peerinfer.tensors import ITEM_BYTES, Port, dtype_name, feeds, numpy_dtype
 from peerinfer_node.formats.source import PIECE_BYTES, Array
 
 SPOOL_MEMORY_BYTES_MAX = 64 * MIB
 
 Row = tuple[int, ...]
 """Shape of one item of one output."""
+
+_Shape = tuple[str, Row]
+"""Dtype and shape of one item of one output: the width of strings differs from block to block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,6 @@ class Stretch:
 class Spool:
     def __init__(self, folder: str, outputs: Sequence[Port]) -> None:
         self.outputs = tuple(outputs)
-        self.dtypes = [np.dtype(port.dtype).newbyteorder("<") for port in outputs]
         self.size_bytes = 0
         self.items = 0
         self._file = tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES_MAX, dir=folder)  # noqa: SIM115
@@ -45,25 +47,26 @@ class Spool:
         self._offset = array("q")
         self._count = array("q")
         self._shapes = array("q")
-        self._known_shapes: list[tuple[Row, ...]] = []
-        self._shape_numbers: dict[tuple[Row, ...], int] = {}
+        self._known_shapes: list[tuple[_Shape, ...]] = []
+        self._shape_numbers: dict[tuple[_Shape, ...], int] = {}
 
     def append(self, first_item: int, items: int, rows: Mapping[str, Array]) -> None:
         """Takes the outputs of consecutive items, first axis: items. Of an item that comes twice, the later counts."""
         if rows.keys() != {port.name for port in self.outputs}:
             raise ValueError(f"outputs {sorted(rows)}, expected {sorted(port.name for port in self.outputs)}")
         arrays = []
-        for port, dtype in zip(self.outputs, self.dtypes, strict=True):
+        for port in self.outputs:
             given = rows[port.name]
-            if given.dtype.name != port.dtype or given.shape[:1] != (items,):
-                raise ValueError(f"output {port.name!r}: {given.dtype}{list(given.shape)} for {items} items of {port}")
-            arrays.append(np.require(given, dtype, ["C"]))
+            dtype = dtype_name(given.dtype)
+            if not feeds(dtype, port.dtype) or given.shape[:1] != (items,):
+                raise ValueError(f"output {port.name!r}: {dtype}{list(given.shape)} for {items} items of {port}")
+            arrays.append(np.require(given, numpy_dtype(dtype), ["C"]))
         offset = self.size_bytes
         self._file.seek(offset)
         for part in arrays:
             self._file.write(part.reshape(-1).view(np.uint8).data)
             offset += part.nbytes
-        shapes = tuple(tuple(part.shape[1:]) for part in arrays)
+        shapes = tuple((dtype_name(part.dtype), tuple(part.shape[1:])) for part in arrays)
         self._first.append(first_item)
         self._offset.append(self.size_bytes)
         self._count.append(items)
@@ -86,21 +89,27 @@ class Spool:
         return Ordered(self, holder)
 
     def row(self, block: int, output: int) -> Row:
-        return self._known_shapes[self._shapes[block]][output]
+        return self._known_shapes[self._shapes[block]][output][1]
+
+    def row_bytes(self, block: int, output: int) -> int:
+        return _row_bytes(self._known_shapes[self._shapes[block]][output])
 
     def read(self, block: int, output: int, first_item: int, items: int) -> Array:
         """Some items of one output, all of which lie in this block."""
-        rows = self._known_shapes[self._shapes[block]]
-        before = sum(self._row_bytes(index, row) for index, row in enumerate(rows[:output])) * self._count[block]
-        row_bytes = self._row_bytes(output, rows[output])
+        shapes = self._known_shapes[self._shapes[block]]
+        before = sum(map(_row_bytes, shapes[:output])) * self._count[block]
+        row_bytes = _row_bytes(shapes[output])
         self._file.seek(self._offset[block] + before + (first_item - self._first[block]) * row_bytes)
         data = self._file.read(items * row_bytes)
         if len(data) != items * row_bytes:
             raise OSError("the temporary file is shorter than what was written to it")
-        return np.frombuffer(data, self.dtypes[output]).reshape(items, *rows[output])
+        dtype, row = shapes[output]
+        return np.frombuffer(data, numpy_dtype(dtype)).reshape(items, *row)
 
-    def _row_bytes(self, output: int, row: Row) -> int:
-        return math.prod(row) * ITEM_BYTES[self.outputs[output].dtype]
+
+def _row_bytes(shape: _Shape) -> int:
+    dtype, row = shape
+    return math.prod(row) * ITEM_BYTES[dtype]
 
 
 class Ordered:
@@ -146,10 +155,7 @@ class Ordered:
         for first, stop, block in self._ranges():
             row_bytes = 1
             if block >= 0:
-                row_bytes = sum(
-                    math.prod(self._spool.row(block, output)) * ITEM_BYTES[self.outputs[output].dtype]
-                    for output in outputs
-                )
+                row_bytes = sum(self._spool.row_bytes(block, output) for output in outputs)
             step = max(1, PIECE_BYTES // max(row_bytes, 1))
             for start in range(first, stop, step):
                 yield start, min(step, stop - start), block

@@ -16,12 +16,16 @@ import numpy as np
 from peerinfer.binding import check_names, quoted
 from peerinfer.errors import InputError
 from peerinfer.limits import MIB, TENSOR_RANK_MAX
-from peerinfer.tensors import ITEM_BYTES, Port
+from peerinfer.strings import contents, pack, packed, slot_for
+from peerinfer.tensors import ITEM_BYTES, STRING, Port, is_string
 from peerinfer_node.formats.columns import Column, MemoryColumn
 from peerinfer_node.formats.source import Array, MemoryBudget, SourceFile, reason_of
 
 JSONL_LINE_BYTES_MAX = 64 * MIB
 """One line is one item; as Python objects it takes about eight times its length."""
+
+_STRING_BYTES = 64
+"""What Python takes for a string beside its characters."""
 
 _BATCH_BYTES = 16 * MIB
 _BATCH_ROWS_MAX = 65536
@@ -41,8 +45,35 @@ class _GrowingColumn:
         self._data += np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         self._rows += len(rows)
 
-    def column(self) -> Column:
+    def column(self, budget: MemoryBudget, where: str) -> Column:
+        del budget, where  # it was counted as it came
         return MemoryColumn(np.frombuffer(self._data, self.dtype).reshape(self._rows, *self.row))
+
+
+class _GrowingStrings:
+    """The same for strings, whose width is known when all have come."""
+
+    def __init__(self, row: tuple[int, ...]) -> None:
+        self.dtype = STRING
+        self.row = row
+        self._rows = 0
+        self._texts: list[bytes] = []
+        self._longest = 0
+
+    def append(self, rows: Array, budget: MemoryBudget, where: str) -> None:
+        try:
+            texts = contents(packed(rows))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        longest = max(map(len, texts), default=0)
+        budget.take(sum(map(len, texts)) + _STRING_BYTES * len(texts), where)
+        self._longest = max(self._longest, longest)
+        self._texts += texts
+        self._rows += len(rows)
+
+    def column(self, budget: MemoryBudget, where: str) -> Column:
+        budget.take(slot_for(self._longest) * len(self._texts), where)
+        return MemoryColumn(pack(self._texts, (self._rows, *self.row)))
 
 
 # --- jsonl ---------------------------------------------------------------------------------------------------------
@@ -50,7 +81,7 @@ class _GrowingColumn:
 
 def open_jsonl(file: SourceFile, ports: Sequence[Port], budget: MemoryBudget) -> dict[str, Column]:
     dtypes = {port.name: port.dtype for port in ports}
-    columns: dict[str, _GrowingColumn] = {}
+    columns: dict[str, _GrowingColumn | _GrowingStrings] = {}
     with file.open() as raw:
         lines = _Lines(raw, file.path)
         for where, line in lines:
@@ -61,19 +92,24 @@ def open_jsonl(file: SourceFile, ports: Sequence[Port], budget: MemoryBudget) ->
                 odd = sorted(row.keys() ^ columns.keys())[0]
                 raise InputError(f"{where}: {quoted(odd)} is not in every line; each line needs the same fields")
             for name, value in row.items():
-                values = _numbers(value, dtypes[name], f"{where}, {quoted(name)}")
+                read = _strings if is_string(dtypes[name]) else _numbers
+                values = read(value, dtypes[name], f"{where}, {quoted(name)}")
                 if name not in columns:
-                    columns[name] = _GrowingColumn(dtypes[name], values.shape)
+                    columns[name] = _growing(dtypes[name], values.shape)
                 column = columns[name]
                 if values.shape != column.row:
                     raise InputError(
                         f"{where}, {quoted(name)}: the shape is {list(values.shape)} and was {list(column.row)} before; "
                         "all items need the same shape"
                     )
-                column.append(values[None], budget, file.path)
+                column.append(values[None], budget, where if is_string(dtypes[name]) else file.path)
     if not columns:
         raise InputError(f"{file.path} holds no lines; write one JSON object per item")
-    return {name: column.column() for name, column in columns.items()}
+    return {name: column.column(budget, file.path) for name, column in columns.items()}
+
+
+def _growing(dtype: str, row: tuple[int, ...]) -> _GrowingColumn | _GrowingStrings:
+    return _GrowingStrings(row) if is_string(dtype) else _GrowingColumn(dtype, row)
 
 
 class _Lines:
@@ -113,6 +149,18 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict) or not row:
         raise InputError(f'{where}: not a JSON object; write lines like {{"input": [1.0, 2.0]}}')
     return row
+
+
+def _strings(value: Any, dtype: str, where: str) -> Array:
+    """A text, or nested lists of texts, as an array of them."""
+    del dtype
+    try:
+        found = np.array(value, object)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: the lists are ragged; give nested lists of equal lengths") from None
+    if not all(isinstance(text, str) for text in found.reshape(-1).tolist()):
+        raise InputError(f"{where}: holds something that is not a text, or ragged lists; the model takes strings")
+    return found
 
 
 def _numbers(value: Any, dtype: str, where: str) -> Array:
@@ -170,18 +218,19 @@ def _parquet(table: Any, path: str, ports: Sequence[Port], budget: MemoryBudget)
                 f"{path}: column {quoted(field.name)} is nested too deeply; at most {TENSOR_RANK_MAX} axes"
             )
         depths[field.name] = (depth, leaf)
-        if leaf not in ITEM_BYTES:
+        if leaf not in ITEM_BYTES and leaf != STRING:
             raise InputError(
                 f"{path}: column {quoted(field.name)} holds {quoted(str(field.type))}; "
-                "give numbers, or lists of numbers for more axes"
+                "give numbers or strings, or lists of them for more axes"
             )
     # The first row tells how many to decode at a time. The metadata of the columns would say it too, but asking a damaged
     # file for them ends the process (std::terminate in Arrow 26), and a forged one lies.
     head = next(iter(table.iter_batches(batch_size=1, use_threads=False)), None)
     if head is None or head.num_rows == 0:
-        return {name: MemoryColumn(np.empty((0,) * (depth + 1), leaf)) for name, (depth, leaf) in depths.items()}
+        nothing = {name: _growing(leaf, (0,) * depth) for name, (depth, leaf) in depths.items()}
+        return {name: column.column(budget, path) for name, column in nothing.items()}
     batch_rows = max(1, min(_BATCH_ROWS_MAX, _BATCH_BYTES // max(head.nbytes, 1)))
-    columns = {name: _GrowingColumn(leaf, ()) for name, (_, leaf) in depths.items()}
+    columns = {name: _growing(leaf, ()) for name, (_, leaf) in depths.items()}
     first = 0
     for batch in table.iter_batches(batch_size=batch_rows, use_threads=False):
         for name, array in zip(schema.names, batch.columns, strict=True):
@@ -191,9 +240,10 @@ def _parquet(table: Any, path: str, ports: Sequence[Port], budget: MemoryBudget)
                 column.row = dense.shape[1:]
             if dense.shape[1:] != column.row:
                 raise _ragged(path, name, first)
-            column.append(dense.astype(column.dtype, copy=False), budget, path)
+            rows = dense if is_string(column.dtype) else dense.astype(column.dtype, copy=False)
+            column.append(rows, budget, path)
         first += batch.num_rows
-    return {name: column.column() for name, column in columns.items()}
+    return {name: column.column(budget, path) for name, column in columns.items()}
 
 
 def _leaf(kind: Any) -> tuple[int, str]:
@@ -204,6 +254,8 @@ def _leaf(kind: Any) -> tuple[int, str]:
     while _is_list(kind):
         depth, kind = depth + 1, kind.value_type
     names = {pyarrow.float16(): "float16", pyarrow.float32(): "float32", pyarrow.float64(): "float64"}
+    if kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.binary(), pyarrow.large_binary()):
+        return depth, STRING
     return depth, names.get(kind, str(kind))
 
 

@@ -33,7 +33,7 @@ from peerinfer.errors import (
 from peerinfer.fairness import Priority
 from peerinfer.tensors import Port
 from peerinfer_node.gateway.body import TENSORS_BYTES_MAX, Message
-from peerinfer_node.gateway.oip_tensors import BYTES, DATATYPES, InferRequest, inflate, read_request, write_answer
+from peerinfer_node.gateway.oip_tensors import InferRequest, datatype_of, inflate, read_request, write_answer
 from peerinfer_node.gateway.refusals import Refusals, refusal
 from peerinfer_node.online import REQUEST_TIMEOUT_S
 from peerinfer_node.serving import ServedModel, Serving
@@ -276,7 +276,7 @@ def _verify(parameters: Any) -> str:
 def _port(port: Port) -> dict[str, Any]:
     return {
         "name": port.name,
-        "datatype": DATATYPES.get(port.dtype, BYTES),
+        "datatype": datatype_of(port.dtype),
         "shape": [max(size, -1) for size in port.shape],
     }
 

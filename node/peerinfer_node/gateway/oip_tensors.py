@@ -2,7 +2,9 @@
 
 A request is JSON, or JSON followed by the raw bytes of its binary tensors in the order of its inputs; then the header
 `Inference-Header-Content-Length` says where the JSON ends. Binary tensors are little-endian and row-major; BYTES has for
-each element a length of 4 bytes and its bytes. Sizes are checked against the bytes that are there before memory is taken.
+each element a length of 4 bytes and its bytes, which are UTF-8, since that is what ONNX calls a string. Sizes are checked
+against the bytes that are there before memory is taken; strings go on in slots (`peerinfer.strings`), all as wide as the
+longest, which is checked against the limit too.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peerinfer.errors import InputError, LimitExceeded, NotSupported, UsageError
-from peerinfer.limits import MIB, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
-from peerinfer.tensors import ITEM_BYTES
+from peerinfer.limits import FRAME_BLOB_BYTES_MAX, MIB, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
+from peerinfer.strings import contents, pack, slot_for
+from peerinfer.tensors import ITEM_BYTES, dtype_name, is_string
 
 JSON_BYTES_MAX = 16 * MIB
 """Numbers as text take up to twenty times their bytes while they are read; what is larger goes as binary tensors."""
@@ -39,11 +42,8 @@ DTYPES = {
     "FP32": "float32",
     "FP64": "float64",
 }
-DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 BYTES = "BYTES"
-STRINGS = "object"
-"""NumPy's dtype of BYTES tensors here: each element is `bytes`."""
-
+DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
 
 Tensors = dict[str, NDArray[Any]]
@@ -131,8 +131,18 @@ def write_answer(
     """The body in parts, and the length of its JSON if binary tensors follow it."""
     described, parts = [], list[bytes | memoryview]()
     for name, array in outputs.items():
-        entry: dict[str, Any] = {"name": name, "datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
-        if binary[name]:
+        entry: dict[str, Any] = {
+            "name": name,
+            "datatype": datatype_of(dtype_name(array.dtype)),
+            "shape": list(array.shape),
+        }
+        if binary[name] and array.dtype.kind == "V":
+            data = memoryview(b"".join(_LENGTH.pack(len(text)) + text for text in contents(array)))
+            entry["parameters"] = {"binary_data_size": len(data)}
+            parts.append(data)
+        elif array.dtype.kind == "V":
+            entry["data"] = [text.decode() for text in contents(array)]
+        elif binary[name]:
             data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
             entry["parameters"] = {"binary_data_size": len(data)}
             parts.append(data)
@@ -143,6 +153,11 @@ def write_answer(
         described.append(entry)
     text = json.dumps({**head, "outputs": described}, separators=(",", ":")).encode()
     return [text, *parts], len(text) if parts else None
+
+
+def datatype_of(dtype: str) -> str:
+    """The protocol's word for a dtype of a tensor or of a model."""
+    return BYTES if is_string(dtype) else DATATYPES[dtype]
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], _Binary]:
@@ -220,7 +235,7 @@ def _input(raw: Any, binary: _Binary) -> tuple[str, NDArray[Any]]:
         raise UsageError(f"{shown}: give its data or its binary_data_size, not both")
     data = binary.take(size, name)
     if datatype == BYTES:
-        return name, _strings(data, elements, shown).reshape(shape)
+        return name, _slots(_strings(data, elements, shown), shape, shown)
     dtype = DTYPES[datatype]
     if elements * ITEM_BYTES[dtype] != size:
         raise UsageError(
@@ -231,16 +246,33 @@ def _input(raw: Any, binary: _Binary) -> tuple[str, NDArray[Any]]:
     return name, np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
 
-def _strings(data: memoryview, elements: int, shown: str) -> NDArray[Any]:
+def _slots(texts: list[bytes], shape: Sequence[int], shown: str) -> NDArray[Any]:
+    try:
+        b"\0".join(texts).decode()  # a zero between two elements completes none
+    except UnicodeError:
+        raise InputError(f"{shown}: a string of a model is UTF-8, and one of these is not") from None
+    try:
+        slot = slot_for(max(map(len, texts), default=0))
+    except InputError as error:
+        raise InputError(f"{shown}: {error}") from None
+    if slot * len(texts) > FRAME_BLOB_BYTES_MAX:
+        raise InputError(
+            f"{shown}: {len(texts)} strings, of which the longest takes {slot} bytes, pass the limit of "
+            f"{FRAME_BLOB_BYTES_MAX} bytes together; send the long ones apart"
+        )
+    return pack(texts, shape, slot=slot)
+
+
+def _strings(data: memoryview, elements: int, shown: str) -> list[bytes]:
     if elements * _LENGTH.size > len(data):
         raise UsageError(f"{shown}: {elements} BYTES elements do not fit {len(data)} bytes")
-    found, offset = np.empty(elements, STRINGS), 0
-    for position in range(elements):
+    found, offset = list[bytes](), 0
+    for _ in range(elements):
         end = offset + _LENGTH.size
         length = _LENGTH.unpack(data[offset:end])[0] if end <= len(data) else len(data) + 1
         if length > len(data) - end:
             raise UsageError(f"{shown}: a BYTES element reaches beyond the tensor")
-        found[position] = bytes(data[end : end + length])
+        found.append(bytes(data[end : end + length]))
         offset = end + length
     if offset != len(data):
         raise UsageError(f"{shown}: {len(data) - offset} bytes follow its last BYTES element")
@@ -279,6 +311,4 @@ def _texts(data: list[Any], shape: Sequence[int], elements: int, shown: str) -> 
         flat = [element for part in flat for element in (part if isinstance(part, list) else [part])]
     if len(flat) != elements or not all(isinstance(element, str) for element in flat):
         raise UsageError(f"{shown}: the shape {list(shape)} has {elements} texts, its data is something else")
-    found = np.empty(elements, STRINGS)
-    found[:] = [element.encode("utf-8", "surrogatepass") for element in flat]
-    return found.reshape(shape)
+    return _slots([element.encode("utf-8", "surrogatepass") for element in flat], shape, shown)

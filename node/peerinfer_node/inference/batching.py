@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from peerinfer.batch_size import BatchSize
+from peerinfer.errors import InputError
 from peerinfer.limits import GIB
 from peerinfer.messages import OutputGroup, TaskFailure
-from peerinfer.tensors import ITEM_BYTES, TensorSpec
+from peerinfer.strings import pack, problem_of, slot_for, unpacked
+from peerinfer.tensors import ITEM_BYTES, STRING, TensorSpec, is_string, numpy_dtype
 from peerinfer_node.inference.pipe import TASK_REASON_CHARS_MAX, shortened
 
 OUTPUT_BYTES_MAX = 1 * GIB
@@ -34,7 +36,7 @@ RunModel = Callable[[Feeds], list[Array]]
 """Runs the model once. Raises `RunFailed` or `RunStopped`."""
 
 Outputs = tuple[tuple[Array, ...], ...]
-"""For each output of the model its rows, in pieces."""
+"""For each output of the model its rows, in pieces. Strings are Python's here, as ONNX Runtime takes and gives them."""
 
 
 class RunFailed(Exception):
@@ -81,7 +83,11 @@ def run_batch(
 
     `size` says how many rows to join, and learns from every run.
     """
-    feeds = _feeds(tensors, body)
+    try:
+        feeds = _feeds(tensors, body)
+    except RunFailed as failure:
+        failures = [TaskFailure(position, failure.kind, failure.reason) for position in range(len(items))]
+        return Answer((), [], tuple(failures))
     shared = {name: array for name, array in feeds.items() if array.ndim == 0}
     rows = {name: array for name, array in feeds.items() if array.ndim > 0}
     tasks = _Joined(rows, shared, signature, run, size) if merge else _Stacked(rows, shared, signature, run)
@@ -200,33 +206,64 @@ def _feeds(tensors: Sequence[TensorSpec], body: memoryview) -> Feeds:
         part = body[offset : offset + spec.size_bytes]
         if spec.dtype == "bool":
             array: Array = np.frombuffer(part, np.uint8) != 0  # another byte than 0 and 1 is undefined behaviour
+        elif is_string(spec.dtype):
+            slots = np.frombuffer(part, numpy_dtype(spec.dtype))
+            if problem := problem_of(slots):
+                raise RunFailed("model", f"input {spec.name!r}: {problem}")
+            array = unpacked(slots)
         else:
-            dtype = np.dtype(spec.dtype)
+            dtype = numpy_dtype(spec.dtype)
             array = np.frombuffer(part if offset % dtype.itemsize == 0 else bytes(part), dtype)
         feeds[spec.name] = array.reshape(spec.shape)
         offset += spec.size_bytes
     return feeds
 
 
+class _Packing:
+    """One output of some tasks as it travels: numbers as they are, strings in slots that the longest of them fits into."""
+
+    def __init__(self, pieces: Sequence[Array]) -> None:
+        """Raises `InputError` for a string that is too long to travel."""
+        self.pieces = pieces
+        self.dtype = pieces[0].dtype.name
+        self.size_bytes = sum(piece.nbytes for piece in pieces)
+        self._strings: list[list[bytes]] = []
+        if pieces[0].dtype.kind == "O":
+            self._strings = [[text.encode() for text in piece.reshape(-1).tolist()] for piece in pieces]
+            self._slot = slot_for(max((len(text) for texts in self._strings for text in texts), default=0))
+            self.dtype = f"{STRING}{self._slot}"
+            self.size_bytes = self._slot * sum(piece.size for piece in pieces)
+
+    def arrays(self) -> list[Array]:
+        if self._strings:
+            return [pack(texts, p.shape, slot=self._slot) for texts, p in zip(self._strings, self.pieces, strict=True)]
+        return [np.ascontiguousarray(piece) for piece in self.pieces]
+
+
 def _grouped(done: dict[tuple[int, ...], Outputs], failures: list[TaskFailure], signature: Signature) -> Answer:
     """Puts tasks with equal outputs (but for the rows) into one group each."""
-    alike: dict[tuple[Any, ...], list[tuple[tuple[int, ...], Outputs]]] = {}
+    alike: dict[tuple[Any, ...], list[tuple[tuple[int, ...], tuple[_Packing, ...]]]] = {}
     total_bytes = 0
     for positions, outputs in done.items():
-        size_bytes = sum(piece.nbytes for pieces in outputs for piece in pieces)
+        try:
+            found = tuple(_Packing(pieces) for pieces in outputs)
+        except (InputError, UnicodeError) as error:
+            failures.extend(TaskFailure(position, "model", f"an output has {error}") for position in positions)
+            continue
+        size_bytes = sum(packing.size_bytes for packing in found)
         if total_bytes + size_bytes > OUTPUT_BYTES_MAX:
             reason = f"the outputs of this batch pass the limit of {OUTPUT_BYTES_MAX} bytes: send fewer items"
             failures.extend(TaskFailure(position, "memory", reason) for position in positions)
             continue
         total_bytes += size_bytes
-        key = tuple((pieces[0].dtype.name, pieces[0].shape[1:]) for pieces in outputs)
-        alike.setdefault(key, []).append((positions, outputs))
+        key = tuple((packing.dtype, packing.pieces[0].shape[1:]) for packing in found)
+        alike.setdefault(key, []).append((positions, found))
     groups: list[OutputGroup] = []
     body: list[Array] = []
     for key, members in alike.items():
         specs: list[TensorSpec] = []
         for number, (name, (dtype, trailing)) in enumerate(zip(signature.outputs, key, strict=True)):
-            pieces = [np.ascontiguousarray(piece) for _, outputs in members for piece in outputs[number]]
+            pieces = [piece for _, packings in members for piece in packings[number].arrays()]
             if dtype not in ITEM_BYTES:
                 raise AssertionError(f"{name}: {dtype} passed the check at load")
             specs.append(TensorSpec(name, dtype, (sum(len(piece) for piece in pieces), *trailing)))

@@ -50,6 +50,7 @@ _DTYPES = {
     "tensor(uint64)": "uint64",
     "tensor(int64)": "int64",
     "tensor(double)": "float64",
+    "tensor(string)": "string",
 }
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory")
 
@@ -306,7 +307,7 @@ class Worker:
 def _port(found: Any, what: str) -> Port:
     dtype = _DTYPES.get(found.type)
     if dtype is None:
-        raise ModelRefused(f"{what} {found.name!r} is a {found.type}: only tensors of numbers and bools can travel")
+        raise ModelRefused(f"{what} {found.name!r} is a {found.type}: only numbers, bools and strings can travel")
     if len(found.shape) > TENSOR_RANK_MAX or len(found.name) > NAME_CHARS_MAX:
         raise ModelRefused(f"{what} {found.name!r} has too many dimensions or too long a name"[:300])
     shape = tuple(dim if isinstance(dim, int) and 0 <= dim < 1 << 48 else FREE for dim in found.shape)

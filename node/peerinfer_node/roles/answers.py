@@ -15,7 +15,8 @@ from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import PeerId
 from peerinfer.limits import CLOCK_SKEW_MAX_S
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results
-from peerinfer.tensors import FREE, Port
+from peerinfer.strings import problem_of
+from peerinfer.tensors import FREE, Port, feeds, is_string, numpy_dtype
 
 Rows = dict[str, NDArray[Any]]
 """Outputs by name; the first axis is the items of one task, or of several."""
@@ -61,8 +62,8 @@ def cut(tensors: Sequence[Any], body: bytes | memoryview, start: int, first: int
     """Rows `first` to `first + items` of a group whose tensors lie in `body` from `start` on. Views, not copies."""
     rows: Rows = {}
     for spec in tensors:
-        count = spec.size_bytes // np.dtype(spec.dtype).itemsize
-        array = np.frombuffer(body, dtype=spec.dtype, count=count, offset=start).reshape(spec.shape)
+        dtype = numpy_dtype(spec.dtype)
+        array = np.frombuffer(body, dtype, spec.size_bytes // dtype.itemsize, start).reshape(spec.shape)
         rows[spec.name] = array[first : first + items]
         start += spec.size_bytes
     return rows
@@ -94,13 +95,25 @@ def check_results(
             raise ProtocolError(f"{wrong} hold other outputs than were asked for")
         for spec in group.tensors:
             port = outputs[spec.name]
-            if spec.dtype != port.dtype or not spec.shape or spec.shape[0] != items:
+            if not feeds(spec.dtype, port.dtype) or not spec.shape or spec.shape[0] != items:
                 raise ProtocolError(f"{wrong} hold {spec.name} as {spec.dtype}{list(spec.shape)} for {items} items")
             if not fits(spec.shape[1:], port.shape):
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
+    if any(is_string(port.dtype) for port in outputs.values()):
+        _check_strings(results.groups, body, wrong)
     if has_receipt:
         _check_receipt(peer, frame, results, body, wall_s, wrong)
     return Answer(peer, frame, results.groups, body, results.receipt)
+
+
+def _check_strings(groups: Sequence[OutputGroup], body: bytes, wrong: str) -> None:
+    start = 0
+    for group in groups:
+        rows = group.tensors[0].shape[0] if group.tensors else 0
+        for name, array in cut(group.tensors, body, start, 0, rows).items():
+            if array.dtype.kind == "V" and (problem := problem_of(array)):
+                raise ProtocolError(f"{wrong} hold {name}, in which {problem}")
+        start += sum(spec.size_bytes for spec in group.tensors)
 
 
 def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wall_s: float, wrong: str) -> None:

@@ -46,7 +46,8 @@ from peerinfer.limits import (
     INLINE_BYTES_MAX,
     REASON_CHARS_MAX,
 )
-from peerinfer.messages import Cancel, Frame, JobDone, Refused, Results, Term, Window
+from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, JobDone, Refused, Results, Term, Window
+from peerinfer.tensors import is_string
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -75,6 +76,8 @@ class _Link:
     outbox: trio.MemorySendChannel[SendFrame | JobDone]
     """One after the other: no frame of a job may follow its end."""
     scope: trio.CancelScope
+    revision: int
+    """Of the protocol, as the worker speaks it."""
     briefed: set[JobId] = field(default_factory=set)
     ordered: set[int] = field(default_factory=set)
     """Frames in the outbox that have not been cancelled since."""
@@ -180,9 +183,9 @@ class CoordinatorRole:
         """Uses the volunteer behind this stream until it leaves. Returns why it ended, in one line."""
         stream = MessageStream(raw)
         try:
-            await greet(stream, swarm=self._swarm)
+            hello = await greet(stream, swarm=self._swarm)
             if stream.peer not in self._links:
-                return await self._converse(stream, offer)
+                return await self._converse(stream, offer, hello.revision)
             reason = "there is a work stream to this worker already"
             await say_goodbye(stream, reason)
             return reason
@@ -193,11 +196,11 @@ class CoordinatorRole:
             self._bytes_out += stream.bytes_out
             await hang_up(stream)
 
-    async def _converse(self, stream: MessageStream, offer: WorkerOffer) -> str:
+    async def _converse(self, stream: MessageStream, offer: WorkerOffer, revision: int) -> str:
         peer = stream.peer
         outbox, unsent = trio.open_memory_channel[SendFrame | JobDone](float("inf"))  # bounded by window and jobs
         conversation = Conversation(stream, lambda message, body: self._receive(link, message, body))
-        link = _Link(stream, conversation, outbox, trio.CancelScope())
+        link = _Link(stream, conversation, outbox, trio.CancelScope(), revision)
         self._links[peer] = link
         self._driver.post(WorkerJoined(peer, offer))
         try:
@@ -465,10 +468,15 @@ class CoordinatorRole:
         if body is None or order.frame not in link.ordered:
             return
         brief = body.brief
+        inputs = await body.inputs(order.tasks)
+        dtypes = [spec.dtype for spec in inputs.tensors] + [port.dtype for port in body.outputs.values()]
+        if link.revision < STRINGS_REVISION and any(map(is_string, dtypes)):
+            reason = "its version carries no strings; upgrade it"
+            self._driver.post(FrameRefused(link.stream.peer, order.frame, reason, final=True))
+            return
         if order.job not in link.briefed:
             link.briefed.add(order.job)
             await link.stream.send(brief)
-        inputs = await body.inputs(order.tasks)
         if not body.may_act():
             reason = "this node does not hold the lease of the job any more"
             self._driver.post(FrameRefused(link.stream.peer, order.frame, reason, final=False))

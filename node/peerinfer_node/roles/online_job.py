@@ -11,7 +11,7 @@ from peerinfer.assignment import JobEnded, TasksAdded, TaskWithdrawn
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import JobBrief
-from peerinfer.tensors import Port, TensorSpec
+from peerinfer.tensors import Port, TensorSpec, dtype_name
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 from peerinfer_node.roles.job_body import FrameInputs, Verdict
 
@@ -101,10 +101,10 @@ class OnlineJob:
         for port in self._inputs:
             arrays = [request.inputs[port.name] for request in requests]
             if not port.shape and not arrays[0].ndim:  # a scalar that all requests of this job share
-                tensors.append(TensorSpec(port.name, port.dtype, ()))
+                tensors.append(TensorSpec(port.name, dtype_name(arrays[0].dtype), ()))
                 body.append(raw_bytes(arrays[0]))
                 continue
-            tensors.append(TensorSpec(port.name, port.dtype, (sum(items), *arrays[0].shape[1:])))
+            tensors.append(TensorSpec(port.name, dtype_name(arrays[0].dtype), (sum(items), *arrays[0].shape[1:])))
             body += [raw_bytes(array) for array in arrays]
         return FrameInputs(items, tuple(tensors), body)
 

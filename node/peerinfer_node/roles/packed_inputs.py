@@ -21,7 +21,7 @@ from peerinfer.binding import Binding, bind
 from peerinfer.errors import InputError, ProtocolError
 from peerinfer.limits import CHUNK_BYTES, MIB
 from peerinfer.messages import Manifest
-from peerinfer.tensors import ITEM_BYTES, TensorSpec
+from peerinfer.tensors import ITEM_BYTES, TensorSpec, numpy_dtype
 from peerinfer_node.formats import Inputs
 from peerinfer_node.roles.answers import raw_bytes
 
@@ -102,7 +102,7 @@ class PackedInputs:
         if len(plain) != inputs_bytes(self.binding):
             raise ProtocolError(f"the copied inputs have {len(plain)} bytes, not {inputs_bytes(self.binding)}")
         self._arrays = [
-            np.frombuffer(plain, dtype=spec.dtype, count=math.prod(spec.shape), offset=start).reshape(spec.shape)
+            np.frombuffer(plain, numpy_dtype(spec.dtype), math.prod(spec.shape), start).reshape(spec.shape)
             for spec, start in zip(self.specs, _starts(self.specs), strict=True)
         ]
 

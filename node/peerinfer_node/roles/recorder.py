@@ -16,7 +16,7 @@ import trio
 
 from peerinfer.ids import PeerId
 from peerinfer.journal import DIGEST_BYTES, Chain, Entry
-from peerinfer.tensors import TensorSpec
+from peerinfer.tensors import TensorSpec, dtype_name
 from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 
@@ -144,7 +144,7 @@ def digest_of_rows(rows: Rows) -> bytes:
     """The same digest, of outputs that were read back."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for name, array in rows.items():
-        digest.update(_head(name, str(array.dtype), array.shape))
+        digest.update(_head(name, dtype_name(array.dtype), array.shape))
         digest.update(raw_bytes(array))
     return digest.digest()
 

@@ -13,6 +13,8 @@ from peerinfer.errors import DecodeError, ProtocolError, StateUnusable
 from peerinfer.ids import PeerId
 from peerinfer.messages import Manifest, Receipt, RecordGroup, ResultRecord
 from peerinfer.splitting import Split
+from peerinfer.strings import problem_of
+from peerinfer.tensors import feeds, is_string
 from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.answers import Answer, Rows, cut, fits, raw_bytes
 
@@ -123,5 +125,9 @@ def check_record(manifest: Manifest, record: OpenRecord) -> None:
         for spec in group.tensors:
             port = outputs[spec.name]
             has_rows = bool(spec.shape) and spec.shape[0] == sum(group.rows)
-            if spec.dtype != port.dtype or not has_rows or not fits(spec.shape[1:], port.shape):
+            if not feeds(spec.dtype, port.dtype) or not has_rows or not fits(spec.shape[1:], port.shape):
                 raise ProtocolError(f"a record holds {spec.name} as {spec.dtype}{list(spec.shape)}")
+        if any(is_string(spec.dtype) for spec in group.tensors):
+            for name, array in (pair for task in group.tasks for pair in record.rows(task).items()):
+                if array.dtype.kind == "V" and (problem := problem_of(array)):
+                    raise ProtocolError(f"a record holds {name}, in which {problem}")

@@ -333,8 +333,8 @@ def test_output_names_that_the_file_needs_itself_are_refused(tmp_path: Path) -> 
     for name, output in (("a.npz", "__failed__"), ("a.jsonl", "index"), ("a.jsonl", "error")):
         with pytest.raises(InputError, match=r"a name of .*'s own; write \.parquet"):
             writer(tmp_path / name, [Port(output, "float32", (-1,))])
-    with pytest.raises(InputError, match="output 'label': the model gives string"):
-        writer(tmp_path / "a.npz", [Port("label", "string", (-1,))])
+    with pytest.raises(InputError, match="output 'label': the model gives bfloat16"):
+        writer(tmp_path / "a.npz", [Port("label", "bfloat16", (-1,))])
 
 
 # --- a disk that gives up ------------------------------------------------------------------------------------------

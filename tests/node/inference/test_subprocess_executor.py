@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from peerinfer.errors import InputError, ModelRefused, OutOfMemory
 from peerinfer.ids import cid_of
+from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.devices.probe import cpu_device
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
@@ -164,9 +165,40 @@ async def test_a_batch_that_contradicts_itself_is_refused_unsent(executor: Execu
 
 
 async def test_models_with_other_than_numbers_are_refused(executor: Executor) -> None:
-    text = models.identity(TensorProto.STRING, ["n"])
-    with pytest.raises(ModelRefused, match="'x' is a tensor\\(string\\)"):
-        await executor.load(cid_of(text), text)
+    brain = models.identity(TensorProto.BFLOAT16, ["n"])
+    with pytest.raises(ModelRefused, match="'x' is a tensor\\(bfloat16\\)"):
+        await executor.load(cid_of(brain), brain)
+
+
+async def test_strings_reach_the_model_and_come_back_whatever_is_in_them(executor: Executor) -> None:
+    echo = models.identity(TensorProto.STRING, ["n", 2])
+    texts = [["", "a\0"], ["n\u00e4ive \U0001f600", "x" * 1000], ["two\nlines", "\0"]]
+    slots = packed(np.array(texts, object))
+    await executor.load(cid_of(echo), echo)
+    batch = Batch((1, 2), (TensorSpec("x", "string1024", (3, 2)),), [slots.tobytes()], True)
+    result = await executor.run(cid_of(echo), batch, 10)
+    (group,) = result.groups
+    assert group.tensors[0].dtype == "string1024"
+    assert unpacked(np.frombuffer(group.body, slots.dtype)).tolist() == [text for row in texts for text in row]
+
+
+@pytest.mark.parametrize(
+    ("slot", "problem"),
+    [
+        (b"\xff\0\0\0abcd", "longer than its slot"),
+        (b"\1\0\0\0abcd", "behind a string"),
+        (b"\1\0\0\0\xff\0\0\0", "UTF-8"),
+    ],
+)
+async def test_slots_that_lie_fail_their_tasks_and_nothing_else(executor: Executor, slot: bytes, problem: str) -> None:
+    echo = models.identity(TensorProto.STRING, ["n"])
+    await executor.load(cid_of(echo), echo)
+    batch = Batch((1, 1), (TensorSpec("x", "string8", (2,)),), [slot * 2], True)
+    result = await executor.run(cid_of(echo), batch, 10)
+    assert [(position, kind) for position, kind, _ in result.failures] == [(0, "model"), (1, "model")]
+    assert problem in result.failures[0][2]
+    good = Batch((1,), (TensorSpec("x", "string8", (1,)),), [packed(np.array(["ok"])).tobytes()], True)
+    assert not (await executor.run(cid_of(echo), good, 10)).failures
 
 
 async def test_the_models_used_least_recently_make_room(executor: Executor) -> None:

@@ -12,9 +12,11 @@ from peerinfer.errors import ProtocolError, StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.limits import CLOCK_SKEW_MAX_S, FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure, Term
+from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.roles.answers import check_results, cut, raw_bytes
+from peerinfer_node.roles.recorder import digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, is_receipt_of, record_of
 
 WORKER = MemoryKeys(b"worker")
@@ -244,3 +246,33 @@ def test_rows_are_views_and_no_copies():
     rows = cut([TensorSpec("y", "float32", (4, 2))], body, 0, 1, 2)["y"]
     assert rows.tolist() == [[2, 3], [4, 5]]
     assert rows.base is not None
+
+
+def test_strings_are_taken_if_they_are_strings():
+    outputs = {"label": Port("label", "string", (FREE,))}
+
+    def answered(slots):
+        tensors = (TensorSpec("label", f"string{slots.itemsize}", (6,)),)
+        return check(*results_of([(OutputGroup((0, 1, 2), tensors), slots.tobytes())]), outputs=outputs)
+
+    slots = packed(np.array(["a", "b\0", "c", "", "\u00e9", "f" * 20], object))
+    answer = answered(slots)
+    assert unpacked(answer.rows(20)["label"]).tolist() == ["", "\u00e9", "f" * 20]
+    for place, byte in ((0, 200), (3, 1), (31, 1), (4, 0xFF)):
+        forged = bytearray(slots.tobytes())
+        forged[place] = byte
+        with pytest.raises(ProtocolError, match=r"string|behind"):
+            answered(np.frombuffer(forged, slots.dtype))
+    with pytest.raises(ProtocolError, match="hold label as int64"):
+        check(*results_of([group_of((0, 1, 2), {"label": np.zeros(6, np.int64)})]), outputs=outputs)
+
+
+def test_stored_strings_are_read_back_and_anothers_are_looked_at():
+    outputs = {"label": Port("label", "string", (FREE,))}
+    slots = packed(np.array(["a", "b", "c", "d", "e", "f"], object))
+    tensors = (TensorSpec("label", "string8", (6,)),)
+    answer = check(*results_of([(OutputGroup((0, 1, 2), tensors), slots.tobytes())]), outputs=outputs)
+    data = b"".join(bytes(part) for part in record_of(answer))
+    record = OpenRecord(data)
+    assert unpacked(record.rows(20)["label"]).tolist() == ["d", "e", "f"]
+    assert digest_of_rows(record.rows(20)) == digests_of(answer, [20])[20]

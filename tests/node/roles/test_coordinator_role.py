@@ -7,7 +7,8 @@ from role_world import JOB, LOCAL, MODEL, OTHER_JOB, answer_to, coordinator_worl
 from peerinfer.assignment import JobCancelled
 from peerinfer.errors import Busy, LimitExceeded
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX
-from peerinfer.messages import Cancel, Frame, Goodbye, JobBrief, JobDone, Refused, Window
+from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, Goodbye, JobBrief, JobDone, Refused, Window
+from peerinfer.tensors import FREE, Port
 from peerinfer_node.roles.coordinator import IDLE_LINK_S
 from peerinfer_node.roles.job_body import FrameInputs
 
@@ -201,3 +202,21 @@ async def test_audits_go_on_where_one_cannot_be_computed(autojump_clock):
         await world.honest_worker()
         assert (await job.wait_ended()).state == "done"
         job.check_right()
+
+
+@pytest.mark.parametrize("revision", [STRINGS_REVISION - 1, STRINGS_REVISION])
+async def test_a_worker_whose_version_carries_no_strings_gets_no_task_with_any(autojump_clock, revision):
+    async with coordinator_world() as world:
+        job = world.accept(2, verify="none")
+        job.outputs["label"] = Port("label", "string", (FREE,))
+        side = await world.worker("worker")
+        await side.greet(revision=revision)
+        await side.say(Window(1))
+        with trio.move_on_after(5.0) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stay_alive, side)
+                await side.hear(Frame)
+                nursery.cancel_scope.cancel()
+        assert scope.cancelled_caught == (revision < STRINGS_REVISION)
+        blocked = world.role.machine.blocked(JOB)
+        assert ("carries no strings" in blocked) == (revision < STRINGS_REVISION), blocked
