@@ -48,6 +48,8 @@ class Home:
             raise UsageError("the data directory's name holds a zero byte; name another folder")
         if folder:
             root = Path(os.path.abspath(_user_home(environ, folder)))
+            if root.exists() and not root.is_dir():
+                raise StateUnusable(f"{root} is not a folder; choose another with PEERINFER_HOME or --data-dir")
             config, data, cache, state = root, root, root, root
             first_choice = root / f"{_NAME}.sock"
         else:

@@ -66,8 +66,12 @@ class FileKeys(Ed25519Keys):
             if not path.exists():
                 _create(path)
             return cls(_load(path))
+        except IsADirectoryError:
+            raise StateUnusable(f"{path} is not a file; move it aside") from None
         except OSError as error:
-            raise StateUnusable(f"{path}: {error.strerror or error}") from error
+            raise StateUnusable(
+                f"cannot use {path}: {error.strerror or error}; mend that, or choose another home with PEERINFER_HOME"
+            ) from error
 
 
 def _create(path: Path) -> None:

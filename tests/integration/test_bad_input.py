@@ -84,7 +84,9 @@ BAD_MODELS = {
 @pytest.mark.parametrize("kind", BAD_MODELS)
 def test_a_bad_model_is_refused_before_anything_is_sent(kind, refused, tmp_path):
     model, said = BAD_MODELS[kind]
-    assert said in refused(model, write_npz(tmp_path / "in.npz", x=GOOD))
+    line = refused(model, write_npz(tmp_path / "in.npz", x=GOOD))
+    assert said in line
+    assert ".onnx" in line, "it does not say which file"
 
 
 def test_a_model_that_is_not_there_or_is_a_folder_is_said(refused, tmp_path):

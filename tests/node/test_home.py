@@ -190,3 +190,11 @@ def test_a_node_killed_with_9_leaves_no_lock_behind_even_while_its_worker_lives(
         holder.wait()
         holder.stdin.close()
         holder.stdout.close()
+
+
+def test_a_home_that_is_a_file_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    with pytest.raises(StateUnusable, match="is not a folder; choose another with PEERINFER_HOME or --data-dir"):
+        Home.resolve({"PEERINFER_HOME": str(file)})
+    assert file.read_text() == "not a folder"

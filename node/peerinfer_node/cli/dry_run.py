@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from peerinfer.binding import quoted
-from peerinfer.control import JobRequest, Json
+from peerinfer.control import Control, JobRequest, Json
 from peerinfer.errors import InputError, ModelRefused, StateUnusable
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
@@ -105,7 +105,10 @@ def model_ports(path: str) -> tuple[list[Port], list[Port]]:
     import onnx
 
     data = _read(path)
-    check_model(data)
+    try:
+        check_model(data)
+    except ModelRefused as error:
+        raise ModelRefused(f"{path}: {error}") from None
     graph = onnx.ModelProto.FromString(data).graph
     constants = {tensor.name for tensor in graph.initializer}
     return [_read_port(value) for value in graph.input if value.name not in constants], [
@@ -151,6 +154,12 @@ async def _forecast(arguments: argparse.Namespace, request: JobRequest) -> Json:
     async with reach(arguments) as reached:
         if not reached.is_daemon and not arguments.standalone:
             with trio.move_on_after(PEERS_WAIT_S):
-                while not await reached.control.peers():  # noqa: ASYNC110  # the control interface has no event for it
+                while not await _has_heard(reached.control):  # noqa: ASYNC110  # the control interface has no event for it
                     await trio.sleep(_POLL_S)
         return await reached.control.forecast(request)
+
+
+async def _has_heard(control: Control) -> bool:
+    """Somebody is there, and everybody who is has said what it lends."""
+    peers = [peer for peer in await control.peers() if peer["state"] == "alive"]
+    return bool(peers) and all(peer["lends"] != "unknown" for peer in peers)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from peerinfer.binding import check_outputs
 from peerinfer.blobs import chunks_of, index_of
 from peerinfer.control import JobRequest
-from peerinfer.errors import AttemptTimeout, ExecutionError, InputError
+from peerinfer.errors import AttemptTimeout, ExecutionError, InputError, ModelRefused
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import GIB, JOB_TASKS_MAX
 from peerinfer.messages import Manifest
@@ -91,7 +91,10 @@ class Preparation:
         model = await self._in_thread(lambda: index_of(chunks_of(data)).cid)
         await self._blobs.pin(model, PREPARING)
         try:
-            interface = await self._executor.load(model, data)
+            try:
+                interface = await self._executor.load(model, data)
+            except ModelRefused as error:
+                raise ModelRefused(f"{request.model}: {error}") from None
             check_outputs(interface.outputs)
             await self._blobs.put(data)
             inputs = await self._in_thread(

@@ -27,7 +27,7 @@ from peerinfer_node.roles.work_stream import WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 
 RECRUIT_AGAIN_S = 1.0
-"""A volunteer whose work stream ended is tried again after this time, if it still offers work."""
+"""A volunteer whose work stream ended is tried again so long after it was opened, if it still offers work."""
 
 SEARCH_EVERY_S = 10.0
 """The ways of a search are random, so the next one finds others."""
@@ -117,6 +117,7 @@ class Recruiting:
 
     async def _work_with(self, peer: PeerId, offer: WorkerOffer) -> None:
         assert self._nursery is not None
+        again_s = trio.current_time() + RECRUIT_AGAIN_S
         try:
             stream: Stream
             if peer == self._own:
@@ -129,10 +130,9 @@ class Recruiting:
             self._log.info("worker left", peer=peer, reason=reason)
         except PeerinferError as error:
             self._log.info("volunteer cannot be used", peer=peer, reason=str(error))
-        finally:
-            with trio.move_on_after(RECRUIT_AGAIN_S):
-                await trio.sleep(RECRUIT_AGAIN_S)
-            del self._recruited[peer]
+        await trio.sleep_until(again_s)
+        del self._recruited[peer]
+        self.look()
 
     def own_offer(self) -> WorkerOffer:
         """What this node's devices are to its own jobs."""
