@@ -35,6 +35,7 @@ class JobSpec:
     """Tasks that the journal says failed for good, and why."""
     kept: tuple[tuple[PeerId, bool, tuple[int, ...]], ...] = ()
     """Results that are here but not in the journal: by whom, whether that was this node, and of which tasks."""
+    flops_per_item: float = 1.0
     online: bool = False
     """Tasks keep arriving until the job is closed; it does not end for want of workers."""
     priority: Priority = Priority.NORMAL
@@ -181,6 +182,8 @@ class FrameAnswered:
     done: tuple[int, ...]
     failures: tuple[tuple[int, str, str], ...]
     compute_s: float
+    energy_j: float = 0.0
+    """As the worker's receipt says."""
 
 
 @dataclass(frozen=True, slots=True)

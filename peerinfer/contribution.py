@@ -1,26 +1,38 @@
 """What this node computed for others, and a statement of it that can be carried about.
 
-The node counts its own work, and nobody confirms the count: a statement says who made it and that nobody has altered it
-since, and not that it is true. So it is for pride, and nothing in here may ever be used to trust anybody.
+The node counts its own work, and nobody need believe the count: a statement says who made it and that nobody has altered
+it since. Beside it stand *confirmations*: attestations of the nodes that received the work and had it checked, each signed
+by its own author. Whoever reads them must still ask who these authors are. It is for pride: nothing in here may ever be
+used to trust anybody.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerinfer.codec import message, uint, wire
 from peerinfer.codec import number as finite
 from peerinfer.control import Json
+from peerinfer.cost import format_flops
 from peerinfer.envelope import Sign, seal, unseal
 from peerinfer.errors import DecodeError, InputError
+from peerinfer.evidence_messages import Attestation
 from peerinfer.ids import PeerId
 from peerinfer.units import format_count, format_duration
+from peerinfer.vouching import check_attestation
+
+if TYPE_CHECKING:
+    from peerinfer.cost import Given
 
 FORMAT = "peerinfer/contribution/1"
-STATEMENT_CHARS_MAX = 1 << 16
+CONFIRMATIONS_MAX = 64
+"""That one statement brings, or that are shown: each takes 4 kB as text."""
+
+STATEMENT_CHARS_MAX = 1 << 20
 
 
 @message(44)
@@ -35,14 +47,17 @@ class Contribution:
     items: int = wire(uint(63))
     compute_s: float = wire(finite)
     energy_j: float = wire(finite)
+    flops: float = wire(finite, default=0.0)
+    """Operations, as the graphs of the models say."""
 
-    def plus(self, tasks: int, items: int, compute_s: float, energy_j: float) -> Contribution:
+    def plus(self, given: Given) -> Contribution:
         return replace(
             self,
-            tasks=self.tasks + tasks,
-            items=self.items + items,
-            compute_s=self.compute_s + compute_s,
-            energy_j=self.energy_j + energy_j,
+            tasks=self.tasks + given.tasks,
+            items=self.items + given.items,
+            compute_s=self.compute_s + given.compute_s,
+            energy_j=self.energy_j + given.energy_j,
+            flops=self.flops + given.flops,
         )
 
     def shown(self) -> Json:
@@ -53,15 +68,17 @@ class Contribution:
             "items": self.items,
             "compute_s": round(self.compute_s, 3),
             "energy_j": round(self.energy_j, 3),
+            "flops": round(self.flops),
         }
 
 
 def contribution_words(shown: Json) -> str:
     """In one line. What a device without a meter took is not known, and not said."""
     energy = float(shown["energy_j"])
+    work = f", {format_flops(float(shown['flops']))}" if shown.get("flops") else ""
     taken = f", {energy / 3600:.3g} Wh where devices tell their power" if energy > 0 else ""
     done = f"{format_count(shown['tasks'], 'task')}, {format_count(shown['items'], 'item')}"
-    return f"{done} for others in {format_duration(shown['compute_s'])} of computing{taken}"
+    return f"{done} for others in {format_duration(shown['compute_s'])} of computing{work}{taken}"
 
 
 def from_shown(shown: Json) -> Contribution:
@@ -74,6 +91,7 @@ def from_shown(shown: Json) -> Contribution:
             int(shown["items"]),
             float(shown["compute_s"]),
             float(shown["energy_j"]),
+            float(shown.get("flops") or 0.0),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError("the daemon does not say what it contributed; is it of an older version?") from None
@@ -83,18 +101,27 @@ def from_shown(shown: Json) -> Contribution:
 
 def check_sense(found: Contribution) -> None:
     """Raises `InputError` if no node can have counted this."""
-    numbers = (found.since_s, found.until_s, found.tasks, found.items, found.compute_s, found.energy_j)
+    numbers = (
+        found.since_s,
+        found.until_s,
+        found.tasks,
+        found.items,
+        found.compute_s,
+        found.energy_j,
+        found.flops,
+    )
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or found.since_s > found.until_s:
         raise InputError("the statement holds figures that cannot be; ask its author for another one")
 
 
-def statement_of(found: Contribution, peer: PeerId, sign: Sign) -> str:
-    """The text of a file: what is signed, and the same to read."""
+def statement_of(found: Contribution, peer: PeerId, sign: Sign, confirmations: Sequence[str] = ()) -> str:
+    """The text of a file: what is signed, and the same to read; `confirmations` are signed attestations, in hexadecimal."""
     content = {
         "format": FORMAT,
         "peer_id": peer,
         "contribution": found.shown(),
         "signed": seal(found, peer, sign).hex(),
+        "confirmations": list(confirmations),
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -115,3 +142,22 @@ def read_statement(text: str) -> tuple[PeerId, Contribution]:
         raise InputError("the statement was altered: its figures are not those that were signed")
     check_sense(found)
     return author, found
+
+
+def read_confirmations(text: str, author: PeerId) -> list[tuple[PeerId, float]]:
+    """Who confirms how much of a statement that `read_statement` took. Raises `InputError` if one of them is not whole."""
+    content = json.loads(text)
+    given = content.get("confirmations", [])
+    if type(given) is not list or len(given) > CONFIRMATIONS_MAX:
+        raise InputError("the statement's confirmations are no list; ask its author for another one")
+    found: dict[PeerId, float] = {}
+    for signed in given:
+        try:
+            who, said = unseal(Attestation, bytes.fromhex(signed))
+            about = check_attestation(who, said, math.inf)
+        except (TypeError, ValueError, DecodeError):
+            raise InputError("a confirmation's signature is not good: it was altered, or damaged") from None
+        if author not in about:
+            raise InputError(f"a confirmation by {who} is not about this node")
+        found[who] = max(about[author][0], found.get(who, 0.0))  # the same said twice is said once
+    return list(found.items())

@@ -57,6 +57,7 @@ from peerinfer.judgement import REFUSAL_WEIGHT, Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
+from peerinfer.vouching import Vouching
 from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
 LOSSES_MAX = 10
@@ -85,6 +86,7 @@ class Coordination:
         *,
         first_frame: int = 1,
         reputation: Reputation | None = None,
+        vouching: Vouching | None = None,
         wall_offset_s: float = 0.0,
     ) -> None:
         """Receipts are kept by frame number, so a node that starts again must not count from the same `first_frame`.
@@ -99,9 +101,12 @@ class Coordination:
         self._changed: dict[JobId, None] = {}
         """Jobs that may be over, or without anybody to work for them."""
         self._effects: list[Effect] = []
+        known = reputation or Reputation()
+        self.vouching = vouching or Vouching(known)
         self._judgement = Judgement(
             self._force,
-            reputation=reputation or Reputation(),
+            reputation=known,
+            vouching=self.vouching,
             wall_offset_s=wall_offset_s,
             rng=rng,
             say=self._say,
@@ -303,7 +308,8 @@ class Coordination:
             self._dispatch.learn(job, frame, len(event.done), compute_s, now_s)
         job.warm.add(peer)
         self._over(frame, compute_s)
-        self._judgement.answered(worker, late_s=now_s - frame.due_s - frame.expected_s)
+        late_s = now_s - frame.due_s - frame.expected_s
+        self._judgement.answered(worker, late_s=late_s, energy_j=event.energy_j)
         if frame.is_double:
             self._copies_answered(job, frame, event)
             self._note_health(worker, event, now_s)

@@ -23,8 +23,9 @@ from peerinfer.assignment import (
     VoidResults,
 )
 from peerinfer.ids import JobId, PeerId
-from peerinfer.reputation import Reputation
+from peerinfer.reputation import NEWCOMER_AUDITS, Reputation
 from peerinfer.verification import Verification
+from peerinfer.vouching import Vouching
 from peerinfer.workforce import CoordinatedJob, Worker, Workforce
 
 LATE_MIN_S = 1.0
@@ -48,6 +49,7 @@ class Judgement:
         force: Workforce,
         *,
         reputation: Reputation,
+        vouching: Vouching,
         wall_offset_s: float,
         rng: random.Random,
         say: Callable[[Effect], None],
@@ -64,6 +66,7 @@ class Judgement:
         self._refuse = refuse
         self._wall_offset_s = wall_offset_s
         self.reputation = reputation
+        self.vouching = vouching
         self.now_s = 0.0
 
     @property
@@ -83,9 +86,10 @@ class Judgement:
 
     def _known(self, peer: PeerId, worker: Worker | None) -> told.PeerKnown:
         audits = self.reputation.standing(peer, self.wall_s).audits
+        probation = self.vouching.opinion(peer, self.wall_s).probation if audits < NEWCOMER_AUDITS else NEWCOMER_AUDITS
         if worker is None:
-            return told.PeerKnown(peer, audits=audits)
-        return told.PeerKnown(peer, worker.offer.groups, audits, is_own=worker.offer.local)
+            return told.PeerKnown(peer, (), audits, probation)
+        return told.PeerKnown(peer, worker.offer.groups, audits, probation, is_own=worker.offer.local)
 
     def joined(self, worker: Worker) -> None:
         self._rate(worker.peer)
@@ -102,9 +106,11 @@ class Judgement:
         for peer, detail in self.reputation.barred(self.wall_s).items():
             self._force.bar(peer, f"gave a wrong result before this node started: {detail}")
 
-    def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0) -> None:
+    def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0, energy_j: float = 0.0) -> None:
         """A frame was answered, so long after its time, or never; says nothing of whether it was right."""
         if not worker.offer.local:
+            if energy_j:
+                self.reputation.took(worker.peer, self.wall_s, energy_j)
             self.reputation.answered(worker.peer, self.wall_s, in_time=late_s <= LATE_MIN_S, weight=weight)
 
     def vanished(self, worker: Worker) -> None:
@@ -180,7 +186,11 @@ class Judgement:
                     job.doubles.want(task, exclude, groups, trusted=trusted, now_s=self.now_s)
                 case told.WantAudit(task, peers):
                     self._say(Audit(job.spec.job, task, peers))
-                case told.Finalise(peer, tasks, _, _, first):
+                case told.Finalise(peer, tasks, _, ground, first):
+                    worker = self._workers.get(peer)
+                    if ground not in ("own", "unchecked") and not (worker is not None and worker.offer.local):
+                        items = len(tasks) * job.spec.items_per_task
+                        self.reputation.worked(peer, self.wall_s, items * job.spec.flops_per_item)
                     if first != peer:
                         job.kept[first] = job.kept.get(first, 0) - len(tasks)
                         job.kept[peer] = job.kept.get(peer, 0) + len(tasks)

@@ -143,6 +143,9 @@ DIAL_BACK_PORTS_MAX = 4
 STATEMENT_BYTES_MAX = 4 * KIB
 """One signed statement that spreads. An attestation about thirty peers takes about 1.5 kB."""
 
+ATTESTED_MAX = 30
+"""Peers that one attestation speaks of."""
+
 FOUND_PER_MESSAGE_MAX = 8
 SEARCH_WORDS_MAX = 4
 STATEMENTS_PER_MESSAGE_MAX = 16

@@ -40,6 +40,9 @@ NEWCOMER_AUDITS = 20
 
 P_OK_MIN = 0.05
 PEERS_MAX = 10_000
+UNITS_MAX = 1e24
+"""Of work and energy; more is nonsense."""
+
 EVIDENCE_MAX = 1e6
 """No count grows further; also the bound on what a file may claim."""
 
@@ -75,6 +78,10 @@ class Evidence:
     """When."""
     mismatches: int = 0
     """Jobs in which it computed less precisely than was asked for."""
+    units: float = 0.0
+    """Operations in results of it that became final. Never forgotten: it is what the peer has given."""
+    energy_j: float = 0.0
+    """What that took, as its receipts say."""
 
     def aged(self, now_s: float) -> Evidence:
         """The same, as much of it as still counts at `now_s`. A clock that was set back changes nothing."""
@@ -91,6 +98,8 @@ class Evidence:
             detail=self.detail,
             fault_s=self.fault_s,
             mismatches=self.mismatches,
+            units=self.units,
+            energy_j=self.energy_j,
         )
 
     @property
@@ -169,6 +178,16 @@ class Reputation:
         """The peer left with work in hand, or never answered. Says nothing of its honesty."""
         row = self._touch(peer, now_s)
         row.late = min(row.late + 1.0, EVIDENCE_MAX)
+
+    def worked(self, peer: PeerId, now_s: float, units: float) -> None:
+        """So much of what it computed has become final. Says nothing of its honesty, and is never used for it."""
+        row = self._touch(peer, now_s)
+        row.units = min(row.units + max(units, 0.0), UNITS_MAX)
+
+    def took(self, peer: PeerId, now_s: float, energy_j: float) -> None:
+        """So much energy, as it says."""
+        row = self._touch(peer, now_s)
+        row.energy_j = min(row.energy_j + max(energy_j, 0.0), UNITS_MAX)
 
     # --- what follows ----------------------------------------------------------------------------------------------
 
@@ -264,6 +283,9 @@ def is_usable(row: Evidence) -> bool:
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         return False
     counts = (row.good - 1, row.bad - 1, row.on_time - 1, row.late - 1, row.audits, row.faults, row.mismatches)
+    amounts = (row.units, row.energy_j)
+    if not all(type(amount) in (int, float) and 0 <= amount <= UNITS_MAX for amount in amounts):
+        return False
     return all(0 <= count <= EVIDENCE_MAX for count in counts) and type(row.detail) is str
 
 

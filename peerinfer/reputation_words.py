@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from peerinfer.contribution import contribution_words
+from peerinfer.control import Json
+from peerinfer.cost import format_flops
 from peerinfer.reputation import NEWCOMER_AUDITS, Evidence, Standing
 from peerinfer.units import format_count, format_duration
+from peerinfer.vouching import Opinion
+
+NOBODY = Opinion()
 
 
-def words_of(row: Evidence, standing: Standing, now_s: float) -> list[str]:
+def own_words(contribution: Json) -> list[str]:
+    """Of this node itself: what it gave, and what others confirm of it."""
+    said = [contribution_words(contribution)]
+    if contribution["confirmed_by"]:
+        peers = format_count(contribution["confirmed_by"], "peer")
+        confirm = "confirms" if contribution["confirmed_by"] == 1 else "confirm"
+        said.append(f"{peers} {confirm} {format_flops(contribution['confirmed_flops'])} of it, by checks of their own")
+    else:
+        said.append("nobody has confirmed any of it today; who had it checked says so about every ten minutes")
+    return said
+
+
+def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion = NOBODY) -> list[str]:
     """One sentence for each judgement, the weightiest first."""
     said = []
     if standing.is_barred:
@@ -20,12 +38,16 @@ def words_of(row: Evidence, standing: Standing, now_s: float) -> list[str]:
         checks = format_count(round(standing.audits), "check")
         if standing.audits < 0.5:
             said.append("none of its results was checked here yet, so much of its work is computed twice")
-        elif standing.is_newcomer:
-            missing = NEWCOMER_AUDITS - int(standing.audits)
+        elif standing.audits < opinion.probation:
+            missing = opinion.probation - int(standing.audits)
             said.append(f"passed {checks}; a newcomer for {missing} more, so much of its work is computed twice")
+        elif standing.is_newcomer:
+            said.append(f"passed {checks}; with what others say of it, that is enough to be treated like everybody")
         else:
             one_in = format_count(round(1 / standing.epsilon))
             said.append(f"passed {checks}; at most 1 unchecked result in {one_in} is expected to be wrong")
+        if standing.is_newcomer:
+            said += _hearsay(opinion)
     if row.mismatches and not standing.is_barred:
         jobs = format_count(row.mismatches, "job")
         said.append(f"computed less precisely than asked in {jobs}; that is no lie, and it was kept out of them")
@@ -35,4 +57,24 @@ def words_of(row: Evidence, standing: Standing, now_s: float) -> list[str]:
     else:
         share = round(100 * (row.on_time - 1.0) / answers)
         said.append(f"answered {share}% of {format_count(round(answers), 'frame')} in time")
+    if row.units:
+        energy = f" for {row.energy_j / 3600:.3g} Wh, as it says" if row.energy_j else ""
+        said.append(f"gave {format_flops(row.units)} of work that counts{energy}")
     return said
+
+
+def _hearsay(opinion: Opinion) -> list[str]:
+    """Whose word counts for a newcomer, and how much."""
+    if not opinion.vouchers:
+        return []
+    trusted = sum(voucher.counted > 0 for voucher in opinion.vouchers)
+    who = format_count(len(opinion.vouchers), "peer")
+    vouch = "vouches" if len(opinion.vouchers) == 1 else "vouch"
+    if not trusted:
+        whom = "whom" if len(opinion.vouchers) == 1 else "none of whom"
+        verb = "has no reason to trust yet" if len(opinion.vouchers) == 1 else "has a reason to trust yet"
+        return [f"{who} {vouch} for it, {whom} this node {verb}, so that counts for nothing"]
+    spared = NEWCOMER_AUDITS - opinion.probation
+    so = f"it is a newcomer for {spared} checks less" if spared else "too little to spare it a check"
+    of_them = "" if trusted == len(opinion.vouchers) else f"; {trusted} of them are trusted here"
+    return [f"{who} {vouch} for it{of_them}: that is worth {opinion.audits:.2g} checks, {so}"]

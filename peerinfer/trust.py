@@ -4,9 +4,9 @@ Theory of operation. Personalised PageRank (EigenTrust with seeds of one's own):
 
     t = (1 - a) * C' t + a * p          a = 0.5,  p: the seeds, evenly
 
-`C[i, j]` is the share of verified work that i itself received from j, by receipts that both signed, at most 5% for any
-one j; what the cap cuts off flows back to the seeds. Nobody but the seeds is ever given trust for nothing. Hence, for
-any set S of peers without a seed, however many names it has and whatever they say of each other,
+`C[i, j]` is the share of verified work that i itself received from j, as i has signed, at most 5% for any one j;
+what the cap cuts off flows back to the seeds. Nobody but the seeds is ever given trust for nothing. Hence, for any
+set S of peers without a seed, however many names it has and whatever they say of each other,
 
     trust(S) <= (1 - a) / a * F = F
 
@@ -19,7 +19,6 @@ What this buys a peer is little on purpose: at most half of its probation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -37,11 +36,7 @@ SHARE_MAX = 0.05
 ROUNDS = 30
 """What is left out after so many is less than a billionth."""
 
-PEERS_MAX = 5000
 EDGES_PER_RECEIVER_MAX = 256
-UNITS_MAX = 1e12
-"""Of work, in one statement; more is nonsense."""
-
 IMPORTED_AUDITS_MAX = 20.0
 SEEDS_MIN = 3
 """With fewer seeds a single bad one is worth too much; one's own node counts."""
@@ -54,39 +49,6 @@ class Received:
     receiver: PeerId
     giver: PeerId
     units: float
-
-
-class TrustGraph:
-    """Statements of who received how much from whom; the latest of each pair counts."""
-
-    def __init__(self) -> None:
-        self._received: dict[PeerId, dict[PeerId, float]] = {}
-
-    def state(self, statement: Received) -> bool:
-        """Takes a statement whose signatures were checked. False if it is refused: self-praise, no work, or nonsense."""
-        units = statement.units
-        if statement.receiver == statement.giver or not math.isfinite(units) or not 0 < units <= UNITS_MAX:
-            return False
-        row = self._received.pop(statement.receiver, {})
-        self._received[statement.receiver] = row
-        row.pop(statement.giver, None)
-        row[statement.giver] = units
-        if len(row) > EDGES_PER_RECEIVER_MAX:
-            del row[next(iter(row))]
-        if len(self._received) > PEERS_MAX:
-            del self._received[next(iter(self._received))]
-        return True
-
-    def forget(self, peer: PeerId) -> None:
-        """What a peer stated goes, for instance once it was caught."""
-        self._received.pop(peer, None)
-
-    def edges(self) -> list[Received]:
-        return [Received(taker, giver, units) for taker, row in self._received.items() for giver, units in row.items()]
-
-    def trust(self, seeds: Collection[PeerId]) -> dict[PeerId, float]:
-        """Trust of every peer in the graph; the sum is at most 1. Empty without seeds."""
-        return spread(self.edges(), seeds)
 
 
 def spread(edges: Iterable[Received], seeds: Collection[PeerId]) -> dict[PeerId, float]:
@@ -123,15 +85,6 @@ def flow_into(region: Collection[PeerId], edges: Iterable[Received], trust: Mapp
         for edge in edges
         if edge.giver in inside and edge.receiver not in inside
     )
-
-
-def imported_audits(trust: Mapping[PeerId, float], audits: Mapping[PeerId, float]) -> float:
-    """Passed audits that others vouch for, weighed by the trust in them. `audits`: by who says so."""
-    vouched = 0.0
-    for peer, count in audits.items():
-        if math.isfinite(count) and count > 0:
-            vouched += trust.get(peer, 0.0) * min(count, IMPORTED_AUDITS_MAX)
-    return min(vouched, IMPORTED_AUDITS_MAX)
 
 
 def probation_tasks(imported: float) -> int:

@@ -26,6 +26,8 @@ from peerinfer.limits import MEMBERS_MAX
 from peerinfer.membership import Membership
 from peerinfer.membership_events import Member
 from peerinfer.rate import Rate
+from peerinfer.reputation import Reputation
+from peerinfer.vouching import Vouching
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
 from peerinfer_node.network.metered import MeteredNetwork
@@ -33,6 +35,7 @@ from peerinfer_node.node_control import NodeControl
 from peerinfer_node.online import Online
 from peerinfer_node.ports import Network, PeerRow, Ports
 from peerinfer_node.roles.advertiser import Advertiser
+from peerinfer_node.roles.attesting import AttestingRole
 from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
 from peerinfer_node.roles.contribution import ContributionRole
 from peerinfer_node.roles.coordinator import CoordinatorRole
@@ -153,10 +156,14 @@ class Node:
             log=log,
             take_sample=ports.take_sample,
         )
+        known = Reputation()
+        vouching = Vouching(known, own)
         self.coordinator = CoordinatorRole(
             machine=Coordination(
                 random.Random(rng.random()),  # noqa: S311
                 first_frame=1 + rng.getrandbits(40),
+                reputation=known,
+                vouching=vouching,
                 wall_offset_s=clock.wall_s() - clock.now_s(),
             ),
             blobs=ports.blobs,
@@ -167,6 +174,9 @@ class Node:
         )
         self.reputation = ReputationRole(
             machine=self.coordinator.machine, store=ports.store, keys=ports.keys, clock=clock, log=log
+        )
+        self.attesting = AttestingRole(
+            vouching=vouching, statements=self.members.statements, keys=ports.keys, clock=clock, log=log
         )
         self.contribution = ContributionRole(
             worker=self.worker, store=ports.store, keys=ports.keys, clock=clock, log=log
@@ -286,6 +296,7 @@ class Node:
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
+                nursery.start_soon(self.attesting.run)
                 await self.contribution.restore()
                 nursery.start_soon(self.contribution.run)
                 if self.settings.is_daemon:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import peerinfer
 from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
+from peerinfer.contribution import CONFIRMATIONS_MAX
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.forecast import forecast
 from peerinfer.ids import JobId, PeerId
 from peerinfer.membership_events import Member
-from peerinfer.reputation_words import words_of
+from peerinfer.reputation_words import own_words, words_of
+from peerinfer.vouching import VOUCHERS_SHOWN_MAX
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.ports import Executor
@@ -69,7 +71,7 @@ class NodeControl:
             "joules_per_task": round(node.worker.energy_j / node.worker.tasks_done, 6)
             if node.worker.tasks_done
             else None,
-            "contribution": node.contribution.total.shown(),
+            "contribution": self._contribution(),
             "sandbox": node.executor.sandbox,
             "version": peerinfer.__version__,
             "pid": os.getpid(),
@@ -225,8 +227,9 @@ class NodeControl:
 
     def _why(self, peer: PeerId) -> str:
         """What speaks for a peer that can run a model, and what is not known of it."""
-        reputation, wall_s = self._node.coordinator.machine.reputation, self._node.ports.clock.wall_s()
-        said = words_of(reputation.evidence(peer, wall_s), reputation.standing(peer, wall_s), wall_s)
+        machine, wall_s = self._node.coordinator.machine, self._node.ports.clock.wall_s()
+        row, standing = machine.reputation.evidence(peer, wall_s), machine.reputation.standing(peer, wall_s)
+        said = words_of(row, standing, wall_s, machine.vouching.opinion(peer, wall_s))
         return "; ".join(["can run it", *said])
 
     def _standing(self, peer: PeerId) -> Json:
@@ -239,8 +242,10 @@ class NodeControl:
         }
 
     async def reputation(self, peer: str | None = None) -> list[Json]:
-        node = self._node
-        known, wall_s = node.coordinator.machine.reputation, node.ports.clock.wall_s()
+        node, machine = self._node, self._node.coordinator.machine
+        known, wall_s = machine.reputation, node.ports.clock.wall_s()
+        if peer == node.peer_id:
+            return [self._own_standing()]
         members = {member.peer: member.advert.name for member in node.members.machine.members() if member.advert}
         peers = list(dict.fromkeys([*(name for name, _ in reversed(known.rows())), *members]))
         if peer is not None:
@@ -252,6 +257,7 @@ class NodeControl:
         found = []
         for name in peers:
             row, standing = known.evidence(name, wall_s), known.standing(name, wall_s)
+            opinion = machine.vouching.opinion(name, wall_s)
             found.append(
                 {
                     "peer_id": name,
@@ -261,10 +267,47 @@ class NodeControl:
                     "faults": standing.faults,
                     "barred": standing.is_barred,
                     "expected_error": float(f"{standing.epsilon:.3g}"),
-                    "words": words_of(row, standing, wall_s),
+                    "flops": round(row.units),
+                    "energy_j": round(row.energy_j, 3),
+                    "trust": float(f"{opinion.trust:.3g}"),
+                    "vouched_checks": float(f"{opinion.audits:.3g}"),
+                    "probation": opinion.probation,
+                    "vouchers": [
+                        {
+                            "peer_id": voucher.peer,
+                            "name": members.get(voucher.peer, ""),
+                            "trust": float(f"{voucher.trust:.3g}"),
+                            "checks": voucher.audits,
+                            "counted": float(f"{voucher.counted:.3g}"),
+                            "flops": round(voucher.units),
+                        }
+                        for voucher in opinion.vouchers[:VOUCHERS_SHOWN_MAX]
+                    ],
+                    "words": words_of(row, standing, wall_s, opinion),
                 }
             )
         return found
+
+    def _own_standing(self) -> Json:
+        """What this node gave, and who confirms it: nobody believes a node itself."""
+        node = self._node
+        confirmed = node.coordinator.machine.vouching.confirmations(node.ports.clock.wall_s())
+        return {
+            "peer_id": node.peer_id,
+            "name": node.settings.name,
+            "contribution": self._contribution(),
+            "confirmations": [signed.hex() for _, _, signed in confirmed[:CONFIRMATIONS_MAX]],
+            "words": own_words(self._contribution()),
+        }
+
+    def _contribution(self) -> Json:
+        node = self._node
+        confirmed = node.coordinator.machine.vouching.confirmations(node.ports.clock.wall_s())
+        return {
+            **node.contribution.total.shown(),
+            "confirmed_flops": round(sum(units for _, units, _ in confirmed)),
+            "confirmed_by": len(confirmed),
+        }
 
     def _why_not(self, member: Member) -> str:
         caught = self._node.coordinator.machine.caught

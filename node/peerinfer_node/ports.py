@@ -327,6 +327,8 @@ class ModelInterface:
     load_s: float
     is_widened: bool = False
     """The device computes no half precision, so the model runs in single precision instead."""
+    flops: float = 1.0
+    """Operations for one item, with all that the model leaves open taken as one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,16 @@ from types import ModuleType
 import pytest
 from repository import ROOT
 
-from peerinfer import contribution, lease_messages, limits, messages, replica_messages, spread_messages, tensors
+from peerinfer import (
+    contribution,
+    evidence_messages,
+    lease_messages,
+    limits,
+    messages,
+    replica_messages,
+    spread_messages,
+    tensors,
+)
 from peerinfer.codec import registered
 
 PAGE = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
@@ -31,7 +40,7 @@ def parts_of(module: ModuleType) -> dict[str, type]:
     return {name: value for name, value in found.items() if dataclasses.is_dataclass(value) and value not in whole}
 
 
-_MODULES = (messages, contribution, lease_messages, replica_messages, spread_messages, tensors)
+_MODULES = (messages, contribution, evidence_messages, lease_messages, replica_messages, spread_messages, tensors)
 PARTS = {name: cls for module in _MODULES for name, cls in parts_of(module).items()}
 
 

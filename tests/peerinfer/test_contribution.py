@@ -8,13 +8,24 @@ from typing import Any
 
 import pytest
 
-from peerinfer.contribution import Contribution, contribution_words, from_shown, read_statement, statement_of
+from peerinfer.contribution import (
+    CONFIRMATIONS_MAX,
+    Contribution,
+    contribution_words,
+    from_shown,
+    read_confirmations,
+    read_statement,
+    statement_of,
+)
+from peerinfer.cost import Given
 from peerinfer.envelope import seal
 from peerinfer.errors import InputError
+from peerinfer.evidence_messages import Attestation, Attested
+from peerinfer.ids import public_key_of
 from peerinfer_node.keys import MemoryKeys
 
 ANN, EVE = MemoryKeys(b"ann"), MemoryKeys(b"eve")
-GIVEN = Contribution(1_800_000_000.0, 1_800_003_600.0, 40, 80, 12.5, 7200.0)
+GIVEN = Contribution(1_800_000_000.0, 1_800_003_600.0, 40, 80, 12.5, 7200.0, 3e12)
 
 
 def statement() -> dict[str, Any]:
@@ -29,7 +40,9 @@ def test_a_statement_says_who_made_it_and_what_they_gave() -> None:
 
 
 def test_what_was_given_adds_up() -> None:
-    assert GIVEN.plus(2, 3, 1.5, 0.0) == Contribution(GIVEN.since_s, GIVEN.until_s, 42, 83, 14.0, 7200.0)
+    assert GIVEN.plus(Given(2, 3, 1.5, 0.0, 1e12)) == Contribution(
+        GIVEN.since_s, GIVEN.until_s, 42, 83, 14.0, 7200.0, 4e12
+    )
 
 
 def signed(message: Any, keys: MemoryKeys) -> str:
@@ -72,6 +85,7 @@ def test_what_is_no_statement_is_refused(text: str) -> None:
         Contribution(-1.0, 1.0, 1, 1, 1.0, 1.0),
         Contribution(0.0, 1.0, 1, 1, -1.0, 1.0),
         Contribution(0.0, 1.0, 1, 1, 1.0, -1.0),
+        Contribution(0.0, 1.0, 1, 1, 1.0, 1.0, -1.0),
     ],
 )
 def test_figures_that_cannot_be_are_refused_however_well_they_are_signed(wrong: Contribution) -> None:
@@ -83,3 +97,33 @@ def test_figures_that_cannot_be_are_refused_however_well_they_are_signed(wrong: 
 def test_a_daemon_that_does_not_say_is_told_apart(shown: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="older version"):
         from_shown(shown)
+
+
+def confirmation(of: MemoryKeys, by: MemoryKeys = EVE) -> str:
+    said = Attestation(1_800_000_000.0, 1_800_003_600.0, (Attested(public_key_of(of.peer_id), 2e12, 9),))
+    return signed(said, by)
+
+
+def test_others_confirm_a_statement_under_their_own_names() -> None:
+    text = statement_of(GIVEN, ANN.peer_id, ANN.sign, [confirmation(ANN), confirmation(ANN)])
+    assert read_statement(text) == (ANN.peer_id, GIVEN)
+    assert read_confirmations(text, ANN.peer_id) == [(EVE.peer_id, 2e12)]
+
+
+FALSE_CONFIRMATIONS = {
+    "about somebody else": [confirmation(EVE, by=ANN)],
+    "of oneself": [confirmation(ANN, by=ANN)],
+    "damaged": [confirmation(ANN)[:-2] + "00"],
+    "no text": [7],
+    "no list": "x",
+    "too many": [confirmation(ANN)] * (CONFIRMATIONS_MAX + 1),
+    "another statement": [signed(GIVEN, EVE)],
+}
+
+
+@pytest.mark.parametrize("false", FALSE_CONFIRMATIONS.values(), ids=FALSE_CONFIRMATIONS)
+def test_a_false_confirmation_spoils_the_statement(false: Any) -> None:
+    made = statement() | {"confirmations": false}
+    with pytest.raises(InputError, match="confirmation") as refused:
+        read_confirmations(json.dumps(made), ANN.peer_id)
+    assert "\n" not in str(refused.value)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from peerinfer import contribution
+from peerinfer import contribution, evidence_messages
 from peerinfer.codec import decode, encode, registered
 from peerinfer.errors import DecodeError
 from peerinfer.limits import (
@@ -56,6 +56,7 @@ TAGS = {
     42: "Receipt",
     43: "Manifest",
     44: "Contribution",
+    45: "Attestation",
     50: "ResultRecord",
 }
 TERM = Term(3, MemoryKeys(b"peer").peer_id)
@@ -65,7 +66,7 @@ SPECS = tuple(TensorSpec("n" * NAME_CHARS_MAX, "float32", (1 << 47,) * TENSOR_RA
 
 def test_numbers_of_messages_are_for_ever():
     found = {tag: cls.__name__ for tag, cls in registered().items()}
-    assert contribution.Contribution.__name__ in found.values()
+    assert {contribution.Contribution.__name__, evidence_messages.Attestation.__name__} <= set(found.values())
     assert {tag: found.get(tag) for tag in TAGS} == TAGS
 
 

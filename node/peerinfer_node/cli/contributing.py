@@ -10,10 +10,12 @@ from peerinfer.contribution import (
     STATEMENT_CHARS_MAX,
     contribution_words,
     from_shown,
+    read_confirmations,
     read_statement,
     statement_of,
 )
 from peerinfer.control import Control, Json
+from peerinfer.cost import format_flops
 from peerinfer.errors import InputError, UsageError
 from peerinfer_node.cli.output import show, show_json
 from peerinfer_node.cli.place import home_of, with_daemon
@@ -25,15 +27,16 @@ def export_statement(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         raise UsageError("`reputation export` writes to standard output, or to -o FILE")
 
+    keys = load_identity(home_of(arguments))
     given: list[Json] = []
 
     async def ask(control: Control) -> None:
-        given.append((await control.status()).get("contribution") or {})
+        given.extend(await control.reputation(keys.peer_id))
 
     with_daemon(arguments, ask)
-    found = from_shown(given[0])
-    keys = load_identity(home_of(arguments))
-    text = statement_of(found, keys.peer_id, keys.sign)
+    own: Json = given[0] if given else {}
+    found = from_shown(own.get("contribution") or {})
+    text = statement_of(found, keys.peer_id, keys.sign, own.get("confirmations") or ())
     if arguments.output is None:
         show(text.splitlines())
         return 0
@@ -58,15 +61,20 @@ def verify_statement(arguments: argparse.Namespace) -> int:
     if len(text) > STATEMENT_CHARS_MAX:
         raise InputError(f"{arguments.file} is too large for a statement")
     author, found = read_statement(text)
+    confirmed = read_confirmations(text, author)
     if arguments.json:
-        show_json({"peer_id": author, "contribution": found.shown(), "signature": "good"})
+        by = [{"peer_id": peer, "flops": round(flops)} for peer, flops in confirmed]
+        show_json({"peer_id": author, "contribution": found.shown(), "signature": "good", "confirmed_by": by})
     else:
         span = " to ".join(_day(at_s) for at_s in (found.since_s, found.until_s))
         show(
             [
                 author,
                 f"  says: {contribution_words(found.shown())}, {span}",
-                "  the signature is good; nobody but its author has counted",
+                *(f"  {peer} confirms {format_flops(flops)}, by checks of its own" for peer, flops in confirmed),
+                "  the signatures are good; it is for you to know who confirms"
+                if confirmed
+                else "  the signature is good; nobody but its author has counted",
             ]
         )
     return 0

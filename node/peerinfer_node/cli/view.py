@@ -171,9 +171,20 @@ def reputation_lines(peers: list[Json]) -> list[str]:
     lines = []
     for peer in peers:
         lines.append(f"{peer.get('peer_id')}  {peer.get('name') or ''}".rstrip())
-        lines.append(f"  integrity {peer.get('integrity')}, reliability {peer.get('reliability')}")
+        if peer.get("integrity") is not None:
+            lines.append(f"  integrity {peer['integrity']}, reliability {peer.get('reliability')}")
         lines += [f"  {word}" for word in peer.get("words") or ()]
+        lines += [f"    {_voucher(voucher)}" for voucher in peer.get("vouchers") or ()] if len(peers) == 1 else []
     return lines
+
+
+def _voucher(voucher: Json) -> str:
+    """One whose word it is, and what that is worth here."""
+    who = f"{voucher.get('name') or ''} {voucher.get('peer_id')}".strip()
+    said = f"{who} says that it passed {format_count(round(voucher.get('checks') or 0), 'check')} there"
+    if not voucher.get("counted"):
+        return f"{said}; its word counts for nothing here"
+    return f"{said}; trusted with {100 * voucher['trust']:.2g}%, so that counts as {voucher['counted']:.2g}"
 
 
 def device_lines(devices: list[Json]) -> list[str]:

@@ -132,6 +132,8 @@ class Loaded:
     outputs: tuple[Port, ...] = wire(_ports)
     load_s: float = wire(number)
     is_widened: bool = wire(flag)
+    flops: float = wire(number)
+    """Operations for one item."""
     held: tuple[str, ...] = wire(listed(_model, SESSIONS_MAX))
     """Every model that is loaded now: others may have gone to make room."""
 

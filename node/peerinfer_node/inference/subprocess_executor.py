@@ -132,7 +132,7 @@ class SubprocessExecutor:
         if isinstance(reply, pipe.NotLoaded):
             raise _REFUSALS[reply.kind](reply.reason)
         self._note(model, known)
-        return ModelInterface(reply.inputs, reply.outputs, reply.load_s, reply.is_widened)
+        return ModelInterface(reply.inputs, reply.outputs, reply.load_s, reply.is_widened, max(reply.flops, 1.0))
 
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
         """Raises `WorkerDied`, `AttemptTimeout`, `InputError` (the batch contradicts itself), KeyError (not loaded)."""

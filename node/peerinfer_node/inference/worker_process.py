@@ -63,6 +63,7 @@ class _Model:
     has_item_axis: dict[str, bool]
     cost_bytes: int
     is_widened: bool
+    flops: float
     size: BatchSize
     """How many rows to join."""
     told: int = 0
@@ -186,15 +187,19 @@ class Worker:
             return self._not_loaded(request, _kind_of(error), f"ONNX Runtime refused the model: {_line(error)}")
         self._models.move_to_end(request.model)
         load_s = time.perf_counter() - started
-        return pipe.Loaded(request.request, model.inputs, model.outputs, load_s, model.is_widened, tuple(self._models))
+        return pipe.Loaded(
+            request.request, model.inputs, model.outputs, load_s, model.is_widened, model.flops, tuple(self._models)
+        )
 
     def _not_loaded(self, request: pipe.Load, kind: str, reason: str) -> pipe.NotLoaded:
         return pipe.NotLoaded(request.request, kind, pipe.shortened(reason), tuple(self._models))
 
     def _made(self, data: bytes, known: Sequence[Measure]) -> _Model:
+        from peerinfer_node.inference.graph_cost import flops_of
         from peerinfer_node.inference.static_check import check_model
 
         check_model(data, allow_loops=self._allow_loops)
+        flops = flops_of(data)
         original = data
         if self._widens_halves:
             from peerinfer_node.inference.halves import widened
@@ -214,7 +219,7 @@ class Worker:
         firsts = [found.shape[0] for found in session.get_inputs() if found.shape]
         has_item_axis = {found.name: _is_item_axis(found.shape, firsts) for found in session.get_outputs()}
         cost_bytes = max(len(data), _resident_bytes() - before)
-        return _Model(session, inputs, outputs, has_item_axis, cost_bytes, is_widened, BatchSize(known))
+        return _Model(session, inputs, outputs, has_item_axis, cost_bytes, is_widened, flops, BatchSize(known))
 
     def _session(self, data: bytes) -> Any:
         options = self._ort.SessionOptions()

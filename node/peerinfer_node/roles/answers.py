@@ -31,6 +31,8 @@ class Answer:
     groups: tuple[OutputGroup, ...]
     body: bytes
     receipt: bytes
+    energy_j: float = 0.0
+    """As the receipt says."""
     _places: dict[int, tuple[int, int, int, int]] = field(default_factory=dict, compare=False, repr=False)
     """Where each task's outputs are, once somebody has asked."""
 
@@ -101,9 +103,8 @@ def check_results(
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
     if any(is_string(port.dtype) for port in outputs.values()):
         _check_strings(results.groups, body, wrong)
-    if has_receipt:
-        _check_receipt(peer, frame, results, body, wall_s, wrong)
-    return Answer(peer, frame, results.groups, body, results.receipt)
+    energy_j = _check_receipt(peer, frame, results, body, wall_s, wrong).energy_j if has_receipt else 0.0
+    return Answer(peer, frame, results.groups, body, results.receipt, energy_j)
 
 
 def _check_strings(groups: Sequence[OutputGroup], body: bytes, wrong: str) -> None:
@@ -116,7 +117,7 @@ def _check_strings(groups: Sequence[OutputGroup], body: bytes, wrong: str) -> No
         start += sum(spec.size_bytes for spec in group.tensors)
 
 
-def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wall_s: float, wrong: str) -> None:
+def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wall_s: float, wrong: str) -> Receipt:
     try:
         _, receipt = unseal(Receipt, results.receipt, signer=peer)
     except DecodeError as error:
@@ -130,6 +131,7 @@ def _check_receipt(peer: PeerId, frame: Frame, results: Results, body: bytes, wa
         raise ProtocolError(f"{wrong} have a receipt from the future; is that node's clock right?")
     if receipt.compute_s < 0 or receipt.energy_j < 0:
         raise ProtocolError(f"{wrong} have a receipt for less than nothing")
+    return receipt
 
 
 def fits(item_shape: tuple[int, ...], port: tuple[int, ...]) -> bool:

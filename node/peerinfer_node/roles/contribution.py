@@ -24,14 +24,14 @@ class ContributionRole:
         self._worker = worker
         self._store, self._keys, self._clock, self._log = store, keys, clock, log
         now_s = clock.wall_s()
-        self._before = Contribution(now_s, now_s, 0, 0, 0.0, 0.0)
+        self._before = Contribution(now_s, now_s, 0, 0, 0.0, 0.0, 0.0)
         """As of when this process began."""
         self._saved = -1
 
     @property
     def total(self) -> Contribution:
-        worker, before = self._worker, self._before
-        found = before.plus(worker.tasks_given, worker.items_given, worker.compute_given_s, worker.energy_given_j)
+        before = self._before
+        found = before.plus(self._worker.given)
         return replace(found, until_s=max(self._clock.wall_s(), before.since_s))
 
     async def restore(self) -> None:

@@ -12,6 +12,7 @@ import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.control import JobRequest
+from peerinfer.cost import growth
 from peerinfer.errors import InputError, LimitExceeded, PeerinferError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
@@ -217,6 +218,7 @@ class Coordinating:
             items_per_task=files.split.items_per_task,
             bytes_per_task=files.binding.item_bytes * files.split.items_per_task,
             seconds_per_item=live.seconds_per_item,
+            flops_per_item=live.flops_per_item,
             verify=live.manifest.verify,
             retries=request.retries,
             patience_s=request.timeout_s,
@@ -244,13 +246,14 @@ class Coordinating:
             if hashlib.sha256(prepared.task_keys).digest() != live.manifest.inputs_digest:
                 raise InputError("the inputs have changed since the job was accepted")
             live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
-            live.model_bytes = prepared.model_bytes
+            live.model_bytes, live.flops_per_item = prepared.model_bytes, prepared.flops_per_item
             return
         sealed = await self._blobs.read(Cid(replica["inputs"]))
         key = bytes.fromhex(replica["key"])
         inputs = await self._in_thread(lambda: PackedInputs(live.manifest, open_segments(sealed, key)))
         model = await self._blobs.read(Cid(live.manifest.model))
-        await self._executor.load(Cid(live.manifest.model), model)
+        interface = await self._executor.load(Cid(live.manifest.model), model)
+        live.flops_per_item = interface.flops * growth(interface.inputs, inputs.binding.specs)
         live.request = JobRequest.from_mapping(replica["request"])
         live.seconds_per_item, live.model_bytes = replica["seconds_per_item"], replica["model_bytes"]
         split = Split(live.manifest.items, live.manifest.items_per_task)

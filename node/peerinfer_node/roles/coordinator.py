@@ -293,7 +293,8 @@ class CoordinatorRole:
         self._answers[peer, frame.frame] = answer
         done = tuple(sorted(position for group in results.groups for position in group.positions))
         failures = tuple((failure.position, failure.kind, failure.reason) for failure in results.failures)
-        self._driver.post(FrameAnswered(peer, frame.frame, done, failures, max(results.compute_s, 0.0)))
+        compute_s = max(results.compute_s, 0.0)
+        self._driver.post(FrameAnswered(peer, frame.frame, done, failures, compute_s, answer.energy_j))
 
     def _settle(self, link: _Link) -> None:
         link.conversation.set_busy(bool(link.sent))

@@ -177,7 +177,7 @@ class Jobs:
             await self._adopt(job, prepared)
         live = self._add(job, manifest, signed, request)
         live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
-        live.model_bytes = prepared.model_bytes
+        live.model_bytes, live.flops_per_item = prepared.model_bytes, prepared.flops_per_item
         live.is_replicated_by_command = request.detach
         self._stand(live, campaign=True)
         with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):

@@ -30,6 +30,7 @@ class LiveJob:
     """None until this node has to coordinate it."""
     seconds_per_item: float = 1e-3
     model_bytes: int = 0
+    flops_per_item: float = 1.0
     body: StoredJob | None = None
     """While it coordinates."""
     scope: trio.CancelScope | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from peerinfer.binding import check_outputs
 from peerinfer.blobs import chunks_of, index_of
 from peerinfer.control import JobRequest
+from peerinfer.cost import growth
 from peerinfer.errors import AttemptTimeout, ExecutionError, InputError, ModelRefused
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import GIB, JOB_TASKS_MAX
@@ -39,6 +40,7 @@ class Prepared:
     inputs: Inputs
     split: Split
     seconds_per_item: float
+    flops_per_item: float
     task_keys: bytes
     """32 bytes for each task, in order: the same work has the same key in every job."""
 
@@ -121,7 +123,8 @@ class Preparation:
         except BaseException:
             await self._blobs.unpin(PREPARING)
             raise
-        return Prepared(interface, model, len(data), sha256, inputs, split, seconds_per_item, keys)
+        flops = interface.flops * growth(interface.inputs, inputs.binding.specs)
+        return Prepared(interface, model, len(data), sha256, inputs, split, seconds_per_item, flops, keys)
 
     async def _trial(self, model: Cid, inputs: Inputs) -> float:
         """Seconds that one item takes on this node's own device."""

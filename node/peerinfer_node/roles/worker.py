@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from peerinfer.certified_term import check_lease
+from peerinfer.cost import Given, growth
 from peerinfer.envelope import seal
 from peerinfer.errors import (
     DecodeError,
@@ -71,11 +72,12 @@ from peerinfer.waiting_frames import FrameKey
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
+from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, ModelInterface, Stream
 from peerinfer_node.roles.frames import all_failed, check_frame
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 
 BRIEFS_PER_STREAM_MAX = 64
+INTERFACES_MAX = 256
 MODEL_BYTES_MAX = 4 * GIB
 OUTBOX_MAX = 256
 """Windows and refusals that wait for a coordinator to read them; a coordinator that lets more pile up is left."""
@@ -164,11 +166,10 @@ class WorkerRole:
         """Watts that a device takes now, where it tells."""
         self.energy_j = 0.0
         """Taken by devices that tell their power, while they computed; what they take at rest is counted in."""
-        # The same of what other coordinators asked for.
-        self.tasks_given = 0
-        self.items_given = 0
-        self.compute_given_s = 0.0
-        self.energy_given_j = 0.0
+        self.given = Given()
+        """The same of what other coordinators asked for."""
+        self._interfaces: OrderedDict[Cid, ModelInterface] = OrderedDict()
+        """Of the models that others brought: what an item of theirs is worth."""
 
     # --- outside ---------------------------------------------------------------------------------------------------
 
@@ -491,13 +492,20 @@ class WorkerRole:
 
     async def _load(self, held: _Held, executor: Executor) -> None:
         model = Cid(held.brief.model)
-        if await executor.holds(model):
+        is_own = held.link.stream.peer == self._keys.peer_id
+        if await executor.holds(model) and (is_own or model in self._interfaces):
             return
         if held.brief.model_bytes > MODEL_BYTES_MAX:
             raise ModelRefused(f"it has {held.brief.model_bytes} bytes, the limit is {MODEL_BYTES_MAX}")
         await self._fetch_model(model, [held.link.stream.peer])
         data = await read_blob(self._blobs, model, bytes_max=held.brief.model_bytes, what="the model's bytes")
-        await executor.load(model, data)
+        self._interfaces[model] = await executor.load(model, data)
+        if len(self._interfaces) > INTERFACES_MAX:
+            self._interfaces.popitem(last=False)
+
+    def _item_flops(self, held: _Held) -> float:
+        known = self._interfaces.get(Cid(held.brief.model))
+        return known.flops * growth(known.inputs, held.frame.tensors) if known is not None else 0.0
 
     def _receipt(self, frame: Frame, body: Sequence[bytes | memoryview], compute_s: float, executor: Executor) -> bytes:
         digest = hashlib.sha256()
@@ -541,10 +549,7 @@ class WorkerRole:
         self.compute_s += compute_s
         self.energy_j += energy_j
         if held.link.stream.peer != self._keys.peer_id:
-            self.tasks_given += done
-            self.items_given += items
-            self.compute_given_s += compute_s
-            self.energy_given_j += energy_j
+            self.given.add(done, items, compute_s, energy_j, items * self._item_flops(held))
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:
             outputs = await self._blobs.put(b"".join(body))

@@ -11,7 +11,7 @@ from peerinfer.ids import Cid, PeerId
 from peerinfer.placement import strategy_named
 from peerinfer.placement_table import Candidate, CandidateTable, Demand
 from peerinfer.reputation import Reputation
-from peerinfer.trust import Received, flow_into, imported_audits, probation_tasks, spread
+from peerinfer.trust import Received, flow_into, spread
 from peerinfer.verification_events import Policy
 from peerinfer_sim.attacks.arena import Arena, Attack
 
@@ -101,9 +101,6 @@ def sybils(seed: int) -> Iterator[Figure]:
         flow = flow_into(false, edges, trust)
         name = f"Sybils 10:1, {attack_edges} of {len(base)} honest edges"
         yield Figure(name, "their trust against their share of work", mass / flow if flow else mass, 1.0)
-        if attack_edges == 36:
-            bought = probation_tasks(imported_audits(trust, dict.fromkeys(false, 1e9)))
-            yield Figure(name, "doubled tasks that a newcomer is spared", 20 - bought, 10)
     # A third of the swarm are Sybils that do a part of the real work: they may gain that part, not more.
     names = false[:129]
     done = [Received(receiver, rng.choice(names), 1.0) for receiver in honest for _ in range(2)]

@@ -271,7 +271,7 @@ def hear():
 def loaded():
     say(Ready(0, "full", ""))
     hear()
-    say(Loaded(1, (), (), 0.1, ("{cid}",)))
+    say(Loaded(1, (), (), 0.1, False, 1.0, ("{cid}",)))
     hear()
 
 def row(*shape, name="y"):
@@ -285,7 +285,7 @@ LIES = {
     "huge lengths": "data.send(b'\\xff' * 12)",
     "a header that is none": "data.send((5).to_bytes(4, 'little') + bytes(8) + b'\\x91\\xff\\xff\\xff\\xff')",
     "an answer before it is ready": "say(Unknown(0))",
-    "another answer": "loaded(); say(Loaded(2, (), (), 0.1, ()))",
+    "another answer": "loaded(); say(Loaded(2, (), (), 0.1, False, 1.0, ()))",
     "an answer to another question": "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 0.1))",
     "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1), [bytes(4)])",
     "two outcomes": "loaded();say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1.0), [bytes(8)])",

@@ -21,7 +21,7 @@ MESSAGES = [
     pipe.Unload(3, "cid"),
     pipe.Measure(4),
     pipe.Ready(0, "full", "no_new_privs"),
-    pipe.Loaded(1, (Port("x", "float32", (-1, 64)),), (Port("y", "float32", ()),), 0.5, False, ("cid",)),
+    pipe.Loaded(1, (Port("x", "float32", (-1, 64)),), (Port("y", "float32", ()),), 0.5, False, 8192.0, ("cid",)),
     pipe.NotLoaded(1, "model", "why", ()),
     pipe.Ran(
         2,

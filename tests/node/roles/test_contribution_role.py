@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from peerinfer.cost import Given
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
@@ -16,9 +17,7 @@ from peerinfer_node.store import SqliteStore
 
 
 def role_over(store: SqliteStore, tasks: int, key: bytes = b"me") -> ContributionRole:
-    worker: Any = SimpleNamespace(
-        tasks_given=tasks, items_given=2 * tasks, compute_given_s=0.5 * tasks, energy_given_j=3.0 * tasks
-    )
+    worker: Any = SimpleNamespace(given=Given(tasks, 2 * tasks, 0.5 * tasks, 3.0 * tasks, 1e9 * tasks))
     return ContributionRole(worker=worker, store=store, keys=MemoryKeys(key), clock=SystemClock(), log=Log())
 
 
@@ -31,7 +30,7 @@ async def test_what_was_given_is_counted_over_restarts(tmp_path: Path) -> None:
         again = role_over(store, 3)
         await again.restore()
         total = again.total
-        assert (total.tasks, total.items, total.compute_s, total.energy_j) == (7, 14, 3.5, 21.0)
+        assert (total.tasks, total.items, total.compute_s, total.energy_j, total.flops) == (7, 14, 3.5, 21.0, 7e9)
         assert total.since_s == first.total.since_s <= total.until_s
 
 

@@ -78,7 +78,7 @@ async def test_a_frame_is_answered_with_its_results_and_a_receipt(autojump_clock
         assert abs(receipt.at_s - time.time()) < 60
         assert world.role.tasks_done == 2
         assert world.role.items_done == 4
-        assert (world.role.tasks_given, world.role.items_given) == (2, 4)
+        assert (world.role.given.tasks, world.role.given.items) == (2, 4)
         await side.close()
 
 
