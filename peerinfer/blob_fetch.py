@@ -23,6 +23,7 @@ from peerinfer.errors import ProtocolError
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import (
     BLOB_CHUNKS_PER_REQUEST_MAX,
+    BLOB_PARTS_STALL_S,
     BLOB_PATIENCE_S,
     BLOB_PROVIDERS_MAX,
     BLOB_STALL_S,
@@ -218,6 +219,9 @@ class Fetch:
             return NEVER
         busy = [one.since_s for one in self._providers.values() if one.owes_index or one.asked or self._waits(one)]
         deadline_s = min(busy, default=NEVER) + BLOB_STALL_S
+        if not self._whole_are_left:
+            waiting = [one.since_s for one in self._providers.values() if self._waits(one)]
+            deadline_s = min(deadline_s, min(waiting, default=NEVER) + BLOB_PARTS_STALL_S)
         partial = [one.told_at_s for one in self._providers.values() if self._is_partial(one)]
         deadline_s = min(deadline_s, min(partial, default=NEVER) + HOLDING_AGAIN_S)
         idle = [one for one in self._providers.values() if self._is_idle(one)]
@@ -331,6 +335,11 @@ class Fetch:
         """It has a part only, and nothing of it is wanted now."""
         return self._begun and not one.owes_index and not one.asked and one.holds is not None
 
+    @property
+    def _whole_are_left(self) -> bool:
+        """Somebody has all of it, or has not said yet what it has."""
+        return any(one.holds is None or one.owes_index for one in self._providers.values())
+
     def _take_chunk(self, event: ChunkArrived, now_s: float) -> list[FetchEffect]:
         one = self._providers.get(event.peer)
         # Right is right, whoever sent it and however late: it is in the store.
@@ -380,14 +389,17 @@ class Fetch:
 
     def _drop_stalled(self, now_s: float) -> list[FetchEffect]:
         effects: list[FetchEffect] = []
+        # Who only have parts would wait for each other, though the one that they all fetched from is gone.
+        parts_stall_s = BLOB_STALL_S if self._whole_are_left else BLOB_PARTS_STALL_S
         for peer, one in list(self._providers.items()):
-            if one.since_s + BLOB_STALL_S > now_s:
+            stall_s = parts_stall_s if self._waits(one) else BLOB_STALL_S
+            if one.since_s + stall_s > now_s:
                 continue
             if one.owes_index or one.asked:
                 what = f"{len(one.asked)} chunks" if one.asked else "the index"
                 effects += self._lose(ProviderLost(peer, f"owed {what} and sent nothing for {BLOB_STALL_S:g} s"))
             elif self._waits(one):
-                effects += self._lose(ProviderLost(peer, f"got no more of it itself for {BLOB_STALL_S:g} s"))
+                effects += self._lose(ProviderLost(peer, f"got no more of it itself for {stall_s:g} s"))
         return effects
 
     # --- what to do next

@@ -85,6 +85,13 @@ class BlobShelf:
         self._pins.setdefault(holder, []).append(cid)
         return True
 
+    def is_pinned(self, cid: Cid) -> bool:
+        return cid in self._holders
+
+    @property
+    def holders(self) -> list[str]:
+        return list(self._pins)
+
     def unpin(self, holder: str) -> list[Cid]:
         """Takes back every pin of the holder, and returns the blobs that they were on."""
         cids = self._pins.pop(holder, [])

@@ -166,6 +166,11 @@ class Elector:
         seat = self._seats.get(job)
         return seat.chain if seat else None
 
+    def is_granted(self, job: JobId, peer: str) -> bool:
+        """Whether this peer was granted the lease last; it may have run out since."""
+        seat = self._seats.get(job)
+        return seat is not None and seat.granted.candidate == peer
+
     def is_over(self, job: str) -> bool:
         """True if the job has ended, and that is final."""
         seat = self._seats.get(JobId(job))

@@ -97,6 +97,9 @@ BLOB_PATIENCE_S = 2.0
 BLOB_STALL_S = 30.0
 """A provider that sent no whole chunk for this long is given up: slower than 280 kbit/s is no help."""
 
+BLOB_PARTS_STALL_S = 5.0
+"""Where nobody is left who has the whole blob, a provider that got no further part of it for this long is given up."""
+
 BLOB_IDLE_S = 60.0
 """A blob stream on which nothing is asked for this long is closed by the side that serves."""
 
@@ -109,7 +112,16 @@ OPEN_TASKS_MAX = 2 * JOB_TASKS_MAX
 """Tasks without a final result that a coordinator holds at once, all jobs together; each takes memory until it is done."""
 
 JOBS_KEPT_MAX = 1000
-"""Jobs that a node remembers, outputs included; the oldest ended ones go first. Their spools are what fills a disk."""
+"""Jobs that a node remembers, outputs included; the oldest ended ones go first, and this node's own last. Their spools are
+what fills a disk."""
+
+RESULTS_KEPT_S = 7 * 86400.0
+"""An elector keeps results and journal of another node's job so long after its end. The results go earlier, once the
+submitter has them at home."""
+
+JOB_UNLED_MAX_S = 30 * 86400.0
+"""A job that nobody has coordinated for so long, as an elector sees it, is given up there: its submitter is gone, or its
+committee."""
 
 ATTEMPT_TIMEOUT_MIN_S = 5.0
 ATTEMPT_TIMEOUT_MAX_S = 3600.0
@@ -173,6 +185,9 @@ JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
 
 JOURNAL_MESSAGE_BYTES_MAX = 512 * KIB
 """So large may several batches in one message be together; half of a header, so that the last may be a large one."""
+
+SEATS_GIVEN_UP_MAX = 65_536
+"""Jobs of which an elector remembers that it gave up their seats, the last ones; it never takes such a seat again."""
 
 SEATS_BYTES_MAX = 256 * MIB
 """Manifests of all seats together. One may be as large as 512 KiB, and anybody can sign one."""

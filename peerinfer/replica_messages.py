@@ -95,3 +95,10 @@ class ReplicaRefused:
 
     job: str = wire(_id)
     reason: str = wire(text(REASON_CHARS_MAX))
+
+
+@message(94)
+class JobAtHome:
+    """From the submitter: every result of the job is at home to stay. Answered by `JobState`."""
+
+    job: str = wire(_id)

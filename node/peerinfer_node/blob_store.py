@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -158,11 +158,35 @@ class FileBlobStore:
             if self._shelf.pin(cid, name):
                 await self._in_thread(lambda: self._folder.add_pin(cid, name), shield=True)
 
-    async def unpin(self, holder: str) -> None:
-        name = holder_name(holder)
+    async def unpin(self, holder: str, *, discard: bool = False) -> None:
         async with self._changing:
-            cids = self._shelf.unpin(name)
-            await self._in_thread(lambda: self._folder.remove_pins(cids, name), shield=True)
+            cids = await self._unpin(holder_name(holder))
+            for cid in cids if discard else ():
+                await self._discard(cid)
+
+    async def unpin_all_but(self, holders: Collection[str]) -> None:
+        names = {holder_name(holder) for holder in holders}
+        async with self._changing:
+            for name in self._shelf.holders:
+                if name not in names:
+                    await self._unpin(name)
+
+    async def discard(self, cid: Cid) -> None:
+        async with self._changing:
+            await self._discard(cid)
+
+    async def _unpin(self, name: str) -> list[Cid]:
+        """While `_changing` is held."""
+        cids = self._shelf.unpin(name)
+        await self._in_thread(lambda: self._folder.remove_pins(cids, name), shield=True)
+        return cids
+
+    async def _discard(self, cid: Cid) -> None:
+        """While `_changing` is held."""
+        entry = self._entries.get(cid)
+        if entry is not None and not self._shelf.is_pinned(cid):
+            self._forget(entry)
+            await self._in_thread(lambda: self._folder.remove(cid), shield=True)
 
     # --- entries: in the event loop
 

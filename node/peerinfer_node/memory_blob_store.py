@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from peerinfer.blob_shelf import BlobShelf
@@ -96,8 +97,20 @@ class MemoryBlobStore:
             raise ProtocolError(f"not the name of a blob: {error}") from None
         self._shelf.pin(cid, holder)
 
-    async def unpin(self, holder: str) -> None:
-        self._shelf.unpin(holder)
+    async def unpin(self, holder: str, *, discard: bool = False) -> None:
+        for cid in self._shelf.unpin(holder):
+            if discard:
+                await self.discard(cid)
+
+    async def unpin_all_but(self, holders: Collection[str]) -> None:
+        for holder in self._shelf.holders:
+            if holder not in holders:
+                self._shelf.unpin(holder)
+
+    async def discard(self, cid: Cid) -> None:
+        if cid in self._entries and not self._shelf.is_pinned(cid):
+            self._shelf.remove(cid)
+            del self._entries[cid]
 
     def _whole(self, cid: Cid) -> _Entry | None:
         entry = self._entries.get(cid)

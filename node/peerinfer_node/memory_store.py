@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -30,10 +31,10 @@ class MemoryStore:
         if not is_job_id(row.job):
             raise ValueError(f"not a job id: {row.job[:64]!r}")
         if row.job not in self._jobs and len(self._jobs) >= JOBS_KEPT_MAX:
-            ended = [(kept.ended_at_s, kept.job) for kept in self._jobs.values() if kept.ended_at_s is not None]
+            ended = [kept for kept in self._jobs.values() if kept.ended_at_s is not None]
             if not ended:
                 raise LimitExceeded("jobs kept", current=len(self._jobs), attempted=1, limit=JOBS_KEPT_MAX, unit="jobs")
-            await self.forget_job(min(ended, key=lambda pair: pair[0])[1])
+            await self.forget_job(min(ended, key=_worth).job)
         self._jobs[row.job] = row
         self._rows.setdefault(row.job, [])
 
@@ -53,6 +54,15 @@ class MemoryStore:
     async def forget_job(self, job: JobId) -> None:
         for table in (self._jobs, self._rows, self._records, self._ends):
             table.pop(job, None)
+
+    async def drop_results(self, job: JobId) -> None:
+        for table in (self._records, self._ends):
+            table.pop(job, None)
+        if job in self._rows:
+            self._rows[job] = []
+
+    async def settle(self, job: JobId) -> None:
+        pass
 
     async def append_results(self, job: JobId, record: Sequence[Buffer]) -> int:
         if not is_job_id(job):
@@ -116,3 +126,12 @@ class MemoryStore:
             self._settings.pop(key, None)
         else:
             self._settings[key] = value
+
+
+def _worth(row: JobRow) -> tuple[bool, bool, float]:
+    """Of an ended job: the least goes first."""
+    return (
+        "results_gone" not in json.loads(row.summary),
+        "replica" not in json.loads(row.request),
+        row.ended_at_s or 0.0,
+    )

@@ -5,7 +5,7 @@ Nothing here decides. Foreign exceptions are translated inside the adapters: cal
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -205,6 +205,12 @@ class Store(Protocol):
     async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
         """Nothing counts of these tasks any more. The receipts stay."""
 
+    async def drop_results(self, job: JobId) -> None:
+        """Removes its results, its receipts and its spool; the job itself is remembered."""
+
+    async def settle(self, job: JobId) -> None:
+        """Returns when what is here of the job, results included, would survive a power cut."""
+
     async def receipts_of(self, job: JobId) -> list[RecordRow]:
         """Every record that has one, by frame, then by peer."""
 
@@ -232,7 +238,11 @@ class SeatStore(Protocol):
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
         """Replaces the job's journal from `first` on."""
 
-    async def forget(self, job: JobId) -> None: ...
+    async def forget(self, job: JobId, at_s: float) -> None:
+        """Drops the seat and its journal, but not that there was one: see `given_up`."""
+
+    async def given_up(self) -> list[JobId]:
+        """Jobs whose seats were forgotten, the last `SEATS_GIVEN_UP_MAX` of them."""
 
     async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
         """Every seat with its journal."""
@@ -278,7 +288,14 @@ class BlobStore(Protocol):
     async def pin(self, cid: Cid, holder: str) -> None:
         """Keeps the blob while `holder` (a job id) needs it."""
 
-    async def unpin(self, holder: str) -> None: ...
+    async def unpin(self, holder: str, *, discard: bool = False) -> None:
+        """With `discard`, what nobody else pins leaves the disk at once; otherwise it stays until its room is needed."""
+
+    async def unpin_all_but(self, holders: Collection[str]) -> None:
+        """Takes back the pins of all others: nobody is left who would do it."""
+
+    async def discard(self, cid: Cid) -> None:
+        """Nobody will ask for this blob again: it leaves the disk, unless it is pinned."""
 
     async def held(self) -> list[Cid]:
         """Most recently used first."""

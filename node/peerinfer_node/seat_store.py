@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
+from peerinfer.limits import SEATS_GIVEN_UP_MAX
 from peerinfer.messages import Term
 from peerinfer_node.lane import Call, Lane
 from peerinfer_node.store_schema import Damaged, is_damage, unusable
@@ -45,6 +46,8 @@ _SCHEMA = (
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
 )
 _FORGOT = "forgot_at_s"
+_GIVEN_UP = "given up "
+"""Before a job's id: what was promised for it is not known any more, so nothing may ever be promised for it again."""
 
 _COLUMNS = (
     "job, manifest, epoch, promised_round, promised_candidate, granted_round, granted_candidate, lease_s, sealed, "
@@ -117,11 +120,26 @@ class SqliteSeatStore:
 
         await self._call(work)
 
-    async def forget(self, job: JobId) -> None:
+    async def forget(self, job: JobId, at_s: float) -> None:
         def work() -> None:
             self._connection.execute("DELETE FROM seats WHERE job = ?", (job,))
+            self._connection.execute("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", (_GIVEN_UP + job, at_s))
+            self._connection.execute(
+                "DELETE FROM facts WHERE key IN (SELECT key FROM facts WHERE key LIKE ? ORDER BY value DESC, key "
+                "LIMIT -1 OFFSET ?)",
+                (_GIVEN_UP + "%", SEATS_GIVEN_UP_MAX),
+            )
 
         await self._call(work)
+
+    async def given_up(self) -> list[JobId]:
+        def work() -> list[JobId]:
+            rows = self._connection.execute(
+                "SELECT key FROM facts WHERE key LIKE ? ORDER BY value, key", (_GIVEN_UP + "%",)
+            )
+            return [JobId(key.removeprefix(_GIVEN_UP)) for (key,) in rows.fetchall()]
+
+        return await self._call(work)
 
     async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
         def work() -> list[tuple[SeatRow, tuple[bytes, ...]]]:
@@ -173,6 +191,7 @@ class MemorySeatStore:
     def __init__(self) -> None:
         self._seats: dict[JobId, SeatRow] = {}
         self._batches: dict[JobId, list[bytes]] = {}
+        self._given_up: dict[JobId, float] = {}
 
     async def save_seat(self, row: SeatRow) -> None:
         self._seats[row.job] = row
@@ -181,9 +200,13 @@ class MemorySeatStore:
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
         self._batches[job][first:] = batches
 
-    async def forget(self, job: JobId) -> None:
+    async def forget(self, job: JobId, at_s: float) -> None:
         self._seats.pop(job, None)
         self._batches.pop(job, None)
+        self._given_up[job] = at_s
+
+    async def given_up(self) -> list[JobId]:
+        return list(self._given_up)
 
     async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
         return [(row, tuple(self._batches[job])) for job, row in sorted(self._seats.items())]

@@ -71,6 +71,11 @@ class Spool:
         except OSError as error:
             raise _unusable(self._path(job), error) from None
 
+    def sync(self, job: JobId) -> None:
+        """Returns when the file is on the disk. It is no error if there is none."""
+        if self._path(job).exists():
+            self._file(job).sync()
+
     def forget(self, job: JobId) -> None:
         """Removes the job's file. It is no error if there is none."""
         file = self._open.pop(job, None)
@@ -154,6 +159,12 @@ class _File:
         if payload is None:
             raise StateUnusable(f"{self._path} is damaged at byte {offset}; run the job again")
         return payload
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _unusable(self._path, error) from None
 
     def close(self) -> None:
         os.close(self._fd)

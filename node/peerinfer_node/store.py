@@ -104,7 +104,7 @@ class SqliteStore:
     # --- jobs ---
 
     async def add_job(self, row: JobRow) -> None:
-        """Inserts or replaces. Past `JOBS_KEPT_MAX` the oldest ended jobs are forgotten.
+        """Inserts or replaces. Past `JOBS_KEPT_MAX` the oldest ended jobs are forgotten, this node's own last.
 
         Raises `LimitExceeded` if none of them has ended, ValueError if the id is not a job id.
         """
@@ -122,7 +122,9 @@ class SqliteStore:
             if kept <= JOBS_KEPT_MAX:
                 return []
             gone = self._writer.execute(
-                "SELECT job FROM jobs WHERE ended_at_s IS NOT NULL AND job != ? ORDER BY ended_at_s, number LIMIT ?",
+                "SELECT job FROM jobs WHERE ended_at_s IS NOT NULL AND job != ? ORDER BY "
+                "json_extract(summary, '$.results_gone') IS NULL, json_extract(request, '$.replica') IS NULL, "
+                "ended_at_s, number LIMIT ?",
                 (row.job, kept - JOBS_KEPT_MAX),
             ).fetchall()
             if len(gone) < kept - JOBS_KEPT_MAX:
@@ -167,6 +169,20 @@ class SqliteStore:
 
         await self._write(work)
         await self._forget_spool(job)
+
+    async def drop_results(self, job: JobId) -> None:
+        def work() -> None:
+            self._writer.execute("DELETE FROM records WHERE number = (SELECT number FROM jobs WHERE job = ?)", (job,))
+
+        await self._write(work)
+        await self._forget_spool(job)
+
+    async def settle(self, job: JobId) -> None:
+        await self._spooling.call(lambda: self._spool.sync(job))
+        # With `synchronous=NORMAL` the log is synced before it is copied into the file, and only then.
+        busy, _, _ = await self._read(lambda: self._reader.execute("PRAGMA wal_checkpoint(FULL)").fetchone())
+        if busy:
+            raise StateUnusable(f"{self._path} is busy; it will be written to the disk later")
 
     # --- results ---
 

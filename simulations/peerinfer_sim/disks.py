@@ -80,6 +80,9 @@ class SimStore(MemoryStore):
     async def void_results(self, job: JobId, tasks: Sequence[int]) -> None:
         await self._write(MemoryStore.void_results, job, tuple(tasks))
 
+    async def drop_results(self, job: JobId) -> None:
+        await self._write(MemoryStore.drop_results, job)
+
     async def remember_peers(self, rows: Sequence[PeerRow]) -> None:
         await self._write(MemoryStore.remember_peers, tuple(rows))
 
@@ -101,6 +104,7 @@ class SimSeats(MemorySeatStore):
     def after_crash(self) -> SimSeats:
         self.is_dead = True
         fresh = SimSeats(self._disk)
+        fresh._given_up = dict(self._given_up)
         fresh._seats, fresh._batches = dict(self._seats), {job: list(held) for job, held in self._batches.items()}
         return fresh
 
@@ -114,6 +118,6 @@ class SimSeats(MemorySeatStore):
             self._disk.check_room()
             await super().save_batches(job, first, batches)
 
-    async def forget(self, job: JobId) -> None:
+    async def forget(self, job: JobId, at_s: float) -> None:
         if not self.is_dead:
-            await super().forget(job)
+            await super().forget(job, at_s)

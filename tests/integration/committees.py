@@ -227,6 +227,17 @@ class Job:
             chain.extend(last.batch(0).job, opened, last.last_term, batches)  # type: ignore[arg-type]
         return chain
 
+    def left_on_disks(self) -> list[str]:
+        """What the job still takes beside the journals: pins anywhere, results at other nodes than its submitter."""
+        found = []
+        for name in self.five.names:
+            home = self.five.home(name)
+            found += [f"{name}: pin {path.name}" for path in (home / "blobs" / "pins").iterdir()]
+            spool = home / "jobs" / f"{self.id}.spool"
+            if name != self.submitter and spool.exists():
+                found.append(f"{name}: {spool.stat().st_size} bytes of results")
+        return found
+
     def check_journals(self, *, tasks: int, state: str = "done") -> list[Entry]:
         """Every task is accepted once, a quorum holds the same whole journal, nobody holds another. Returns its entries."""
         chains = {name: self.journal(name) for name in self.committee}

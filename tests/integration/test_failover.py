@@ -96,6 +96,9 @@ def test_a_detached_job_survives_its_submitter_and_the_next_coordinator(five, jo
     assert [name for _, name in terms][:2] == ["ada", next_name]
     assert terms[2][0] == third["term"]
     assert "did not renew" in view["handovers"][1]["why"]
+    wait_for(lambda: not job.left_on_disks(), timeout_s=20, saying=f"nothing to be left: {job.left_on_disks()}")
+    # What came home stays there, also when nobody else has it any more.
+    assert (five.home("ada") / "jobs" / f"{job.id}.spool").stat().st_size > 0
 
 
 def test_a_coordinator_that_leaves_hands_over_at_once(five, job, finished, record_property):

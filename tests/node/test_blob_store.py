@@ -242,6 +242,45 @@ async def test_a_pinned_blob_is_kept_until_its_holder_lets_go(make_store: MakeSt
     assert await store.held() == [names[1], third]
 
 
+async def test_what_nobody_pins_any_more_leaves_the_disk_at_once_where_that_is_asked_for(make_store: MakeStore) -> None:
+    blobs = [noise(100, seed) for seed in range(3)]
+    store = make_store(room(*blobs))
+    mine, shared, other = [await store.put(data) for data in blobs]
+    for name, holder in ((mine, "one"), (shared, "one"), (shared, "two")):
+        await store.pin(name, holder)
+    await store.discard(mine)
+    assert set(await store.held()) == {mine, shared, other}, "a pinned blob was discarded"
+    await store.unpin("one", discard=True)
+    assert set(await store.held()) == {shared, other}
+    await store.unpin("two")
+    assert set(await store.held()) == {shared, other}
+    await store.discard(shared)
+    await store.discard(shared)
+    assert await store.held() == [other]
+    with pytest.raises(KeyError):
+        await store.read(shared)
+    assert await store.put(blobs[1]) == shared
+
+
+async def test_what_is_discarded_is_gone_from_the_disk(tmp_path: Path) -> None:
+    store = FileBlobStore(tmp_path, 10 * CHUNK_BYTES)
+    name = await store.put(noise(CHUNK_BYTES))
+    await store.pin(name, "job")
+    await store.unpin("job", discard=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []  # noqa: ASYNC240
+
+
+async def test_pins_of_holders_that_are_not_named_are_taken_back(make_store: MakeStore) -> None:
+    blobs = [noise(100, seed) for seed in range(3)]
+    store = make_store(room(*blobs[:2]))
+    names = [await store.put(data) for data in blobs[:2]]
+    for name, holder in zip(names, ("one", "two"), strict=True):
+        await store.pin(name, holder)
+    await store.unpin_all_but(["two", "three"])
+    third = await store.put(blobs[2])
+    assert await store.held() == [third, names[1]]
+
+
 async def test_a_blob_larger_than_the_cache_is_refused_and_one_of_its_size_is_not(make_store: MakeStore) -> None:
     data = noise(2 * CHUNK_BYTES)
     store = make_store(room(data))

@@ -14,6 +14,7 @@ from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
+from peerinfer_node import seat_store
 from peerinfer_node.seat_store import MemorySeatStore, SqliteSeatStore
 
 JOB = JobId("0" * 31 + "1")
@@ -62,9 +63,29 @@ async def test_a_journal_is_replaced_from_where_it_is_told_on(store):
 async def test_a_forgotten_seat_takes_its_journal_with_it(store):
     await store.save_seat(seat())
     await store.save_batches(JOB, 0, [b"a"])
-    await store.forget(JOB)
+    await store.forget(JOB, 1.0)
     await store.save_seat(seat())
     assert await store.seats() == [(seat(), ())]
+
+
+async def test_that_a_seat_was_given_up_is_not_forgotten_with_it(path):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        await store.save_seat(seat(JOB))
+        assert await store.given_up() == []
+        await store.forget(OTHER, 2.0)
+        await store.forget(JOB, 1.0)
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.given_up() == [JOB, OTHER]
+        assert await store.forgot_at_s() is None
+        assert store.warning is None
+
+
+async def test_the_seats_given_up_last_are_the_ones_remembered(path, monkeypatch):
+    monkeypatch.setattr(seat_store, "SEATS_GIVEN_UP_MAX", 2)
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        for number in (3, 1, 2):
+            await store.forget(JobId(f"{number:032}"), float(number))
+        assert await store.given_up() == [JobId(f"{number:032}") for number in (2, 3)]
 
 
 async def test_what_was_saved_is_there_when_the_file_is_opened_again(path):

@@ -30,8 +30,10 @@ def job_id(number: int) -> JobId:
     return JobId(f"{number:032x}")
 
 
-def job_row(number: int, *, ended_at_s: float | None = None, state: str = "running") -> JobRow:
-    return JobRow(job_id(number), b"manifest %d" % number, "{}", state, float(number), ended_at_s, "{}")
+def job_row(
+    number: int, *, ended_at_s: float | None = None, state: str = "running", request: str = "{}", summary: str = "{}"
+) -> JobRow:
+    return JobRow(job_id(number), b"manifest %d" % number, request, state, float(number), ended_at_s, summary)
 
 
 def key_of(job: int, task: int) -> bytes:
@@ -216,6 +218,35 @@ async def test_the_oldest_ended_jobs_go_first_when_there_are_too_many(
         await kept.add_job(job_row(6))
     assert {row.job for row in await kept.jobs()} == {job_id(1), job_id(4), job_id(5)}
     await kept.add_job(job_row(5, state="paused"))
+
+
+async def test_others_jobs_go_before_those_of_this_node_and_first_those_without_results(
+    kept: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (store, memory_store):
+        monkeypatch.setattr(module, "JOBS_KEPT_MAX", 3)
+    await kept.add_job(job_row(1, ended_at_s=10.0, state="done"))
+    await kept.add_job(job_row(2, ended_at_s=20.0, state="done", request='{"replica": {}}'))
+    gone = '{"results_gone": "results are at home"}'
+    await kept.add_job(job_row(3, ended_at_s=30.0, state="done", request='{"replica": {}}', summary=gone))
+    for new, left in ((4, {1, 2, 4}), (5, {1, 4, 5}), (6, {4, 5, 6})):
+        await kept.add_job(job_row(new))
+        assert {row.job for row in await kept.jobs()} == {job_id(number) for number in left}
+
+
+async def test_dropped_results_leave_the_job_behind_and_settled_ones_stay(kept: Store) -> None:
+    await kept.add_job(job_row(1))
+    offset = await kept.append_results(job_id(1), [b"record"])
+    await kept.add_record(record_row(1, 0, frame=1))
+    await kept.settle(job_id(1))
+    assert await kept.read_results(job_id(1), offset) == b"record"
+    await kept.drop_results(job_id(1))
+    assert [row.job for row in await kept.jobs()] == [job_id(1)]
+    assert await kept.records_of(job_id(1)) == await kept.receipts_of(job_id(1)) == []
+    with pytest.raises(StateUnusable):
+        await kept.read_results(job_id(1), offset)
+    await kept.drop_results(job_id(2))
+    await kept.settle(job_id(2))
 
 
 async def test_the_peers_seen_last_are_the_ones_remembered(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:

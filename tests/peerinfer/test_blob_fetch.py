@@ -32,6 +32,7 @@ from peerinfer.blobs import BlobIndex
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import (
     BLOB_CHUNKS_PER_REQUEST_MAX,
+    BLOB_PARTS_STALL_S,
     BLOB_PATIENCE_S,
     BLOB_PROVIDERS_MAX,
     BLOB_STALL_S,
@@ -281,6 +282,26 @@ def test_one_that_never_gets_more_is_given_up_and_the_fetch_says_so() -> None:
         if AskHolding(A) in effects:
             effects = told.tell(HoldingArrived(A, frozenset()))
     assert "got no more of it itself" in effects[-1].reason
+
+
+def test_those_who_only_have_parts_do_not_wait_for_each_other_when_the_one_who_had_all_is_gone() -> None:
+    told = Told(index_with(4), A, B, C)
+    told.tell(IndexArrived(A, told.index.encode()))
+    for peer in (B, C):
+        told.tell(IndexArrived(peer, told.index.encode(), frozenset((0,))))
+    told.tell(Begun((1, 2, 3)))
+    lost_s = told.now_s = told.now_s + 1.0
+    effects = told.tell(ProviderLost(A, "left"))
+    while not effects or not isinstance(effects[-1], Failed):
+        assert told.fetch.deadline_s > told.now_s
+        told.now_s = told.fetch.deadline_s
+        effects = told.tell(Tick())
+        for peer in (B, C):
+            if AskHolding(peer) in effects:
+                more = frozenset((0, 1)) if peer == B and told.now_s - lost_s < 2 else frozenset((0,))
+                effects = told.tell(HoldingArrived(peer, more))
+    assert told.now_s - lost_s < 2 * BLOB_PARTS_STALL_S + 2
+    assert f"for {BLOB_PARTS_STALL_S:g} s" in effects[-1].reason
 
 
 def test_a_lost_provider_is_not_taken_back() -> None:

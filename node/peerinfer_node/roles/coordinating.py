@@ -106,7 +106,6 @@ class Coordinating:
         final, failed = in_journal(machine.chain)
         records = await self._store.records_of(job)
         committee = self._elections.committee(job, live.manifest)
-        newcomers = [elector for elector in committee if elector not in live.manifest.committee]
         outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
         copier = (
             RecordCopier(self._replicas, job, live.manifest, committee, term, self._own, self._log)
@@ -148,8 +147,12 @@ class Coordinating:
             is_own = live.manifest.submitter == self._own and len(live.manifest.committee) > 1
             if is_own and live.request.replicate and not (live.survives or live.is_replicated_by_command):
                 nursery.start_soon(self._replicate_later, live, nursery)
-            elif newcomers:
-                nursery.start_soon(self._hand_on, live, newcomers)
+            elif outlives:
+                # Whoever took the job over does not know who has a copy; a submitter has offered one to the first electors.
+                told = live.manifest.committee if live.manifest.submitter == self._own else ()
+                nursery.start_soon(
+                    self._hand_on, live, [one for one in committee if one not in told and one != self._own]
+                )
 
     async def _replicate_later(self, live: LiveJob, nursery: trio.Nursery) -> None:
         while True:
@@ -166,16 +169,22 @@ class Coordinating:
         live.survives = True
         live.note_change()
 
-    async def _hand_on(self, live: LiveJob, newcomers: Sequence[PeerId]) -> None:
-        """Copies for electors that came later."""
+    async def _hand_on(self, live: LiveJob, electors: Sequence[PeerId]) -> None:
+        """Copies for electors that have none: they came later, or the submitter was gone before it was their turn.
+
+        Without them they take no records, and then too few may be left that do.
+        """
         row = await self._store.job(live.job)
         replica = json.loads(row.request).get("replica") if row is not None else None
-        for elector in newcomers:
-            if elector != self._own:
+        missing = list(electors)
+        while missing:
+            for elector in list(missing):
                 try:
                     await self._replication.hand_on(live, elector, replica)
+                    missing.remove(elector)
                 except PeerinferError as error:
                     self._log.info("elector took no copy", job=live.job, peer=elector, reason=str(error))
+            await trio.sleep(REPLICATE_AGAIN_S)
 
     async def _kept(self, rows: Sequence[RecordRow], recorder: Recorder) -> dict[PeerId, list[int]]:
         """Results that are here and not in the journal, by who computed them."""

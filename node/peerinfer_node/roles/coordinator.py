@@ -69,6 +69,11 @@ WINDOWS_PER_S_MAX = 5.0
 are worth sending a million times to somebody who wants to hold us up."""
 
 
+def frames_of(job: JobId) -> str:
+    """Who pins the inputs of frames that are too large for a message."""
+    return f"{job} frames"
+
+
 @dataclass(slots=True)
 class _Link:
     stream: MessageStream
@@ -155,6 +160,15 @@ class CoordinatorRole:
             for link in self._links.values():
                 link.briefed.discard(job)
             self._driver.post(JobDropped(job, reason))
+            assert self._nursery is not None
+            self._nursery.start_soon(self._release, job)
+
+    async def _release(self, job: JobId) -> None:
+        """Inputs of frames that nobody here gives out any more."""
+        try:
+            await self._blobs.unpin(frames_of(job), discard=True)
+        except PeerinferError as error:
+            self._log.warning("inputs of frames not removed", job=job, reason=str(error))
 
     def post(self, event: Event) -> None:
         self._driver.post(event)
@@ -275,6 +289,7 @@ class CoordinatorRole:
             await self._fetch_blob(cid, [peer])
             outputs = await read_blob(self._blobs, cid, bytes_max=results.outputs_bytes, what="the outputs")
             self._check(link, frame, results, outputs, job_body)
+            await self._blobs.discard(cid)
         except (PeerinferError, KeyError, ValueError) as error:
             self._log.warning("outputs not received", peer=peer, reason=str(error))
             await self._part(link, f"the outputs of frame {frame.frame} cannot be had")
@@ -441,6 +456,7 @@ class CoordinatorRole:
                 link.briefed.discard(job)
                 link.outbox.send_nowait(JobDone(job))
         await body.ended(end)
+        await self._release(job)
 
     async def _tell(self, link: _Link, message: Any) -> None:
         try:
@@ -487,7 +503,7 @@ class CoordinatorRole:
         parts: Sequence[Buffer] = inputs.body
         if size > INLINE_BYTES_MAX:
             cid = await self._blobs.put(b"".join(parts))
-            await self._blobs.pin(cid, order.job)
+            await self._blobs.pin(cid, frames_of(order.job))
             parts = ()
         frame = Frame(
             frame=order.frame,

@@ -145,6 +145,7 @@ class Elections:
         self._unsaved: dict[JobId, list[Save]] = {}
         """Of seats whose disk would not take them: what must be written, in order, before they may answer again."""
         self._saving: set[JobId] = set()
+        self._given_up: dict[JobId, None] = {}
         self._streams: dict[PeerId, int] = {}
         self._forgot_at_s: float | None = None
         self._nursery: trio.Nursery | None = None
@@ -162,6 +163,7 @@ class Elections:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._forgot_at_s = await self._seats.forgot_at_s()
+            self._given_up |= dict.fromkeys(await self._seats.given_up())
             for row, batches in await self._seats.seats():
                 self._restore(row, batches)
             nursery.start_soon(self._elector_driver.run)
@@ -314,6 +316,8 @@ class Elections:
             await _until(lambda: self._lines.is_quiet)
 
     def give_up_seat(self, job: JobId) -> None:
+        """Forgets what was promised for this job, and promises nothing for it any more."""
+        self._given_up[job] = None
         self._elector_driver.post(SeatGivenUp(job))
 
     @property
@@ -443,6 +447,8 @@ class Elections:
                 job, manifest = open_manifest(request.manifest)
             except (DecodeError, ProtocolError) as error:
                 return LeaseRefused("", 0, "denied", str(error)[:200], NO_TERM)
+            if job in self._given_up:
+                return LeaseRefused(job, 0, "denied", "this elector gave up the job long ago, and its results", NO_TERM)
             # A job of this node's own is dated by the very clock that dated the loss.
             skew_s = 0.0 if manifest.submitter == self._own else CLOCK_SKEW_MAX_S
             if self._forgot_at_s is not None and manifest.created_at_s < self._forgot_at_s + skew_s:
@@ -468,7 +474,7 @@ class Elections:
             case PersistBatches(job, first, batches):
                 await self._persist(job, lambda: self._seats.save_batches(job, first, batches))
             case ForgetSeat(job):
-                await self._persist(job, lambda: self._seats.forget(job))
+                await self._persist(job, lambda: self._seats.forget(job, self._clock.wall_s()))
             case Answer(token, message):
                 request, answer = self._tokens.pop(token)
                 job = JobId(getattr(request, "job", ""))

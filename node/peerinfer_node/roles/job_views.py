@@ -42,6 +42,7 @@ _BLANK: Json = {
     "survives": False,
     "copied_bytes": 0,
     "copies_bytes": 0,
+    "results_gone": "",
 }
 
 

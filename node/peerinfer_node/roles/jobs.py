@@ -43,6 +43,7 @@ from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.endings import Endings
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals
+from peerinfer_node.roles.keeping import Keeping
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
@@ -61,6 +62,9 @@ REVISIT_S = 20.0
 """A command without a daemon waits so long until it is known how a job of its home stands."""
 
 JOURNALS_REMEMBERED_MAX = 64
+
+TELL_TIMEOUT_S = 2.0
+"""So long a command that fetches results tells the electors that they need not keep theirs."""
 
 CANCEL_TIMEOUT_S = 15.0
 """Whoever cancels waits so long for a coordinator to do it; an election takes some seconds."""
@@ -130,12 +134,19 @@ class Jobs:
             on_end=self._note_end,
             forget=self._forget,
         )
+        self._keeping = Keeping(
+            own=self._own, store=store, blobs=blobs, clock=clock, elections=elections, replicas=replicas, log=log
+        )
+        self._keeping.forget = self._give_up_live
+        replicas.note_fetched = self._keeping.note_fetched
         self._returning = Returning(
             own=self._own,
             replicas=replicas,
             elections=elections,
             log=log,
             stand=lambda live, campaign: self._stand(live, campaign=campaign),
+            is_given_up=self._keeping.is_given_up,
+            give_up=self._give_up_live,
         )
         self._endings = Endings(store=store, log=log)
         self._live: dict[JobId, LiveJob] = {}
@@ -147,8 +158,11 @@ class Jobs:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Reports started once jobs can be taken up."""
+        await self._keeping.begin()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            if self._outlasts_jobs:
+                nursery.start_soon(self._keeping.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -274,6 +288,12 @@ class Jobs:
         summary = json.dumps({"reason": reason, "kind": kind})
         await self._store.set_job_state(job, "failed", ended_at_s=self._clock.wall_s(), summary=summary)
 
+    async def _give_up_live(self, job: JobId, reason: str) -> None:
+        live = self._live.get(job)
+        if live is not None:
+            live.is_over = True
+            await self._forget(live, "failed", reason, "JobFailed")
+
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None:
         """Is ready to coordinate a job that this node keeps a copy of."""
         if job not in self._live:
@@ -350,6 +370,7 @@ class Jobs:
         await self._forget(live, state, str(reason), str(kind), known)
         if not is_others:
             await self._coordinating.bring_home(live.job, live.manifest, chain)
+            await self._keeping.tell_at_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
         summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
@@ -361,8 +382,7 @@ class Jobs:
         self._coordinator.drop(live.job, reason)
         if live.scope is not None:
             live.scope.cancel()
-        if not live.survives and live.manifest.submitter == self._own:
-            await self._blobs.unpin(live.job)
+        await self._keeping.ended(live.job)
         live.accepted.set()
         live.note_change()
         self._log.info("job ended", job=live.job, state=state, reason=reason)
@@ -463,8 +483,18 @@ class Jobs:
             chain = self._journals.get(row.job) or self._elections.elector.chain(row.job)
             is_true = named_in(chain) if chain is not None else None
             await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), is_true)
+            if chain is not None and row.state in JOB_ENDED:
+                await self._tell_at_home(row.job, manifest, chain)
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
+
+    async def _tell_at_home(self, job: JobId, manifest: Manifest, chain: Chain) -> None:
+        assert self._nursery is not None
+        if self._outlasts_jobs:
+            self._nursery.start_soon(self._keeping.tell_at_home, job, manifest, chain)
+        else:  # A command waits for it, but not for electors that are gone.
+            with trio.move_on_after(TELL_TIMEOUT_S):
+                await self._keeping.tell_at_home(job, manifest, chain)
 
     async def provenance(self, job: str) -> Json:
         row = await self._row(job)

@@ -23,6 +23,7 @@ from peerinfer.manifests import open_manifest
 from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
 from peerinfer.replica_messages import (
     STATE_CHARS_MAX,
+    JobAtHome,
     JobCancelWanted,
     JobState,
     JobStateWanted,
@@ -56,6 +57,15 @@ STANDBY = "standby"
 """State of a job that this node keeps a copy of and does not coordinate."""
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
+
+
+def copies_of(job: JobId) -> str:
+    """Who pins the inputs of a job, sealed for its committee. Its model is pinned by the job itself."""
+    return f"{job} copies"
+
+
+async def _note_nothing(job: JobId) -> None:
+    pass
 
 
 class KnowsJobs(Protocol):
@@ -94,7 +104,11 @@ class Replicas:
         self._streams: dict[PeerId, int] = {}
         self._kept: dict[tuple[JobId, tuple[int, str]], dict[int, None]] = {}
         """Records that are here, by job and term: one that is sent again is not written again."""
+        self._sent: dict[JobId, list[Cid]] = {}
+        """Blobs that were made of records too large for a message."""
         self.jobs: KnowsJobs | None = None
+        self.note_fetched: Callable[[JobId], Awaitable[None]] = _note_nothing
+        """Called when a submitter has all results of a job at home."""
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +123,14 @@ class Replicas:
             await greet(stream, swarm=self._swarm)
             while True:
                 request, body = await stream.receive_as(
-                    ReplicaOffered, RecordCopy, RecordsWanted, JobStateWanted, JobCancelWanted, KeepAlive, Goodbye
+                    ReplicaOffered,
+                    RecordCopy,
+                    RecordsWanted,
+                    JobStateWanted,
+                    JobCancelWanted,
+                    JobAtHome,
+                    KeepAlive,
+                    Goodbye,
                 )
                 if isinstance(request, Goodbye):
                     return
@@ -147,6 +168,11 @@ class Replicas:
                     assert self.jobs is not None
                     await self.jobs.cancel_for(job)
                     await stream.send(JobState(job, await self._state(job)))
+                case JobAtHome():
+                    if stream.peer != manifest.submitter:
+                        raise ProtocolError("only the submitter knows what is at its home")
+                    await self.note_fetched(job)
+                    await stream.send(JobState(job, await self._state(job)))
         except (PeerinferError, KeyError, ValueError) as error:
             if isinstance(error, StreamClosed):
                 raise
@@ -177,15 +203,25 @@ class Replicas:
     ) -> None:
         if self._own not in self._elector.committee(job):
             raise ProtocolError("copies are for electors")
-        if peer != manifest.submitter and (await self._store.job(job) is not None or self._own in manifest.committee):
-            raise ProtocolError("only the submitter offers copies, but to electors that came later")
+        if peer != manifest.submitter:
+            if await self._store.job(job) is not None:
+                return
+            if not self._elector.is_granted(job, peer):
+                raise ProtocolError("only the submitter and who coordinates offer copies")
         if offer.inputs_bytes > 2 * REPLICATED_BYTES_MAX or offer.model_bytes > MODEL_BYTES_MAX:
             raise ProtocolError("the copies are too large")
         inputs = Cid(offer.inputs)
         digest_of_cid(inputs)
-        for cid in (Cid(manifest.model), inputs):
-            await self._blobs.pin(cid, job)
-            await self._fetch_blob(cid, [peer])
+        await self._blobs.pin(Cid(manifest.model), job)
+        await self._blobs.pin(inputs, copies_of(job))
+        try:
+            for cid in (Cid(manifest.model), inputs):
+                await self._fetch_blob(cid, [peer])
+        except BaseException:
+            # What came already is kept while there is room: the submitter may offer it again.
+            with trio.CancelScope(shield=True):
+                await self.let_go_of_copies(job, discard=False)
+            raise
         if await self._store.job(job) is None:
             replica = {
                 "inputs": offer.inputs,
@@ -216,14 +252,24 @@ class Replicas:
             return body
         digest_of_cid(copy.record)
         await self._fetch_blob(Cid(copy.record), [peer])
-        return await self._blobs.read(Cid(copy.record))
+        record = await self._blobs.read(Cid(copy.record))
+        await self._blobs.discard(Cid(copy.record))
+        return record
 
     async def send_record(self, stream: MessageStream, head: RecordCopy, record: Sequence[Buffer]) -> None:
         """In the body of the message where it fits, otherwise as a blob that the other side fetches."""
         if sum(memoryview(part).nbytes for part in record) <= BODY_BYTES_MAX:
             await stream.send(head, record)
         else:
-            await stream.send(replace(head, record=await self._blobs.put(b"".join(record))))
+            cid = await self._blobs.put(b"".join(record))
+            self._sent.setdefault(JobId(head.job), []).append(cid)
+            await stream.send(replace(head, record=cid))
+
+    async def let_go_of_copies(self, job: JobId, *, discard: bool) -> None:
+        """Nobody needs the inputs here any more. With `discard` they leave the disk at once."""
+        await self._blobs.unpin(copies_of(job), discard=discard)
+        for cid in self._sent.pop(job, ()):
+            await self._blobs.discard(cid)
 
     async def keep_record(
         self, job: JobId, manifest: Manifest, record: bytes, tasks: Sequence[int], is_true: IsTrue | None = None
@@ -264,11 +310,16 @@ class Replicas:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def conversation(self, peer: PeerId) -> AsyncIterator[MessageStream]:
-        """A stream to another candidate, after the greeting. Raises `NetworkError`, `ProtocolError`."""
+    async def conversation(self, peer: PeerId, *, revision: int = 0) -> AsyncIterator[MessageStream]:
+        """A stream to another candidate, after the greeting. Raises `NetworkError`, `ProtocolError`.
+
+        `revision` is what the other one must know of the protocol.
+        """
         stream = MessageStream(await self._network.open_stream(peer, JOURNAL_PROTOCOL))
         try:
-            await greet(stream, swarm=self._swarm)
+            hello = await greet(stream, swarm=self._swarm)
+            if hello.revision < revision:
+                raise ProtocolError(f"{peer} runs an older version")
             yield stream
         except EOFError:
             raise StreamClosed(f"{peer} closed the stream") from None
@@ -286,6 +337,17 @@ class Replicas:
                     raise ProtocolError(f"{peer} keeps no copy: {answer.reason}")
                 return
         raise StreamClosed(f"{peer} did not fetch the copies within {REPLICA_TIMEOUT_S:g} s")
+
+    async def tell_at_home(self, peer: PeerId, job: JobId) -> None:
+        """Returns when the elector has let its copies go. Raises `NetworkError`, `ProtocolError` with its reason."""
+        with trio.move_on_after(ANSWER_TIMEOUT_S):
+            async with self.conversation(peer, revision=2) as stream:
+                await stream.send(JobAtHome(job))
+                answer, _ = await stream.receive_as(JobState, ReplicaRefused)
+                if isinstance(answer, ReplicaRefused):
+                    raise ProtocolError(answer.reason)
+                return
+        raise StreamClosed(f"{peer} did not answer within {ANSWER_TIMEOUT_S:g} s")
 
     async def state(self, peer: PeerId, job: JobId, *, cancel: bool = False) -> dict[str, Any] | None:
         """What another candidate says of the job, or None. Raises `NetworkError`, `ProtocolError`."""

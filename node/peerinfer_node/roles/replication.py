@@ -20,7 +20,7 @@ from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob
 from peerinfer_node.roles.packed_inputs import check_size, pack_inputs
-from peerinfer_node.roles.replicas import Replicas
+from peerinfer_node.roles.replicas import Replicas, copies_of
 
 
 class Replication:
@@ -110,7 +110,7 @@ class Replication:
         key = hashlib.sha256(self._sign(b"peerinfer/1/job-key\0" + job.encode())).digest()
         sealed = await self._in_thread(lambda: pack_inputs(files.inputs, key))
         inputs = await self._blobs.put(sealed)
-        await self._blobs.pin(inputs, job)
+        await self._blobs.pin(inputs, copies_of(job))
         seconds = int(live.seconds_per_item * 1e9)
         # Nobody's business what the submitter's files are called, or where they lie.
         request = replace(live.request, model="-", inputs=("-",)).to_json()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import PeerinferError
-from peerinfer.ids import PeerId
+from peerinfer.ids import JobId, PeerId
 from peerinfer_node.log import Log
 from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.keeping import GIVEN_UP
 from peerinfer_node.roles.live_job import LiveJob
 from peerinfer_node.roles.replicas import Replicas
 
@@ -28,12 +29,24 @@ Stand = Callable[[LiveJob, bool], None]
 class Returning:
     """This node as one of a job's candidates that does not coordinate it now."""
 
-    def __init__(self, *, own: PeerId, replicas: Replicas, elections: Elections, log: Log, stand: Stand) -> None:
+    def __init__(
+        self,
+        *,
+        own: PeerId,
+        replicas: Replicas,
+        elections: Elections,
+        log: Log,
+        stand: Stand,
+        is_given_up: Callable[[JobId], Awaitable[bool]],
+        give_up: Callable[[JobId, str], Awaitable[None]],
+    ) -> None:
         self._own = own
         self._replicas = replicas
         self._elections = elections
         self._log = log
         self._stand = stand
+        self._is_given_up = is_given_up
+        self._give_up = give_up
 
     async def rejoin(self, live: LiveJob) -> None:
         """Asks how a job went on without this node before it stands for it again."""
@@ -45,6 +58,9 @@ class Returning:
                     has_ended = state.get("state") in JOB_ENDED
                     break
                 await trio.sleep(REJOIN_AGAIN_S)
+        if has_ended and await self._is_given_up(live.job):
+            await self._give_up(live.job, GIVEN_UP)
+            return
         # One that says that it has ended is not believed: who campaigns reads it in the journals of a quorum.
         self._stand(live, has_ended)
         await self.follow(live)

@@ -106,6 +106,8 @@ class _Link:
     scope: trio.CancelScope
     briefs: OrderedDict[str, _Introduced] = field(default_factory=OrderedDict)
     frames: int = 0
+    outputs: list[Cid] = field(default_factory=list)
+    """Blobs that were made for it."""
     end: str = "the node stops"
 
 
@@ -279,7 +281,16 @@ class WorkerRole:
         finally:
             del self._links[peer]
             self._driver.post(CoordinatorLeft(peer))
+            with trio.CancelScope(shield=True):
+                await self._discard(link.outputs)
             self._log.info("coordinator left", peer=peer, reason=link.end)
+
+    async def _discard(self, outputs: Sequence[Cid]) -> None:
+        try:
+            for cid in outputs:
+                await self._blobs.discard(cid)
+        except PeerinferError as error:
+            self._log.warning("outputs not removed", reason=str(error))
 
     async def _send_outbox(self, link: _Link, unsent: trio.MemoryReceiveChannel[Window | Refused]) -> None:
         try:
@@ -308,6 +319,8 @@ class WorkerRole:
                 self._driver.post(FrameCancelled((link.stream.peer, number)))
             case JobDone(job):
                 link.briefs.pop(job, None)
+                outputs, link.outputs = link.outputs, []
+                await self._discard(outputs)
             case _:
                 raise ProtocolError(f"{link.stream.peer} sent {type(message).__name__} to a worker")
         await self._driver.wait_room()
@@ -464,6 +477,7 @@ class WorkerRole:
                 cid = Cid(frame.inputs)
                 await self._fetch_blob(cid, [held.link.stream.peer])
                 body = await read_blob(self._blobs, cid, bytes_max=frame.inputs_bytes, what="the inputs")
+                await self._blobs.discard(cid)
                 if len(body) != frame.inputs_bytes:
                     return Refused(frame.frame, "the inputs' blob has another size than the frame says", True), ()
             batch = Batch(frame.items, frame.tensors, [body], brief.merge, brief.outputs)
@@ -553,6 +567,7 @@ class WorkerRole:
         outputs: str | None = None
         if body_bytes > INLINE_BYTES_MAX:
             outputs = await self._blobs.put(b"".join(body))
+            held.link.outputs.append(Cid(outputs))
             body = []
         results = Results(
             frame=frame.frame,
