@@ -26,7 +26,7 @@ from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
-from peerinfer_node.roles.preparation import Preparation, Prepared
+from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
 from peerinfer_node.roles.record_copier import RecordCopier
 from peerinfer_node.roles.recorder import IsTrue, Recorder, digest_of_rows, named_in
 from peerinfer_node.roles.replicas import Replicas
@@ -252,6 +252,8 @@ class Coordinating:
         if replica is None:
             request = replace(live.request, batch=live.manifest.items_per_task)
             prepared = await self._preparation.prepare(request)
+            await self._blobs.pin(prepared.model, live.job)
+            await self._blobs.unpin(PREPARING)
             if hashlib.sha256(prepared.task_keys).digest() != live.manifest.inputs_digest:
                 raise InputError("the inputs have changed since the job was accepted")
             live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
