@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from peerinfer.control import JOB_ENDED, Json
-from peerinfer.elector import open_manifest, quorum_of
 from peerinfer.envelope import unseal
 from peerinfer.errors import PeerinferError, ProtocolError, StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
+from peerinfer.manifests import open_manifest, quorum_of
 from peerinfer.messages import Manifest
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, JobRow, LocalClock, Store
