@@ -14,6 +14,7 @@ from peerinfer.classes import MODEL, class_for
 from peerinfer.committee import subnets_of
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import Cid, PeerId
+from peerinfer.limits import MEMBERS_MAX
 from peerinfer.machine import NEVER
 from peerinfer.membership_events import (
     Member,
@@ -28,6 +29,10 @@ from peerinfer_node.roles.worker import WorkerRole
 
 RECRUIT_AGAIN_S = 1.0
 """A volunteer whose work stream ended is tried again so long after it was opened, if it still offers work."""
+
+PROMPT_TRIES = 3
+AGAIN_MAX_S = 16.0
+"""After so many streams in a row that ended at once the time between them doubles, up to this: it serves others."""
 
 SEARCH_EVERY_S = 10.0
 """The ways of a search are random, so the next one finds others."""
@@ -63,6 +68,8 @@ class Recruiting:
         self._changed = trio.Event()
         self._recruited: dict[PeerId, bool] = {}
         """Whether each fits some job, as it was when it was recruited."""
+        self._brief: dict[PeerId, int] = {}
+        """Streams in a row to each that ended within `RECRUIT_AGAIN_S`."""
         self._search_s = -NEVER
         self._nursery: trio.Nursery | None = None
 
@@ -77,6 +84,8 @@ class Recruiting:
                 if self._coordinator.wants_workers:
                     self._recruit_all()
                     self._search()
+                else:
+                    self._brief.clear()  # The next job tries everybody at once.
                 with trio.move_on_after(RECRUIT_AGAIN_S):
                     await self._changed.wait()
 
@@ -117,7 +126,7 @@ class Recruiting:
 
     async def _work_with(self, peer: PeerId, offer: WorkerOffer) -> None:
         assert self._nursery is not None
-        again_s = trio.current_time() + RECRUIT_AGAIN_S
+        began_s = trio.current_time()
         try:
             stream: Stream
             if peer == self._own:
@@ -130,9 +139,20 @@ class Recruiting:
             self._log.info("worker left", peer=peer, reason=reason)
         except PeerinferError as error:
             self._log.info("volunteer cannot be used", peer=peer, reason=str(error))
-        await trio.sleep_until(again_s)
+        await trio.sleep_until(began_s + self._pause_s(peer, trio.current_time() - began_s))
         del self._recruited[peer]
         self.look()
+
+    def _pause_s(self, peer: PeerId, lasted_s: float) -> float:
+        """From the opening of one stream to that of the next."""
+        if lasted_s > RECRUIT_AGAIN_S:
+            self._brief.pop(peer, None)
+            return RECRUIT_AGAIN_S
+        brief = self._brief.pop(peer, 0) + 1
+        self._brief[peer] = brief
+        while len(self._brief) > MEMBERS_MAX:
+            del self._brief[next(iter(self._brief))]
+        return float(min(RECRUIT_AGAIN_S * 2 ** max(brief - PROMPT_TRIES, 0), AGAIN_MAX_S))
 
     def own_offer(self) -> WorkerOffer:
         """What this node's devices are to its own jobs."""
