@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from peerinfer.errors import WorkerDied
-from peerinfer_node.inference import pipe
+from peerinfer_node.inference import arena, pipe
 from peerinfer_node.ports import Buffer
 
 BURIAL_TIMEOUT_S = 5.0
@@ -75,8 +75,14 @@ class DeviceProcess:
         self._data.setblocking(False)
         self._control.setblocking(False)
         os.set_blocking(self._stderr, False)
+        self._arena = arena.made()
+        inherited = [data.fileno(), control.fileno()]
+        if self._arena is not None:
+            self._resources.callback(self._arena.close)
+            inherited.append(self._arena.fd)
         command = [sys.executable, "-I", "-B", "-m", "peerinfer_node.inference.worker_process"]
         command += [f"--fd={data.fileno()}", f"--control-fd={control.fileno()}", f"--parent={os.getpid()}", *arguments]
+        command += [f"--arena-fd={self._arena.fd}"] if self._arena is not None else []
         return subprocess.Popen(  # noqa: S603  (our own module)
             command,
             cwd=self._directory,
@@ -84,7 +90,7 @@ class DeviceProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            pass_fds=(data.fileno(), control.fileno()),
+            pass_fds=inherited,
             start_new_session=True,  # Ctrl-C in the terminal is for the daemon; a kill reaches all that it started
         )
 
@@ -104,7 +110,9 @@ class DeviceProcess:
     async def send(self, message: pipe.Request, body: Iterable[Buffer]) -> None:
         """Raises OSError if the process is gone."""
         self._read_stderr()
-        outgoing = pipe.Outgoing(message, body)
+        while self._arena is not None and not self._arena.take():  # noqa: ASYNC110  (the process gives its pages back)
+            await trio.sleep(_POLL_S)
+        outgoing = pipe.Outgoing(message, body, self._arena.asked if self._arena is not None else None)
         self._is_between_messages = False
         while True:
             try:
@@ -120,10 +128,18 @@ class DeviceProcess:
         self._is_between_messages = False
         prefix = memoryview(bytearray(pipe.PREFIX_BYTES))
         await self._receive_into(prefix)
-        header_bytes, body_bytes = pipe.lengths_of(prefix)
-        header, body = memoryview(bytearray(header_bytes)), pipe.room_for(body_bytes)
-        await self._receive_into(header, body)
+        shared = self._arena.answered if self._arena is not None else memoryview(b"")
+        header_bytes, body_bytes, is_shared = pipe.lengths_of(prefix, shared.nbytes)
+        header = memoryview(bytearray(header_bytes))
+        if is_shared:
+            await self._receive_into(header)
+            body = memoryview(bytes(shared[:body_bytes]))  # a copy: the process can still write where it lay
+        else:
+            body = pipe.room_for(body_bytes)
+            await self._receive_into(header, body)
         self._is_between_messages = True
+        if self._arena is not None:
+            self._arena.leave()
         return pipe.decode(header), body
 
     async def _receive_into(self, *targets: memoryview) -> None:

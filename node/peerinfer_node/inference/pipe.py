@@ -1,10 +1,11 @@
 """What the daemon and the process of a device say to each other over a socket pair.
 
-    header length (u32) | body length (u64) | header | body          little-endian
+    header length (u32) | body length (u64) | where (u8) | header | body          little-endian
 
-The header is one MessagePack array `[kind, field, …]`, the body raw tensors or a model, never parsed. The daemon asks,
-one request at a time, and the process answers each with one reply that carries the request's number. A second socket
-pair carries nothing but the numbers of requests to stop, so that it can be read while an inference runs.
+The header is a MessagePack array `[kind, field, …]`; the body, raw tensors or a model, is never parsed. It follows (0), or
+lies in memory that both see (1, see `arena`). The daemon asks, one request at a time, and the process answers each with one
+reply that carries the request's number. A second socket pair carries nothing but the numbers of requests to stop, so that
+it can be read while an inference runs.
 
 Neither side may trust the other's lengths: a process that a model has taken over writes what it likes. Reading gives a
 message or `DecodeError` and allocates no more than `PIPE_BODY_BYTES_MAX`.
@@ -53,7 +54,10 @@ TASK_REASON_CHARS_MAX = 200
 SOCKET_BUFFER_BYTES = 1 * MIB
 """Asked for; the kernel gives what `net.core.wmem_max` allows. Larger buffers mean fewer wake-ups for large bodies."""
 
-_PREFIX = struct.Struct("<IQ")
+SHARED_BYTES_MIN = 64 * KIB
+"""Smaller bodies travel with their header: one system call is cheaper than two looks at other memory."""
+
+_PREFIX = struct.Struct("<IQB")
 _STOP = struct.Struct("<Q")
 _MAPPED_BYTES_MIN = 32 * MIB
 _JOINED_BYTES_MAX = 64 * KIB
@@ -223,12 +227,17 @@ def decode(header: Buffer) -> Any:
         raise DecodeError(f"not a message: {error}"[:200]) from None
 
 
-def lengths_of(prefix: Buffer) -> tuple[int, int]:
-    """Lengths of header and body, or `DecodeError` if one passes its limit."""
-    header_bytes, body_bytes = _PREFIX.unpack(prefix)
+def lengths_of(prefix: Buffer, shared_bytes: int = 0) -> tuple[int, int, bool]:
+    """Lengths of header and body, and whether the body lies in the shared memory, which has so many bytes.
+
+    Raises `DecodeError` if a length passes its limit.
+    """
+    header_bytes, body_bytes, where = _PREFIX.unpack(prefix)
     if header_bytes > HEADER_BYTES_MAX or body_bytes > PIPE_BODY_BYTES_MAX:
         raise DecodeError(f"lengths of {header_bytes} and {body_bytes} bytes pass the limits")
-    return header_bytes, body_bytes
+    if where > 1 or (where and body_bytes > shared_bytes):
+        raise DecodeError(f"{body_bytes} bytes lie at place {where}, where there are {shared_bytes}")
+    return header_bytes, body_bytes, where == 1
 
 
 PREFIX_BYTES = _PREFIX.size
@@ -245,14 +254,19 @@ def room_for(body_bytes: int) -> memoryview:
 class Outgoing:
     """One message on its way: what of it a socket has not taken yet. Large tensors are never copied together."""
 
-    def __init__(self, message: Request | Reply, body: Iterable[Buffer] = ()) -> None:
+    def __init__(self, message: Request | Reply, body: Iterable[Buffer] = (), shared: memoryview | None = None) -> None:
+        """`shared` is memory that the other side sees; a body that is worth it and fits is copied there, at once."""
         views = [memoryview(part).cast("B") for part in body if memoryview(part).nbytes]
         body_bytes = sum(view.nbytes for view in views)
         if body_bytes > PIPE_BODY_BYTES_MAX:
             raise ValueError(f"a body of {body_bytes} bytes passes the limit of {PIPE_BODY_BYTES_MAX}")
         header = encode(message)
+        is_shared = shared is not None and SHARED_BYTES_MIN <= body_bytes <= shared.nbytes
+        if shared is not None and is_shared:
+            _copy_together(views, shared)
+            views = []
         self._views: deque[memoryview] = deque()
-        small = [_PREFIX.pack(len(header), body_bytes), header]
+        small = [_PREFIX.pack(len(header), body_bytes, is_shared), header]
         small_bytes = 0
         for view in views:
             if view.nbytes < _JOINED_BYTES_MAX and small_bytes < _JOINED_BYTES_MAX:
@@ -275,6 +289,13 @@ class Outgoing:
         if self._views and sent:
             self._views[0] = self._views[0][sent:]
         return not self._views
+
+
+def _copy_together(views: Iterable[memoryview], target: memoryview) -> None:
+    start = 0
+    for view in views:
+        target[start : start + view.nbytes] = view
+        start += view.nbytes
 
 
 def stop_bytes(request: int) -> bytes:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import ctypes
 import os
-import select
 import socket
 import sys
 import threading
@@ -29,9 +28,11 @@ import peerinfer_node
 from peerinfer.batch_size import BatchSize, Measure
 from peerinfer.codec import fields_of
 from peerinfer.errors import DeviceUnfit, ModelRefused
-from peerinfer.limits import MIB, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
+from peerinfer.limits import NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
 from peerinfer.tensors import FREE, Port
 from peerinfer_node.inference import pipe, sandbox
+from peerinfer_node.inference.arena import HALF_BYTES, Arena
+from peerinfer_node.inference.daemon_end import DaemonEnd
 from peerinfer_node.ports import CPU_PROVIDER
 
 IDLE_BEFORE_TRIM_S = 2.0
@@ -117,8 +118,10 @@ class Worker:
         device_ids: tuple[int, int],
         widens_halves: bool,
         stopping: Stopping,
+        shared: memoryview | None,
     ) -> None:
-        """Raises `DeviceUnfit` if the provider or its device is not there."""
+        """`shared` is where the daemon sees large answers. Raises `DeviceUnfit` if the provider or its device is not
+        there."""
         import numpy
         import onnxruntime
 
@@ -136,6 +139,7 @@ class Worker:
         self._is_gpu = provider != CPU_PROVIDER
         self._make_session = providers.session_maker(onnxruntime, provider, device_ids)
         self._stopping = stopping
+        self._shared = shared
         self._models: OrderedDict[str, _Model] = OrderedDict()
 
     def answer(self, request: Any, body: memoryview | None) -> pipe.Outgoing:
@@ -304,7 +308,8 @@ class Worker:
                 pipe.Speed(found.row_bytes_power, found.rows, found.run_s) for found in model.size.measures()
             )
         try:
-            return pipe.Outgoing(pipe.Ran(request.request, answer.groups, answer.failures, compute_s, speeds), parts)
+            ran = pipe.Ran(request.request, answer.groups, answer.failures, compute_s, speeds)
+            return pipe.Outgoing(ran, parts, self._shared)
         except ValueError:
             return _all_failed(request, "model", "the outputs have too many different shapes: send fewer tasks at once")
 
@@ -363,46 +368,15 @@ def _return_free_memory() -> None:
         trim(0)
 
 
-def _receive_into(data: socket.socket, *targets: memoryview) -> None:
-    waiting = [target for target in targets if target.nbytes]
-    while waiting:
-        received = data.recvmsg_into(waiting, 0, socket.MSG_WAITALL)[0]
-        if not received:
-            raise EOFError
-        while waiting and received >= waiting[0].nbytes:
-            received -= waiting.pop(0).nbytes
-        if waiting and received:
-            waiting[0] = waiting[0][received:]
-
-
-def _receive(data: socket.socket) -> tuple[Any, memoryview | None]:
-    prefix = memoryview(bytearray(pipe.PREFIX_BYTES))
-    _receive_into(data, prefix)
-    header_bytes, body_bytes = pipe.lengths_of(prefix)
-    header = memoryview(bytearray(header_bytes))
-    try:
-        body = pipe.room_for(body_bytes)
-    except (MemoryError, OSError):
-        _receive_into(data, header)
-        scratch = memoryview(bytearray(MIB))
-        for start in range(0, body_bytes, MIB):
-            _receive_into(data, scratch[: body_bytes - start])
-        return pipe.decode(header), None
-    _receive_into(data, header, body)
-    return pipe.decode(header), body
-
-
-def serve(data: socket.socket, worker: Worker) -> None:
+def serve(daemon: DaemonEnd, worker: Worker) -> None:
     """Answers until the daemon closes its end."""
-    poll = select.poll()
-    poll.register(data, select.POLLIN)
     while True:
-        if not poll.poll(1000 * IDLE_BEFORE_TRIM_S):
+        if not daemon.is_asked_within(IDLE_BEFORE_TRIM_S):
             _return_free_memory()
-        request, body = _receive(data)
+            daemon.give_back()
+        request, body = daemon.receive()
         outgoing = worker.answer(request, body)
-        while not outgoing.send_some(data):
-            pass
+        daemon.send(outgoing)
         del request, body, outgoing  # the memory of a batch is not held until the next one comes
 
 
@@ -410,6 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--fd", "--control-fd", "--parent", "--threads", "--cache-bytes", "--memory-bytes"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--arena-fd", type=int)
     parser.add_argument("--allow-loops", action="store_true")
     parser.add_argument("--provider", required=True)
     parser.add_argument("--device-ids", required=True)
@@ -419,9 +394,10 @@ def main() -> None:
     arguments = parser.parse_args()
     sandbox.die_with_parent(arguments.parent)
     os.set_blocking(sys.stderr.fileno(), False)  # nobody reads while a run is under way: what does not fit is dropped
+    arena = Arena(arguments.arena_fd) if arguments.arena_fd is not None else None
+    memory_bytes = arguments.memory_bytes + (2 * HALF_BYTES if arena is not None else 0)
     opening = sandbox.Opening(tuple(arguments.readable), tuple(arguments.device_file))
-    layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=arguments.memory_bytes, opening=opening)
-    data = socket.socket(fileno=arguments.fd)
+    layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=memory_bytes, opening=opening)
     stopping = Stopping()
     control = socket.socket(fileno=arguments.control_fd)
     threading.Thread(target=stopping.watch, args=(control,), daemon=True).start()
@@ -435,12 +411,14 @@ def main() -> None:
             device_ids=(int(vendor_id), int(device_id)),
             widens_halves=arguments.widen_halves,
             stopping=stopping,
+            shared=arena.answered if arena is not None else None,
         )
     except DeviceUnfit as error:
         sys.exit(str(error))
-    pipe.Outgoing(pipe.Ready(0, layers.level, str(layers))).send_some(data)
+    daemon = DaemonEnd(socket.socket(fileno=arguments.fd), arena)
+    daemon.send(pipe.Outgoing(pipe.Ready(0, layers.level, str(layers))))
     try:
-        serve(data, worker)
+        serve(daemon, worker)
     except (EOFError, ConnectionError):
         os._exit(0)
 

@@ -259,20 +259,23 @@ from peerinfer.messages import OutputGroup, TaskFailure
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.inference.pipe import *
 
-def say(message, body=()):
-    outgoing = Outgoing(message, body)
+def say(message, body=(), shared=None):
+    outgoing = Outgoing(message, body, shared)
     while not outgoing.send_some(data):
         pass
 
 def hear():
     prefix = data.recv(PREFIX_BYTES, socket.MSG_WAITALL)
-    data.recv(sum(lengths_of(prefix)), socket.MSG_WAITALL)
+    header_bytes, body_bytes, is_shared = lengths_of(prefix, 1 << 40)
+    data.recv(header_bytes + (0 if is_shared else body_bytes), socket.MSG_WAITALL)
 
 def loaded():
     say(Ready(0, "full", ""))
     hear()
     say(Loaded(1, (), (), 0.1, False, 1.0, ("{cid}",)))
     hear()
+
+EIGHT = [bytes(8)]
 
 def row(*shape, name="y"):
     return (TensorSpec(name, "float32", shape),)
@@ -282,20 +285,22 @@ def row(*shape, name="y"):
 
 LIES = {
     "garbage": "data.send(b'GET / HTTP/1.1\\r\\n\\r\\n')",
-    "huge lengths": "data.send(b'\\xff' * 12)",
-    "a header that is none": "data.send((5).to_bytes(4, 'little') + bytes(8) + b'\\x91\\xff\\xff\\xff\\xff')",
+    "huge lengths": "data.send(b'\\xff' * 12 + b'\\0')",
+    "a header that is none": "data.send((5).to_bytes(4, 'little') + bytes(9) + b'\\x91\\xff\\xff\\xff\\xff')",
     "an answer before it is ready": "say(Unknown(0))",
     "another answer": "loaded(); say(Loaded(2, (), (), 0.1, False, 1.0, ()))",
-    "an answer to another question": "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 0.1))",
-    "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1), [bytes(4)])",
-    "two outcomes": "loaded();say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1.0), [bytes(8)])",
-    "an unknown task": "loaded(); say(Ran(2, (OutputGroup((0, 1, 2), row(3)),), (), 0.1), [bytes(12)])",
-    "too few rows": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(1)),), (), 0.1), [bytes(4)])",
-    "too few bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1), [bytes(7)])",
-    "too many bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1), [bytes(9)])",
-    "a scalar": "loaded(); say(Ran(2, (OutputGroup((0, 1), row()),), (), 0.1), [bytes(4)])",
-    "a negative time": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), -1.0), [bytes(8)])",
-    "half an answer": "loaded(); data.send((100).to_bytes(4, 'little') + bytes(8) + b'half'); data.close()",
+    "an answer to another question": "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 1, ()))",
+    "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1, ()), [bytes(4)])",
+    "two outcomes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1, ()), EIGHT)",
+    "an unknown task": "loaded(); say(Ran(2, (OutputGroup((0, 1, 2), row(3)),), (), 0.1, ()), [bytes(12)])",
+    "too few rows": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(1)),), (), 0.1, ()), [bytes(4)])",
+    "too few bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, ()), [bytes(7)])",
+    "too many bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, ()), [bytes(9)])",
+    "a scalar": "loaded(); say(Ran(2, (OutputGroup((0, 1), row()),), (), 0.1, ()), [bytes(4)])",
+    "a negative time": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), -1.0, ()), [bytes(8)])",
+    "half an answer": "loaded(); data.send((100).to_bytes(4, 'little') + bytes(9) + b'half'); data.close()",
+    "a body where no memory is": "loaded(); data.send(bytes(4) + (1 << 26).to_bytes(8, 'little') + b'\\1')",
+    "a body at no place": "loaded(); data.send(bytes(4) + bytes(8) + b'\\2')",
     "nothing, and goes": "loaded(); os._exit(3)",
 }
 
@@ -320,9 +325,10 @@ async def test_a_process_that_lies_is_killed(
 ) -> None:
     model = models.mlp()
     lying(LIES[lie])
-    with pytest.raises(WorkerDied), trio.fail_after(10):  # noqa: PT012  (either call may notice)
+    with pytest.raises(WorkerDied) as died, trio.fail_after(10):  # noqa: PT012  (either call may notice)
         await executor.load(cid_of(model), model)
         await executor.run(cid_of(model), batch_of([1, 1], x=np.zeros((2, 64), np.float32)), 5)
+    assert "Error" not in str(died.value), "the lie itself is broken"
     assert psutil.Process().children() == []
     monkeypatch.undo()
     await check_that_it_works(executor)
@@ -339,6 +345,46 @@ async def test_a_process_that_cannot_start_says_why(
         await executor.benchmark()
     monkeypatch.undo()
     await check_that_it_works(executor)
+
+
+async def test_a_process_that_keeps_the_shared_memory_is_one_that_does_not_answer(
+    executor: SubprocessExecutor, lying: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess_executor, "LOAD_TIMEOUT_S", 0.5)
+    lying(
+        "from peerinfer_node.inference.arena import *; Arena(int(given['arena-fd'])).take(); say(Ready(0, 'full', ''))"
+    )
+    with pytest.raises(AttemptTimeout), trio.fail_after(10):
+        await executor.load(cid_of(models.mlp()), models.mlp())
+    assert psutil.Process().children() == []
+
+
+TURNCOAT = """
+from peerinfer_node.inference.arena import Arena
+arena = Arena(int(given["arena-fd"]))
+loaded()
+size = 1 << 20
+say(Ran(2, (OutputGroup((0, 1), row(2, size // 8)),), (), 0.1, ()), [bytes(size)], arena.answered)
+while True:
+    arena.answered[:size] = b"\\xff" * size
+"""
+
+
+async def test_a_process_cannot_change_its_answer_after_it_was_checked(
+    executor: SubprocessExecutor, lying: Callable[[str], None]
+) -> None:
+    model = models.mlp()
+    lying(TURNCOAT)
+    await executor.load(cid_of(model), model)
+    result = await executor.run(cid_of(model), batch_of([1, 1], x=np.zeros((2, 64), np.float32)), 5)
+    process = executor._process
+    assert process is not None
+    assert process._arena is not None
+    shared = process._arena.answered
+    await wait_until(lambda: shared[(1 << 20) - 1] == 0xFF)
+    before = bytes(result.groups[0].body)
+    await wait_until(lambda: shared[0] == 0xFF)
+    assert bytes(result.groups[0].body) == before  # it may be torn, but it stands
 
 
 async def test_a_process_that_never_gets_ready_is_given_up(
@@ -365,7 +411,7 @@ async def test_a_process_gets_no_folder_and_none_of_the_daemon_s_secrets(
     inherited = {
         os.readlink(f"/proc/{process.pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{process.pid}/fd")
     }
-    assert inherited <= {"/dev/null", "pipe", "socket"}
+    assert inherited <= {"/dev/null", "/memfd", "pipe", "socket"}
 
 
 async def test_an_odd_batch_does_not_start_a_process(executor: SubprocessExecutor) -> None:

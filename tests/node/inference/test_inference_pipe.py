@@ -70,9 +70,35 @@ def test_any_fields_are_a_message_or_a_decode_error(kind: int, fields: list[obje
     "claim", [(HEADER_BYTES_MAX + 1, 0), (10, pipe.PIPE_BODY_BYTES_MAX + 1), (2**32 - 1, 2**64 - 1)]
 )
 def test_a_length_past_its_limit_is_refused_before_anything_is_allocated(claim: tuple[int, int]) -> None:
-    prefix = claim[0].to_bytes(4, "little") + claim[1].to_bytes(8, "little")
+    prefix = claim[0].to_bytes(4, "little") + claim[1].to_bytes(8, "little") + b"\0"
     with pytest.raises(DecodeError, match="limit"):
         pipe.lengths_of(prefix)
+
+
+@pytest.mark.parametrize(("body_bytes", "where"), [(101, 1), (0, 2), (5, 255)])
+def test_a_body_that_cannot_lie_where_it_is_said_to_is_refused(body_bytes: int, where: int) -> None:
+    prefix = bytes(4) + body_bytes.to_bytes(8, "little") + bytes([where])
+    with pytest.raises(DecodeError, match="lie at place"):
+        pipe.lengths_of(prefix, 100)
+
+
+def test_a_body_goes_through_shared_memory_from_its_least_size_to_all_that_fits() -> None:
+    shared = memoryview(bytearray(pipe.SHARED_BYTES_MIN + 10))
+    for size, is_expected in (
+        (pipe.SHARED_BYTES_MIN - 1, False),
+        (pipe.SHARED_BYTES_MIN, True),
+        (pipe.SHARED_BYTES_MIN + 10, True),
+        (pipe.SHARED_BYTES_MIN + 11, False),
+    ):
+        here, there = socket.socketpair()
+        with here, there:
+            while not pipe.Outgoing(pipe.Measure(7), [b"a", b"b" * (size - 1)], shared).send_some(here):
+                pass
+            prefix = there.recv(pipe.PREFIX_BYTES, socket.MSG_WAITALL)
+            header_bytes, body_bytes, is_shared = pipe.lengths_of(prefix, shared.nbytes)
+            assert (body_bytes, is_shared) == (size, is_expected)
+            assert pipe.decode(there.recv(header_bytes, socket.MSG_WAITALL)) == pipe.Measure(7)
+            assert not is_shared or shared[:size] == b"a" + b"b" * (size - 1)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +123,8 @@ def test_a_body_of_many_buffers_arrives_in_order(sizes: list[int]) -> None:
             pass
         here.shutdown(socket.SHUT_WR)
         reader.join()
-    header_bytes, body_bytes = pipe.lengths_of(received[: pipe.PREFIX_BYTES])
+    header_bytes, body_bytes, is_shared = pipe.lengths_of(received[: pipe.PREFIX_BYTES])
+    assert not is_shared
     assert pipe.decode(received[pipe.PREFIX_BYTES : pipe.PREFIX_BYTES + header_bytes]) == pipe.Measure(7)
     assert received[pipe.PREFIX_BYTES + header_bytes :] == b"".join(body)
     assert body_bytes == sum(sizes)
