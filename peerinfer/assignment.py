@@ -105,6 +105,12 @@ class JobClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    job: JobId
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
 class JobCancelled:
     job: JobId
     reason: str
@@ -217,7 +223,9 @@ class CopiesCompared:
     agrees: tuple[tuple[int, tuple[PeerId, ...]], ...]
 
 
-JobEvent = TasksAdded | TaskWithdrawn | JobClosed | JobCancelled | JobBroken | JobDropped | TasksCommitted
+JobEvent = (
+    TasksAdded | TaskWithdrawn | JobClosed | PriorityChanged | JobCancelled | JobBroken | JobDropped | TasksCommitted
+)
 """What happens to one job that the machine has."""
 
 Event = (
@@ -225,6 +233,7 @@ Event = (
     | TasksAdded
     | TaskWithdrawn
     | JobClosed
+    | PriorityChanged
     | JobCancelled
     | JobBroken
     | JobDropped

@@ -203,6 +203,9 @@ class Control(Protocol):
 
     async def cancel(self, job: str) -> None: ...
 
+    async def prioritise(self, job: str, priority: str) -> None:
+        """Changes the priority of a job of this node's own, whoever coordinates it; returns when that is done."""
+
     async def pause(self, *, until_s: float | None) -> None:
         """Stops lending at once, until the wall clock says `until_s`, or until `resume`."""
 

@@ -16,6 +16,7 @@ The machine knows tasks by number only. Tensors, files and streams belong to the
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Literal
 
 from peerinfer.alarms import Alarms
@@ -42,6 +43,7 @@ from peerinfer.assignment import (
     JobSpec,
     KeepResults,
     LinkMeasured,
+    PriorityChanged,
     TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
@@ -179,6 +181,9 @@ class Coordination:
                 self._withdraw(job, task)
             case JobClosed():
                 job.closed = True
+            case PriorityChanged(_, priority):
+                job.spec = replace(job.spec, priority=priority)
+                self._dispatch.prioritised(job)
             case JobCancelled(_, reason):
                 self._end(job, "cancelled", reason, "")
             case JobBroken(_, reason, kind):

@@ -93,6 +93,10 @@ class Dispatch:
             self._teach(peer, job)
         self.touch(spec.job)
 
+    def prioritised(self, job: CoordinatedJob) -> None:
+        self._fair.prioritise(job.spec.job, job.spec.priority)
+        self.touch(job.spec.job)
+
     def ended(self, job: CoordinatedJob) -> None:
         """Its frames are over already."""
         self._fair.remove(job.spec.job)

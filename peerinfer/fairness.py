@@ -99,6 +99,11 @@ class FairQueue:
         self._submitters[submitter] = known
         self._forget_idle()
 
+    def prioritise(self, key: str, priority: Priority) -> None:
+        """Changes nothing about how long it has waited. An unknown key is ignored."""
+        if key in self._jobs:
+            self._jobs[key].priority = Priority(priority)
+
     def remove(self, key: str) -> None:
         job = self._jobs.pop(key, None)
         if job is None:

@@ -47,7 +47,10 @@ OPENING = ("accepted", "takeover")
 """The first batch of every term has one of these events."""
 
 ENDED = ("done", "failed", "cancelled")
-EVENTS = ("", COMMITTEE, *OPENING, *ENDED)
+PRIORITY = "priority"
+"""The owner has changed the job's priority: see `job_priority`."""
+
+EVENTS = ("", COMMITTEE, PRIORITY, *OPENING, *ENDED)
 
 DIGEST_BYTES = 16
 _PAGE_TASKS = 1024
@@ -254,6 +257,10 @@ class Chain:
     def handovers(self) -> list[tuple[Term, JournalBatch]]:
         """The opening batch of every term."""
         return [(link.term, _payload(link.signed)) for link in self._links if link.event in OPENING]
+
+    def details(self, event: str) -> list[str]:
+        """What every batch with this event says beside it."""
+        return [_payload(link.signed).detail for link in self._links if link.event == event]
 
     def certificate(self, term: Term) -> tuple[bytes, ...]:
         """The grants that made `term` its holder's; none if the chain does not know that term."""

@@ -183,6 +183,9 @@ JOURNAL_COMMIT_S = 0.1
 JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
 """Batches that one catch-up answer carries."""
 
+PRIORITY_CHANGES_MAX = 256
+"""Of one job: each stands in its journal for ever."""
+
 JOURNAL_MESSAGE_BYTES_MAX = 512 * KIB
 """So large may several batches in one message be together; half of a header, so that the last may be a large one."""
 

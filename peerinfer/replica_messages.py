@@ -1,6 +1,6 @@
 """Messages that keep a job alive beside its submitter: copies of its inputs and results, and questions about it.
 
-Tags 80–99, protocol `/peerinfer/journal/1`. Every request is answered once, in order, on the stream that carried it;
+Tags 79–89, protocol `/peerinfer/journal/1`. Every request is answered once, in order, on the stream that carried it;
 `RecordsWanted` by any number of `RecordCopy` and then `RecordsEnd`.
 """
 
@@ -14,6 +14,19 @@ REQUEST_CHARS_MAX = 65_536
 STATE_CHARS_MAX = 262_144
 
 _id = text(64)
+
+
+PRIORITY_REVISION = 2
+"""Of the protocol: the first that has `JobPriorityWanted`."""
+
+
+@message(79)
+class JobPriorityWanted:
+    """From the submitter to whoever coordinates. Answered by `JobState`, when a quorum has it or soon after."""
+
+    job: str = wire(_id)
+    statement: bytes = wire(blob(4096))
+    """A `Signed` `JobPriority`."""
 
 
 @message(80)

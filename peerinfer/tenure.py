@@ -26,7 +26,7 @@ from peerinfer.committees import Seated, check_next
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import ENDED, Chain
+from peerinfer.journal import ENDED, PRIORITY, Chain
 from peerinfer.journal_writer import JournalWriter
 from peerinfer.lease_messages import (
     Appended,
@@ -190,7 +190,7 @@ class Tenure:
     # --- the journal -------------------------------------------------------------------------------------------------
 
     def write(self, write: Write, now_s: float) -> None:
-        assert write.event == "" or write.event in ENDED, f"{write.event!r} does not end a job"
+        assert write.event in ("", PRIORITY, *ENDED), f"{write.event!r} is none of an entry's events"
         if self.phase is not Phase.HOLDING or self._leaving is not None or self._chain.ended:
             return
         self._writer.add(write.entries)

@@ -69,6 +69,8 @@ class WaitingFrames:
         if line is None:
             line = self._lines[name] = _Line(submitter)
             self._fair.add(name, submitter, now_s, priority=priority, deadline_s=deadline_s)
+        else:
+            self._fair.prioritise(name, priority)  # a coordinator introduces a job anew when it has changed
         line.frames.append(key)
         self._ready[name] = None
         self._names[key] = name

@@ -353,6 +353,9 @@ class NodeControl:
     async def cancel(self, job: str) -> None:
         await self._node.jobs.cancel(job)
 
+    async def prioritise(self, job: str, priority: str) -> None:
+        await self._node.jobs.prioritise(job, priority)
+
     # --- the owner's hand on the switch ------------------------------------------------------------------------------
 
     async def pause(self, *, until_s: float | None) -> None:

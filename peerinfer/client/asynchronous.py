@@ -241,6 +241,10 @@ class Job:
     async def cancel(self) -> None:
         await self._swarm.control.cancel(self.id)
 
+    async def prioritise(self, priority: str) -> None:
+        """urgent, high, normal or low, from now on; whoever coordinates goes by it when this returns."""
+        await self._swarm.control.prioritise(self.id, priority)
+
     async def _over(self, last: Json) -> None:
         while self._uploaded:
             await self._swarm.remove_upload(self._uploaded.pop())

@@ -112,3 +112,6 @@ class Job:
 
     def cancel(self) -> None:
         self._portal.call(self._job.cancel)
+
+    def prioritise(self, priority: str) -> None:
+        self._portal.call(self._job.prioritise, priority)

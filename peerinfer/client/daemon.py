@@ -98,6 +98,9 @@ class HttpControl:
     async def cancel(self, job: str) -> None:
         await self._ask("DELETE", _path(job))
 
+    async def prioritise(self, job: str, priority: str) -> None:
+        await self._ask("POST", _path(job, "/priority"), content=json.dumps({"priority": priority}).encode())
+
     async def pause(self, *, until_s: float | None) -> None:
         await self._ask("POST", "/node/pause", content=json.dumps({"until_s": until_s}).encode())
 

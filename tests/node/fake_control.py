@@ -280,6 +280,10 @@ class FakeControl:
         held.state = "cancelled"
         self._changed.set()
 
+    async def prioritise(self, job: str, priority: str) -> None:
+        self._note("prioritise", (job, priority))
+        self._held(job)
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _note(self, call: str, argument: Any = None) -> None:

@@ -235,3 +235,16 @@ def test_the_lag_says_who_is_owed_less() -> None:
     serve(queue, ["a"], 0.0, cost_s=1.5)
     assert queue.lag_s("b") == 0.0
     assert queue.lag_s("a") == pytest.approx(1.5)
+
+
+def test_a_priority_that_changes_counts_from_then_on_and_keeps_what_was_waited() -> None:
+    queue = FairQueue()
+    queue.add("first", "ann", 0.0, priority=Priority.HIGH)
+    queue.add("second", "ann", 0.0, priority=Priority.LOW)
+    assert serve(queue, ["first", "second"], 1.0) == "first"
+    queue.prioritise("second", Priority.URGENT)
+    assert serve(queue, ["first", "second"], 2.0) == "second"
+    queue.prioritise("second", Priority.LOW)
+    assert serve(queue, ["first", "second"], 3.0) == "first"
+    queue.prioritise("unheard of", Priority.LOW)
+    queue.check()

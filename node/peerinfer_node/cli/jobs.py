@@ -8,10 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from peerinfer.control import Control, Json
+from peerinfer.control import PRIORITIES, Control, Json
 from peerinfer.errors import Interrupted, UsageError
 from peerinfer.ids import is_job_id
 from peerinfer.units import format_count, format_duration
+from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
 from peerinfer_node.cli.outcome import (
     count_of,
@@ -33,7 +34,7 @@ _PROG = "peerinfer jobs"
 
 def add(commands: Subcommands) -> None:
     parser = add_command(commands, "jobs", "List jobs, or look after one of them.", "peerinfer jobs show 3f2a")
-    parser.epilog = "actions: show ID, attach ID, cancel ID, fetch ID -o OUT\n" + str(parser.epilog)
+    parser.epilog = "actions: show ID, attach ID, cancel ID, priority ID LEVEL, fetch ID -o OUT\n" + str(parser.epilog)
     add_json(parser, watch=True)
     add_place(parser)
     parser.set_defaults(command=_list)
@@ -44,6 +45,13 @@ def add(commands: Subcommands) -> None:
     )
     cancel = add_command(
         actions, "cancel", "Stop a job; what is done is kept.", "peerinfer jobs cancel 3f2a", prog=_PROG
+    )
+    priority = add_command(
+        actions,
+        "priority",
+        f"Change a running job's priority: {', '.join(PRIORITIES)}.",
+        "peerinfer jobs priority 3f2a high",
+        prog=_PROG,
     )
     fetch = add_command(actions, "fetch", "Write a job's outputs.", "peerinfer jobs fetch 3f2a -o out.npz", prog=_PROG)
     for returns in (attach, fetch):
@@ -56,13 +64,20 @@ def add(commands: Subcommands) -> None:
         "-o", "--output", metavar="OUT", required=True, help=".npz, .parquet, .jsonl, or a folder ending in /"
     )
     show.add_argument("--timeline", action="store_true", help="its last frames, and what each spent in which stage")
-    for action, command in ((show, _show), (attach, _attach), (cancel, _cancel), (fetch, _fetch)):
+    for action, command in (
+        (show, _show),
+        (attach, _attach),
+        (cancel, _cancel),
+        (priority, _prioritise),
+        (fetch, _fetch),
+    ):
         action.add_argument(
             "job", metavar="ID", help=f"a job's id, or its first {PREFIX_CHARS_MIN} characters and more"
         )
         add_json(action, watch=action is show, nested=True)
         add_place(action, nested=True)
         action.set_defaults(command=command)
+    priority.add_argument("level", metavar="LEVEL", type=take.one_of(*PRIORITIES), help=", ".join(PRIORITIES))
 
 
 Act = Callable[[Control, Callable[[str], Awaitable[None]]], Awaitable[None]]
@@ -121,6 +136,19 @@ def _cancel(arguments: argparse.Namespace) -> int:
             say(f"job {job} is cancelled; run it again with --resume to go on from what is done")
 
     with_daemon(arguments, cancel)
+    return 0
+
+
+def _prioritise(arguments: argparse.Namespace) -> int:
+    async def prioritise(control: Control) -> None:
+        job = await find(control, arguments.job)
+        await control.prioritise(job, arguments.level)
+        if arguments.json:
+            show_json(await control.job(job))
+        else:
+            say(f"job {job} has priority {arguments.level} now")
+
+    with_daemon(arguments, prioritise)
     return 0
 
 

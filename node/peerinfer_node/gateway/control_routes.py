@@ -8,6 +8,7 @@
     GET    /api/v1/devices, /models, /jobs
     POST   /api/v1/jobs                     a JobRequest -> 201 {"job_id": …}
     GET    /api/v1/jobs/ID                  DELETE cancels
+    POST   /api/v1/jobs/ID/priority         {"priority": "high"}
     GET    /api/v1/jobs/ID/watch            one JSON object per line, whenever the job changed
     GET    /api/v1/jobs/ID/results          see `peerinfer.result_blocks`
     GET    /api/v1/jobs/ID/provenance
@@ -31,7 +32,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from peerinfer import result_blocks
-from peerinfer.control import Control, JobRequest
+from peerinfer.control import PRIORITIES, Control, JobRequest
 from peerinfer.errors import PeerinferError, UsageError
 from peerinfer_node.gateway.refusals import PATH_CHARS_MAX, Refusals, refusal, words
 from peerinfer_node.gateway.streaming import Streamed, closed_after
@@ -63,6 +64,7 @@ class ControlRoutes:
             Route(f"{_PREFIX}/forecast", self.forecast, methods=["POST"]),
             Route(f"{_PREFIX}/jobs/{{job}}", self.job, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/priority", self.prioritise, methods=["POST"]),
             Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/results", self.results, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/provenance", self.provenance, methods=["GET"]),
@@ -138,6 +140,11 @@ class ControlRoutes:
         await self._control.cancel(request.path_params["job"])
         return _done()
 
+    async def prioritise(self, request: Request) -> Response:
+        """Changes the priority of a running job of this node's own, whoever coordinates it."""
+        await self._control.prioritise(request.path_params["job"], _priority(await request.body()))
+        return _done()
+
     async def provenance(self, request: Request) -> Response:
         """Hashes, peers, checks and receipts of a job."""
         return JSONResponse(await self._control.provenance(request.path_params["job"]))
@@ -205,6 +212,16 @@ def _until_s(body: bytes) -> float | None:
     if type(until_s) not in (int, float) or not 0 <= until_s <= UNTIL_S_MAX:
         raise UsageError('until_s: give {"until_s": seconds since 1970} or {"until_s": null}')
     return float(until_s)
+
+
+def _priority(body: bytes) -> str:
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("the request is not JSON") from None
+    if not isinstance(raw, dict) or raw.keys() != {"priority"} or raw["priority"] not in PRIORITIES:
+        raise UsageError(f'give {{"priority": one of {", ".join(PRIORITIES)}}}')
+    return str(raw["priority"])
 
 
 async def _job_request(request: Request) -> JobRequest:

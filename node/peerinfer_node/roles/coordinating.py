@@ -27,6 +27,7 @@ from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
+from peerinfer_node.roles.priorities import take_up
 from peerinfer_node.roles.record_copier import RecordCopier
 from peerinfer_node.roles.recorder import IsTrue, Recorder, digest_of_rows, named_in
 from peerinfer_node.roles.replicas import Replicas
@@ -103,6 +104,7 @@ class Coordinating:
         machine = self._elections.machine(job)
         if machine is None:
             return
+        take_up(live, machine.chain)
         final, failed = in_journal(machine.chain)
         records = await self._store.records_of(job)
         committee = self._elections.committee(job, live.manifest)

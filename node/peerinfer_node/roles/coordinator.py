@@ -173,6 +173,11 @@ class CoordinatorRole:
     def post(self, event: Event) -> None:
         self._driver.post(event)
 
+    def reintroduce(self, job: JobId) -> None:
+        """Its brief has changed: workers hear it again before the next frame."""
+        for link in self._links.values():
+            link.briefed.discard(job)
+
     @property
     def wants_workers(self) -> bool:
         return bool(self._bodies)

@@ -24,7 +24,7 @@ from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
-from peerinfer.journal import Chain
+from peerinfer.journal import PRIORITY, Chain
 from peerinfer.lease_messages import (
     JournalBatch,
 )
@@ -34,6 +34,7 @@ from peerinfer.messages import (
     Signed,
     Term,
 )
+from peerinfer.replica_messages import JobCancelWanted
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Store
@@ -47,6 +48,7 @@ from peerinfer_node.roles.keeping import Keeping
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
+from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
@@ -147,6 +149,14 @@ class Jobs:
             stand=lambda live, campaign: self._stand(live, campaign=campaign),
             is_given_up=self._keeping.is_given_up,
             give_up=self._give_up_live,
+        )
+        self._priorities = Priorities(
+            own=self._own,
+            sign=keys.sign,
+            wall_s=clock.wall_s,
+            elections=elections,
+            coordinator=coordinator,
+            returning=self._returning,
         )
         self._endings = Endings(store=store, log=log)
         self._live: dict[JobId, LiveJob] = {}
@@ -320,9 +330,11 @@ class Jobs:
         self._nursery.start_soon(self._returning.follow, live)
 
     def _committed(self, live: LiveJob, batches: Sequence[bytes]) -> None:
-        tasks = [
-            task for signed in batches for task in decode_as(JournalBatch, decode_as(Signed, signed).payload).tasks
-        ]
+        opened = [decode_as(JournalBatch, decode_as(Signed, signed).payload) for signed in batches]
+        for batch in opened:
+            if batch.event == PRIORITY:
+                self._priorities.committed(live, batch.detail)
+        tasks = [task for batch in opened for task in batch.tasks]
         if tasks:
             self._coordinator.post(TasksCommitted(live.job, tuple(tasks)))
 
@@ -400,7 +412,7 @@ class Jobs:
                     while row.job in self._live and live.body is not None:
                         await live.wait_change(live.changes)
                     continue
-                state = await self._returning.ask_others(live, cancel=True)
+                state = await self._returning.ask_others(live, JobCancelWanted(live.job))
                 if state is not None and state.get("state") in JOB_ENDED:
                     return
                 await trio.sleep(CANCEL_AGAIN_S)
@@ -414,6 +426,19 @@ class Jobs:
         live = self._live.get(job)
         if live is not None and live.body is not None:
             self._coordinator.post(JobCancelled(job, "cancelled by its owner"))
+
+    async def prioritise(self, job: str, priority: str) -> None:
+        """Raises `UsageError` if there is no such job, it has ended, or nobody can be told."""
+        row = await self._row(job)
+        live = self._live.get(row.job)
+        if live is None:
+            raise UsageError(f"job {job} has ended already: {row.state}")
+        await self._priorities.change(live, priority)
+
+    async def prioritise_for(self, job: JobId, statement: bytes) -> None:
+        live = self._live.get(job)
+        if live is not None:
+            await self._priorities.change_for(live, statement)
 
     async def hand_over_all(self, reason: str) -> None:
         """Gives every lease back that others may take, so that they go on at once; returns when they may."""
@@ -535,6 +560,8 @@ class Jobs:
                 known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
+        if live.priority is not None:
+            known["priority"] = live.priority.word
         known["copied_bytes"], known["copies_bytes"] = live.copied_bytes, live.copies_bytes
         known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
         return known

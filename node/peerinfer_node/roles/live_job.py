@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
 from peerinfer.assignment import JobEnded, JobPicture
 from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
+from peerinfer.job_priority import JobPriority
 from peerinfer.journal import Chain
 from peerinfer.messages import Manifest
 from peerinfer_node.record_rows import RecordRow
@@ -45,9 +46,15 @@ class LiveJob:
     waiting: str = "is being elected"
     picture: JobPicture | None = None
     end: JobEnded | None = None
+    priority: JobPriority | None = None
+    """What its owner said of it since it was submitted."""
     accepted: trio.Event = field(default_factory=trio.Event)
     changes: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
+
+    def prioritise(self, statement: JobPriority) -> None:
+        self.priority = statement
+        self.request = replace(self.request, priority=statement.word)
 
     def note_change(self) -> None:
         self.changes += 1
@@ -63,7 +70,7 @@ class LiveJob:
 def plain(known: Json) -> Json:
     """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
     kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "verification")
-    more = ("peers", "survives", "handovers", "coordinator", "term")
+    more = ("priority", "peers", "survives", "handovers", "coordinator", "term")
     return {name: known[name] for name in (*kept, *more) if name in known}
 
 

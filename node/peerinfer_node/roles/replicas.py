@@ -22,9 +22,11 @@ from peerinfer.limits import BODY_BYTES_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
 from peerinfer.replica_messages import (
+    PRIORITY_REVISION,
     STATE_CHARS_MAX,
     JobAtHome,
     JobCancelWanted,
+    JobPriorityWanted,
     JobState,
     JobStateWanted,
     RecordCopy,
@@ -56,6 +58,8 @@ JOBS_REMEMBERED_MAX = 64
 STANDBY = "standby"
 """State of a job that this node keeps a copy of and does not coordinate."""
 
+AboutJob = JobStateWanted | JobCancelWanted | JobPriorityWanted
+
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 
 
@@ -74,6 +78,8 @@ class KnowsJobs(Protocol):
     async def state_for(self, job: JobId) -> dict[str, Any] | None: ...
 
     async def cancel_for(self, job: JobId) -> None: ...
+
+    async def prioritise_for(self, job: JobId, statement: bytes) -> None: ...
 
     def stand_by(self, job: JobId, signed_manifest: bytes) -> None: ...
 
@@ -129,6 +135,7 @@ class Replicas:
                     JobStateWanted,
                     JobCancelWanted,
                     JobAtHome,
+                    JobPriorityWanted,
                     KeepAlive,
                     Goodbye,
                 )
@@ -172,6 +179,10 @@ class Replicas:
                     if stream.peer != manifest.submitter:
                         raise ProtocolError("only the submitter knows what is at its home")
                     await self.note_fetched(job)
+                    await stream.send(JobState(job, await self._state(job)))
+                case JobPriorityWanted():
+                    assert self.jobs is not None
+                    await self.jobs.prioritise_for(job, request.statement)
                     await stream.send(JobState(job, await self._state(job)))
         except (PeerinferError, KeyError, ValueError) as error:
             if isinstance(error, StreamClosed):
@@ -349,11 +360,15 @@ class Replicas:
                 return
         raise StreamClosed(f"{peer} did not answer within {ANSWER_TIMEOUT_S:g} s")
 
-    async def state(self, peer: PeerId, job: JobId, *, cancel: bool = False) -> dict[str, Any] | None:
-        """What another candidate says of the job, or None. Raises `NetworkError`, `ProtocolError`."""
+    async def state(self, peer: PeerId, request: AboutJob) -> dict[str, Any] | None:
+        """What another candidate says of the job when it has done what it was asked, or None.
+
+        Raises `NetworkError`, `ProtocolError`.
+        """
         with trio.move_on_after(STATE_TIMEOUT_S):
-            async with self.conversation(peer) as stream:
-                await stream.send(JobCancelWanted(job) if cancel else JobStateWanted(job))
+            revision = PRIORITY_REVISION if isinstance(request, JobPriorityWanted) else 0
+            async with self.conversation(peer, revision=revision) as stream:
+                await stream.send(request)
                 answer, _ = await stream.receive_as(JobState, ReplicaRefused)
                 if isinstance(answer, ReplicaRefused):
                     raise ProtocolError(f"{peer} says: {answer.reason}")

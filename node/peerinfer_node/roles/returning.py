@@ -9,11 +9,12 @@ import trio
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import JobId, PeerId
+from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.keeping import GIVEN_UP
 from peerinfer_node.roles.live_job import LiveJob
-from peerinfer_node.roles.replicas import Replicas
+from peerinfer_node.roles.replicas import AboutJob, Replicas
 
 REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
@@ -77,8 +78,8 @@ class Returning:
                 self._elections.note_lease(live.job, str(state.get("coordinator", "")))
             await trio.sleep(FOLLOW_INTERVAL_S)
 
-    async def ask_others(self, live: LiveJob, *, cancel: bool = False) -> Json | None:
-        """What the job's coordinator says of it; None if nobody who knows can be reached.
+    async def ask_others(self, live: LiveJob, request: AboutJob | None = None) -> Json | None:
+        """What the job's coordinator says of it, and to `request`; None if nobody who knows can be reached.
 
         All are asked at once: one that hangs must not hide one that knows.
         """
@@ -87,7 +88,7 @@ class Returning:
 
             async def ask(peer: PeerId) -> None:
                 try:
-                    state = await self._replicas.state(peer, live.job, cancel=cancel)
+                    state = await self._replicas.state(peer, request or JobStateWanted(live.job))
                 except PeerinferError as error:
                     self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
                     return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peerinfer.assignment import JobEnded
 from peerinfer.binding import Binding
 from peerinfer.comparison import agree_at_once, disagreement, is_imprecise
 from peerinfer.control import ResultBlock
 from peerinfer.errors import ExecutionError
+from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.messages import JobBrief, Manifest
 from peerinfer.splitting import Split
@@ -86,6 +87,9 @@ class StoredJob:
     @property
     def brief(self) -> JobBrief:
         return self._brief
+
+    def prioritise(self, priority: Priority) -> None:
+        self._brief = replace(self._brief, priority=priority)
 
     def may_act(self) -> bool:
         return self._may_act()

@@ -344,6 +344,9 @@ class WorkerRole:
             except DecodeError as error:
                 raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
         due_s = self._clock.now_s() + brief.deadline_s if brief.deadline_s > 0 else None
+        known = link.briefs.get(brief.job)
+        if known is not None and known.brief.deadline_s == brief.deadline_s:
+            due_s = known.due_s  # introduced again, since something else has changed: it is due when it was
         link.briefs[brief.job] = _Introduced(brief, submitter, due_s)
         link.briefs.move_to_end(brief.job)
         if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
