@@ -132,7 +132,7 @@ class Keeping:
 
         async def ask(elector: PeerId) -> None:
             try:
-                state = await self._replicas.state(elector, job)
+                state = await self._replicas.state(elector, JobStateWanted(job))
             except PeerinferError:
                 return
             if state is not None and state.get("results_gone") == EXPIRED:
