@@ -24,6 +24,7 @@ from peerinfer.journal import Chain
 from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
 from peerinfer.manifests import open_manifest, quorum_of
 from peerinfer.messages import Manifest
+from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, JobRow, LocalClock, Store
 from peerinfer_node.roles.elections import Elections
