@@ -19,7 +19,7 @@ from peerinfer.journal import PRIORITY, Chain
 from peerinfer.limits import PRIORITY_CHANGES_MAX
 
 
-@message(45)
+@message(47)
 class JobPriority:
     """From a job's submitter: from now on it has this priority."""
 
