@@ -37,6 +37,8 @@ from peerinfer.candidacy_events import (
     Unheard,
     Write,
 )
+from peerinfer.committees import highest_round
+from peerinfer.fencing import Fencing
 from peerinfer.hearing import Hearing
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import NO_TERM, Chain
@@ -55,7 +57,6 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Outlook, Round, Terms
-from peerinfer.limits import TERM_ROUND_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import Manifest, Term
 from peerinfer.newcomers import Newcomers
@@ -105,6 +106,7 @@ class Candidacy:
         self._closing: Closing | None = None
         self._newcomers: Newcomers | None = None
         """In every epoch but the first."""
+        self._fencing: Fencing | None = None
         self._hearing = Hearing(self._standing)
         self._now_s = 0.0
         self._prepared = Round(0, 0.0)
@@ -128,9 +130,11 @@ class Candidacy:
         standing = self._standing
         if standing.start is not None:
             seat = SeatOffered(self._signed_manifest, standing.changes)
+            self._fencing = Fencing(seat, standing.epoch, standing.former)
             self._newcomers = Newcomers(
                 self._job, self._manifest, seat, standing.committees, standing.start, self._chain, self._new_nonce
             )
+        self._generation = standing.seated.generation
         self._patience.rank = standing.rank
         self._is_over = not standing.is_candidate
         if self._is_over:
@@ -155,6 +159,8 @@ class Candidacy:
             case Heard(elector, reply):
                 if elector in self._standing.electors:
                     self._heard(elector, reply, now_s)
+                elif self._fencing is not None:
+                    self._fencing.heard(elector, reply)
             case Unheard(elector):
                 if elector in self._standing.electors and self._tenure is not None:
                     self._tenure.unheard(elector)
@@ -166,7 +172,7 @@ class Candidacy:
             case ChangeCommittee(committee):
                 self._change_committee(committee)
             case ChangesSeen(changes):
-                self._advance(changes[self._standing.epoch :], now_s)
+                self._advance(self._standing.follow_whole(changes), now_s)
             case Tick():
                 pass
         self._follow_tenure(now_s)
@@ -220,6 +226,10 @@ class Candidacy:
         return self._standing.changes
 
     @property
+    def epoch(self) -> int:
+        return self._standing.epoch
+
+    @property
     def committee(self) -> tuple[PeerId, ...]:
         """Who elects now, as far as is known here."""
         return self._standing.electors
@@ -249,7 +259,7 @@ class Candidacy:
 
     def _campaign(self, now_s: float) -> None:
         round_ = self._terms.next_round(self._term, self._chain.last_term)
-        if round_ > TERM_ROUND_MAX:
+        if round_ > highest_round(self._standing.seated.generation):
             self._patience.next_s = NEVER
             self._waiting = "all terms of this job are used up; submit it again"
             return
@@ -290,6 +300,7 @@ class Candidacy:
             self._writer,
             self._profile,
             self._new_nonce,
+            self._fencing,
         )
         self._tenure.begin(now_s)
 
@@ -359,7 +370,7 @@ class Candidacy:
 
     def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
         self._terms.claim(elector, refusal.promised)
-        if refusal.kind == "sealed" and refusal.changes and self._advance(refusal.changes, now_s):
+        if refusal.kind == "sealed" and self._advance(self._standing.follow(refusal.changes), now_s):
             return
         if self._closing is not None:
             self._effects += self._closing.sealing.refused(elector, refusal)
@@ -419,22 +430,25 @@ class Candidacy:
 
     def _look_at_seals(self, now_s: float) -> None:
         if self._closing is not None and self._closing.sealing.record:
-            self._advance((self._closing.sealing.record,), now_s)
+            self._advance(self._standing.follow((self._closing.sealing.record,)), now_s)
 
-    def _advance(self, records: Sequence[bytes], now_s: float) -> bool:
-        """Follows to a later epoch; False if these records do not lead there."""
-        if not self._standing.follow(records):
-            return False
+    def _advance(self, has_followed: bool, now_s: float) -> bool:
+        """Begins anew in a later epoch, if records have led to one."""
         start = self._standing.start
-        assert start is not None
-        self._rest("the committee was changed")
-        if self._chain.holds(start.batches, start.head):
+        if not has_followed or start is None:
+            return False
+        is_rescued = self._standing.seated.generation > self._generation
+        why = "the owner named a new committee" if is_rescued else "the committee was changed"
+        self._rest(why)
+        if is_rescued:
+            self._chain.cut(0)
+        elif self._chain.holds(start.batches, start.head):
             self._chain.cut(start.batches)
         self._final = min(self._final, len(self._chain))
         self._doubted.clear()
         self._take_places()
         self._terms.begin(start.granted)
-        self._why = "the committee was changed"
+        self._why = why
         self._patience.failures = 0
         self._effects.append(CommitteeChanged(self.changes, self._standing.electors, self._standing.is_candidate))
         if self._standing.is_candidate and start.granted.candidate == self._own and not self._resigned:
@@ -469,7 +483,7 @@ class Candidacy:
         match tenure.ended:
             case Ended("changed", _):
                 assert tenure.sealing is not None
-                self._advance((tenure.sealing.record,), now_s)
+                self._advance(self._standing.follow((tenure.sealing.record,)), now_s)
             case Ended("stuck", reason):
                 self._rest(reason)
                 self._why = reason

@@ -9,6 +9,11 @@ An elector of the new epoch does not know what leases still run. It takes from t
 from the moment at which it takes its seat. Only if *all* seals of the record name the same candidate may that one go on
 at once: an elector that granted somebody else before has waited until that lease was over. Whom the change itself names
 says nothing about it (that mistake was made, and found by a model checker). Terms go on above all that were promised.
+
+Generations. A committee that has lost its quorum for good can seal nothing. Then the job's owner, whose signature made the
+first committee, names one anew: a `Generation`, which needs nobody's seal. It begins with an empty journal, its epochs and
+its terms lie above all of the generation before, and whoever has seen it serves no older one again. The old committee may
+come back and not have seen it: what it accepts then is accepted in a generation that is over, and counts nowhere else.
 """
 
 from __future__ import annotations
@@ -17,13 +22,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peerinfer.codec import decode_as
+from peerinfer.codec import decode, decode_as
 from peerinfer.committee import check_committee, quorum
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
-from peerinfer.ids import JobId
-from peerinfer.lease_messages import CommitteeChange, JournalBatch, SealStatement
-from peerinfer.limits import EPOCHS_MAX
+from peerinfer.ids import JobId, PeerId
+from peerinfer.lease_messages import CommitteeChange, Generation, JournalBatch, SealStatement
+from peerinfer.limits import EPOCHS_MAX, GENERATION_ROUNDS, GENERATIONS_MAX
 from peerinfer.messages import Manifest, Signed, Term
 
 COMMITTEE = "committee"
@@ -38,8 +43,15 @@ class Seated:
     """The committee of one epoch."""
 
     epoch: int
+    """Counted on through all generations: each has room for `EPOCHS_MAX`."""
     electors: tuple[str, ...]
     byzantine: int
+    before: tuple[str, ...] = ()
+    """With the first of a later generation: who elected in those that are over."""
+
+    @property
+    def generation(self) -> int:
+        return self.epoch // EPOCHS_MAX
 
     @property
     def quorum(self) -> int:
@@ -75,7 +87,7 @@ def check_next(before: Seated, committee: Sequence[str]) -> None:
     fresh = [elector for elector in committee if elector not in before.electors]
     if not 1 <= len(fresh) <= before.replaced_max:
         raise ProtocolError(f"{len(fresh)} electors are replaced at once; 1 to {before.replaced_max} may be")
-    if before.epoch + 1 >= EPOCHS_MAX:
+    if (before.epoch + 1) // EPOCHS_MAX > before.generation:
         raise ProtocolError(f"a job has {EPOCHS_MAX} committees at most; submit it again")
 
 
@@ -119,17 +131,56 @@ def follow(job: JobId, before: Seated, record: bytes) -> tuple[Seated, Start]:
     return after, Start(granted, lease_s, batch.sequence + 1, head)
 
 
-def follow_all(job: JobId, before: Seated, records: Sequence[bytes]) -> tuple[list[Seated], Start | None]:
-    """The committees after `before`, as far as the records lead, and how the last one's epoch began."""
-    found: list[Seated] = []
-    start = None
+def follow_all(
+    job: JobId, manifest: Manifest, before: Sequence[Seated], records: Sequence[bytes]
+) -> tuple[list[Seated], Start | None, int]:
+    """The committees after those of `before`, as far as the records lead; how the last one's epoch began; how many led on.
+
+    The records may begin anywhere; those of an older generation, and what does not follow, lead nowhere.
+    """
+    found, start, used = list(before), None, 0
     for record in records:
         try:
-            seated, start = follow(job, found[-1] if found else before, record)
+            if is_generation(record):
+                seated, begun = open_generation(job, manifest, record)
+                if seated.generation <= found[-1].generation:
+                    break
+                found = [seated]
+            else:
+                seated, begun = follow(job, found[-1], record)
+                found.append(seated)
         except ProtocolError:
             break
-        found.append(seated)
-    return found, start
+        start = begun
+        used += 1
+    return found, start, used
+
+
+def is_generation(record: bytes) -> bool:
+    """Whether it claims to be one. Raises `DecodeError`."""
+    return isinstance(decode(record), Signed)
+
+
+def open_generation(job: JobId, manifest: Manifest, record: bytes) -> tuple[Seated, Start]:
+    """The first committee of a later generation. Raises `DecodeError` or `ProtocolError` unless the owner named it."""
+    _, named = unseal(Generation, record, signer=PeerId(manifest.submitter))
+    if named.job != job:
+        raise ProtocolError("the generation is another job's")
+    if not 1 <= named.generation <= GENERATIONS_MAX:
+        raise ProtocolError(f"generation {named.generation}; a job has {GENERATIONS_MAX} beside the first")
+    check_committee(named.committee, manifest.byzantine)
+    epoch = named.generation * EPOCHS_MAX
+    seated = Seated(epoch, named.committee, manifest.byzantine, named.before)
+    return seated, Start(lowest_term(named.generation), 0.0, 0, bytes(32))
+
+
+def lowest_term(generation: int) -> Term:
+    """Below every candidate's term of this generation, and above every one of the generations before."""
+    return Term(generation * GENERATION_ROUNDS, "")
+
+
+def highest_round(generation: int) -> int:
+    return (generation + 1) * GENERATION_ROUNDS - 1
 
 
 def start_of(change: JournalBatch, statements: Sequence[SealStatement]) -> tuple[Term, float]:
@@ -141,12 +192,24 @@ def start_of(change: JournalBatch, statements: Sequence[SealStatement]) -> tuple
 
 
 def committees_of(job: JobId, manifest: Manifest, changes: Sequence[bytes]) -> tuple[list[Seated], Start | None]:
-    """Every committee of the job, and how the last of its epochs began. Raises as `follow`."""
+    """Every committee of the job's newest generation, and how the last of its epochs began. Raises as `follow`."""
     seated, start = [first_committee(manifest)], None
-    for record in changes:
-        after, start = follow(job, seated[-1], record)
-        seated.append(after)
+    for place, record in enumerate(changes):
+        if place == 0 and is_generation(record):
+            first, start = open_generation(job, manifest, record)
+            seated = [first]
+        else:
+            after, start = follow(job, seated[-1], record)
+            seated.append(after)
     return seated, start
+
+
+def records_after(committees: Sequence[Seated], changes: Sequence[bytes], epoch: int) -> tuple[bytes, ...]:
+    """What leads from this epoch to the newest. `changes` led to these committees, all of one generation."""
+    first = committees[0].epoch
+    if epoch < first:
+        return tuple(changes)
+    return tuple(changes[epoch - first + (first > 0) :])
 
 
 def candidates_in(manifest: Manifest, seated: Seated) -> tuple[str, ...]:

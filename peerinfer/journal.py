@@ -422,8 +422,10 @@ def _check(
     manifest: Manifest, batch: JournalBatch, link: Link | None, committees: Sequence[Seated], *, ended: bool
 ) -> None:
     """Raises `ProtocolError` unless the batch may follow `link`."""
+    known = committees or (first_committee(manifest),)
+    first = known[0].epoch
     before = link.term if link else NO_TERM
-    epoch = link.epoch if link else 0
+    epoch = link.epoch if link else first
     _check_form(batch)
     if any(task >= manifest.tasks for task in batch.tasks):
         raise ProtocolError("a batch names a task that the job has not")
@@ -440,13 +442,12 @@ def _check(
         raise ProtocolError("an epoch begins with an opening batch, after the change of the committee")
     if link is not None and link.is_closing and (not opens or batch.tasks):
         raise ProtocolError("nothing follows the end of an epoch but who took over, and the next epoch")
-    known = committees or (first_committee(manifest),)
-    if batch.epoch >= len(known):
+    if batch.epoch - first >= len(known):
         raise ProtocolError(f"a batch is of epoch {batch.epoch}, whose committee is not known")
     if batch.event == COMMITTEE:
-        check_next(known[batch.epoch], batch.committee)
+        check_next(known[batch.epoch - first], batch.committee)
     if opens:
-        electors = known[batch.epoch].electors
+        electors = known[batch.epoch - first].electors
         check_grants(electors, manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from peerinfer.codec import blob, flag, listed, message, number, one_of, packed_u32, record, text, uint, wire
 from peerinfer.limits import (
     COMMITTEE_MAX,
+    ELECTORS_BEFORE_MAX,
     EPOCHS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
@@ -247,3 +248,19 @@ class CommitteeChange:
 
     change: bytes = wire(_change)
     seals: tuple[bytes, ...] = wire(listed(_statement, COMMITTEE_MAX))
+
+
+@message(79)
+class Generation:
+    """The owner's word, signed: a quorum is lost for good, and these elect from here on, with a journal of their own.
+
+    Stands as `Signed` in the place of the first `CommitteeChange`; whatever a lower generation says is over.
+    """
+
+    job: str = wire(_id)
+    generation: int = wire(uint(8))
+    """1 for the first that follows the manifest's own."""
+    committee: tuple[str, ...] = wire(listed(_id, COMMITTEE_MAX))
+    before: tuple[str, ...] = wire(listed(_id, ELECTORS_BEFORE_MAX))
+    """Who elected before, as far as the owner knows: they may ask, so that they learn that they do not any more."""
+    created_at_s: float = wire(number)

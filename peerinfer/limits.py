@@ -174,7 +174,13 @@ SEATS_MAX = 4096
 """Jobs that one node is an elector of at once."""
 
 EPOCHS_MAX = 32
-"""Committees that one job may have, one after the other; all changes together travel in one message."""
+"""Committees that one generation of a job may have, one after the other; all changes together travel in one message."""
+
+ELECTORS_BEFORE_MAX = 128
+"""Former electors that the owner's word names; further ones are told by those who know."""
+
+GENERATIONS_MAX = 63
+"""So often an owner may name a committee anew after its quorum was lost for good; a job that needs it twice is rare."""
 
 JOURNAL_BATCH_TASKS_MAX = 1024
 JOURNAL_COMMIT_S = 0.1
@@ -198,6 +204,10 @@ SEATS_BYTES_MAX = 256 * MIB
 TERM_ROUND_MAX = (1 << 62) - 1
 """A round near the integer's edge is refused: whoever could use it up would end all elections of the job."""
 
+GENERATION_ROUNDS = 1 << 56
+"""Rounds of one generation. Those of the next lie above all of them, so that a term alone says which one is older."""
+
 TERM_ROUND_STEP_MAX = 1 << 32
 """A round further than this above what an elector has promised is refused, so that nobody gets near the edge: it would
-take a billion campaigns. Honest candidates go up by one."""
+take sixteen million campaigns, each written to disk, and then the owner may begin a new generation. Honest candidates go
+up by one."""

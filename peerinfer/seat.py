@@ -14,8 +14,10 @@ from peerinfer.committees import (
     candidates_in,
     committees_of,
     first_committee,
+    highest_round,
     open_change,
     open_statements,
+    records_after,
 )
 from peerinfer.elector_events import (
     Answer,
@@ -49,7 +51,7 @@ from peerinfer.lease_messages import (
     SeatTaken,
 )
 from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
-from peerinfer.limits import REASON_CHARS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
+from peerinfer.limits import REASON_CHARS_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
 
@@ -94,7 +96,9 @@ class Seat:
 
     def may_ask(self, peer: str) -> bool:
         """Who may coordinate, or might in an earlier epoch and does not know yet that it is over."""
-        return peer == self.manifest.submitter or any(peer in one.electors for one in self.committees)
+        return peer == self.manifest.submitter or any(
+            peer in one.electors or peer in one.before for one in self.committees
+        )
 
     def row(self) -> SeatRow:
         return SeatRow(
@@ -130,8 +134,10 @@ class Seat:
             seat.granted_at_s = now_s
         for batch in batches:
             seat.chain.take(batch)
-        if start is not None and seat.is_ready and seat.chain.epoch_at(start.batches) < seat.epoch:
-            # It crashed between the two writes with which an epoch begins.
+        # It may have crashed between the two writes with which an epoch begins, or a generation.
+        if seat.chain.epoch_at(0) < committees[0].epoch:
+            seat.chain.cut(0)
+        elif start is not None and seat.is_ready and seat.chain.epoch_at(start.batches) < seat.epoch:
             seat.chain.cut(start.batches)
         if seat.chain.last_term.order > seat.promised.order:
             raise ProtocolError(f"the journal of job {job} is of a term that was not promised")
@@ -141,6 +147,7 @@ class Seat:
 
     def begin_epoch(self, changes: tuple[bytes, ...], committees: list[Seated], start: Start, now_s: float) -> None:
         """Takes the seat of the newest epoch; whoever was replaced learns that it was."""
+        is_rescued = committees[0].generation > self.seated.generation
         self.epoch, self.changes, self.committees, self.start = committees[-1].epoch, changes, committees, start
         self.sealed, self.change, self.statement = False, b"", b""
         # A term is never taken back, and neither is the wait for a lease.
@@ -148,7 +155,11 @@ class Seat:
         self.granted, self.lease_s = start.granted, start.lease_s
         self.deadline_s = max(self.deadline_s, now_s + start.lease_s)
         self.effects.append(PersistSeat(self.row()))
-        if self.is_ready and len(self.chain) > start.batches:
+        if is_rescued:
+            # The journal of another generation; what of it still counts is written anew.
+            self.chain.cut(0)
+            self.effects.append(PersistBatches(self.job, 0, ()))
+        elif self.is_ready and len(self.chain) > start.batches:
             # Whoever took over after the change wrote nothing but that; the epoch begins with the change for everybody.
             self.chain.cut(start.batches)
             self.effects.append(PersistBatches(self.job, start.batches, ()))
@@ -175,7 +186,10 @@ class Seat:
     def asked(self, peer: PeerId, request: Request, token: int, now_s: float) -> None:
         assert not isinstance(request, SeatOffered)
         nonce = getattr(request, "nonce", 0)
-        if not self.may_ask(peer):
+        if getattr(request, "epoch", 0) > self.epoch:
+            # Whoever asks may be of a committee that is not known here: it says so when it offers the seat.
+            self._refuse(token, nonce, "unknown", f"is not in epoch {request.epoch} yet", self.promised)  # type: ignore[union-attr]
+        elif not self.may_ask(peer):
             self._refuse(token, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
         elif isinstance(request, JournalWanted):
             part = JournalPart(self.job, nonce, request.first, self.chain.part(request.first))
@@ -184,7 +198,7 @@ class Seat:
             self._refuse(token, nonce, "denied", "a term names its own candidate", self.promised)
         elif request.epoch < self.epoch:
             self._refuse_sealed(token, nonce, request.epoch)
-        elif request.epoch > self.epoch or not self.is_ready:
+        elif not self.is_ready:
             self._refuse(token, nonce, "unknown", f"is not in epoch {request.epoch} yet", self.promised)
         elif self._own not in self.seated.electors or peer not in candidates_in(self.manifest, self.seated):
             self._refuse(token, nonce, "denied", "was replaced in the committee", self.promised)
@@ -192,7 +206,7 @@ class Seat:
             self._seal(request, token)
         elif self.sealed and not isinstance(request, Prepare):
             self._refuse_sealed(token, nonce, self.epoch)
-        elif request.term.round > min(self.promised.round + TERM_ROUND_STEP_MAX, TERM_ROUND_MAX):
+        elif request.term.round > min(self.promised.round + TERM_ROUND_STEP_MAX, highest_round(self.seated.generation)):
             self._refuse(token, nonce, "denied", "the term leaps too far ahead", self.promised)
         elif isinstance(request, Prepare):
             self._prepare(peer, request, token, now_s)
@@ -244,7 +258,7 @@ class Seat:
         if not held_by_other and asked.term.order >= max(self.promised.order, self.granted.order):
             if asked.term == self.granted and asked.is_over and self.chain.ended:
                 self.over = True
-            self.promised = _just_above(asked.term)
+            self.promised = _just_above(asked.term, self.seated.generation)
             self.granted = NO_TERM
             self.deadline_s = 0.0
             self.effects.append(PersistSeat(self.row()))
@@ -309,9 +323,10 @@ class Seat:
             self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
 
     def _refuse_sealed(self, token: int, nonce: int, epoch: int) -> None:
-        reason = f"epoch {epoch} is over" if self.changes[epoch:] else f"epoch {epoch} is being closed"
+        later = records_after(self.committees, self.changes, epoch)
+        reason = f"epoch {epoch} is over" if later else f"epoch {epoch} is being closed"
         message = LeaseRefused(self.job, nonce, "sealed", reason, self.promised)
-        message = replace(message, statement=self.statement, change=self.change, changes=self.changes[epoch:])
+        message = replace(message, statement=self.statement, change=self.change, changes=later)
         self.effects.append(Answer(token, message))
 
     def _is_held_by_other(self, peer: PeerId, now_s: float) -> bool:
@@ -349,6 +364,6 @@ class Seat:
         self.chain.check()
 
 
-def _just_above(term: Term) -> Term:
+def _just_above(term: Term, generation: int) -> Term:
     """Above `term`, and below every candidate's term of the next round."""
-    return Term(term.round + 1, "") if term.round < TERM_ROUND_MAX else term
+    return Term(term.round + 1, "") if term.round < highest_round(generation) else term

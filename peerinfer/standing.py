@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerinfer.committees import Seated, candidates_in, committees_of, follow_all
+from peerinfer.committees import Seated, candidates_in, committees_of, follow_all, is_generation, records_after
+from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import Manifest
 
@@ -29,6 +30,11 @@ class Standing:
         self.rank = candidates.index(self._own) if self.is_candidate else 0
 
     @property
+    def former(self) -> tuple[PeerId, ...]:
+        """Electors of generations that are over, and of none that goes on."""
+        return tuple(PeerId(one) for one in self.committees[0].before if one not in self.seated.electors)
+
+    @property
     def seated(self) -> Seated:
         return self.committees[-1]
 
@@ -42,10 +48,19 @@ class Standing:
 
     def follow(self, records: Sequence[bytes]) -> bool:
         """On to a later epoch; False if these records do not lead there."""
-        fresh, start = follow_all(self._job, self.seated, records)
+        committees, start, used = follow_all(self._job, self._manifest, self.committees, records)
         if start is None:
             return False
-        self.changes += tuple(records[: len(fresh)])
-        self.committees, self.start = [*self.committees, *fresh], start
+        led = tuple(records[:used])
+        self.changes = led if is_generation(led[0]) else (*self.changes, *led)
+        self.committees, self.start = committees, start
         self._take_places()
         return True
+
+    def follow_whole(self, changes: Sequence[bytes]) -> bool:
+        """The same, where the records begin with the job's, or its newest generation's, first committee."""
+        try:
+            seated, _ = committees_of(self._job, self._manifest, changes)
+        except ProtocolError:
+            return False
+        return self.follow(records_after(seated, changes, self.epoch))

@@ -25,6 +25,7 @@ from peerinfer.candidacy_events import (
 from peerinfer.committees import Seated, check_next
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.fencing import Fencing
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import ENDED, PRIORITY, Chain
 from peerinfer.journal_writer import JournalWriter
@@ -73,6 +74,7 @@ class Tenure:
         writer: JournalWriter,
         profile: LeaseProfile,
         new_nonce: Callable[[], int],
+        fencing: Fencing | None = None,
     ) -> None:
         self._job = job
         self._seated = seated
@@ -84,6 +86,7 @@ class Tenure:
         self._quorum = quorum = seated.quorum
         self._profile = profile
         self._new_nonce = new_nonce
+        self._fencing = fencing
         self._replication = Replication(job, epoch, term, chain, electors, quorum, new_nonce)
         self._renewals: dict[int, Round] = {}
         self._give_up_s = self._renew_s = self._flush_s = self._leave_s = NEVER
@@ -322,6 +325,8 @@ class Tenure:
                 return
             else:
                 self._renew(now_s)
+                if self._fencing is not None:
+                    self.effects += self._fencing.renewing()
                 if self.sealing is not None:
                     self.effects += self.sealing.asks()
         if now_s >= self._flush_s:

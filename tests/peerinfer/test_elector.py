@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 from wire_strategies import SAME_EVERY_TIME
 
-from peerinfer.committees import candidates_in, first_committee
+from peerinfer.committees import candidates_in, first_committee, highest_round
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked, ForgetSeat, PersistBatches, PersistSeat, Restored, SeatGivenUp
 from peerinfer.envelope import seal, unseal
@@ -259,8 +259,8 @@ def test_a_term_that_leaps_to_the_edge_is_refused(kind: type, round_: int) -> No
 def test_the_last_term_of_all_can_be_given_back() -> None:
     talk = Talk()
     row = talk.disk.rows[JOB.job]
-    last = Term(TERM_ROUND_MAX, PEERS[0])
-    talk.disk.rows[JOB.job] = replace(row, promised=Term(TERM_ROUND_MAX - 1, PEERS[0]))
+    last = Term(highest_round(0), PEERS[0])
+    talk.disk.rows[JOB.job] = replace(row, promised=Term(highest_round(0) - 1, PEERS[0]))
     talk.restart(0.0)
     talk.hold(last, 0.0)
     assert isinstance(talk.release(last, 0.0), SeatTaken)

@@ -47,7 +47,7 @@ def test_scenarios_differ_in_everything_that_matters() -> None:
     assert {kind for one in drawn for kind in one.liars.values()} == set(LIARS)
     assert {fault.kind for one in drawn for fault in one.faults} == {
         *("crash", "cut", "cut one way", "isolate", "slow", "loss", "doubling", "delay"),
-        *("paused", "suspended", "disk full", "hand over", "campaign", "replace"),
+        *("paused", "suspended", "disk full", "hand over", "campaign", "replace", "rescue"),
     }
     assert any(one.dead for one in drawn)
     assert any(one.spares for one in drawn)

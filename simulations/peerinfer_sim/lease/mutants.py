@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -216,6 +217,32 @@ def _a_sealed_elector_goes_on() -> Patches:
     return [(Seat, "asked", mutant)]
 
 
+def _an_old_generation_goes_on() -> Patches:
+    """The elector takes its seat in the new one, and serves those who do not know it as if nothing had happened."""
+    begin, asked = Seat.begin_epoch, Seat.asked
+
+    def mutant(self: Seat, changes: Any, known: Any, start: Any, now_s: float) -> None:
+        if known[0].generation > self.seated.generation:
+            kept = self._earlier = copy(self)  # type: ignore[attr-defined]
+            kept.chain, kept.effects = self.chain.copy(), []
+        begin(self, changes, known, start, now_s)
+
+    def answer(self: Seat, peer: Any, request: Any, token: int, now_s: float) -> None:
+        old: Seat | None = getattr(self, "_earlier", None)
+        if old is None or getattr(request, "epoch", self.epoch) > old.epoch:
+            asked(self, peer, request, token, now_s)
+            return
+        asked(old, peer, request, token, now_s)
+        self.effects += [effect for effect in old.effects if isinstance(effect, Answer)]
+        old.effects = []
+
+    return [(Seat, "begin_epoch", mutant), (Seat, "asked", answer)]
+
+
+def _terms_begin_anew_with_a_generation() -> Patches:
+    return [(committees, "lowest_term", lambda generation: Term(0, ""))]
+
+
 MUTANTS: dict[str, Callable[[], Patches]] = {
     "restart-forgets-its-wait": _restart_forgets_its_wait,
     "holder-counts-from-receipt": _holder_counts_from_receipt,
@@ -234,6 +261,8 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
     "new-electors-start-free": _new_electors_start_free,
     "change-without-seals": _a_change_needs_no_seals,
     "sealed-elector-goes-on": _a_sealed_elector_goes_on,
+    "old-generation-goes-on": _an_old_generation_goes_on,
+    "terms-begin-anew": _terms_begin_anew_with_a_generation,
 }
 
 

@@ -17,6 +17,9 @@ COMMITTEES = ((1, 0), (3, 0), (3, 0), (3, 0), (3, 0), (5, 0), (5, 0), (7, 0), (4
 CHANGES_SHARE = 0.5
 """So many runs without liars change their committee."""
 
+RESCUES_SHARE = 0.4
+"""In so many of these the owner names a committee anew: its quorum is lost for good, or comes back just then."""
+
 SPARES = 2
 
 FAR_SHARE = 0.15
@@ -62,6 +65,8 @@ class Fault:
                 what = f"{who} hands over"
             case "replace":
                 what = f"{who} is told to replace an elector"
+            case "rescue":
+                what = "the owner names a new committee"
             case "campaign":
                 what = f"{who} is told to campaign"
             case _:
@@ -160,6 +165,9 @@ def draw(seed: int) -> Scenario:
     epochs = random.Random(f"{seed}:epochs")
     if not found.liars and electors >= 3 and epochs.random() < CHANGES_SHARE:
         found = _changing(found, epochs)
+        owner = random.Random(f"{seed}:owner")
+        if not byzantine and owner.random() < RESCUES_SHARE:
+            found = _rescued(found, owner)
     distance = random.Random(f"{seed}:distance")
     return _far(found, distance) if distance.random() < FAR_SHARE else found
 
@@ -201,6 +209,34 @@ def _changing(found: Scenario, dice: random.Random) -> Scenario:
         slow_holders=(*found.slow_holders, *(False for _ in range(SPARES))),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
     )
+
+
+def _rescued(found: Scenario, dice: random.Random) -> Scenario:
+    """The same with an owner that misses a quorum, and electors that are gone, or come back around that time."""
+    others = [node for node in range(found.electors) if node != found.submitter]
+    lost = dice.sample(others, min(found.electors - quorum(found.electors, 0) + 1, len(others)))
+    at_s = dice.uniform(0.3, 0.6) * found.chaos_s
+    rescue_s = at_s + dice.uniform(0.2, 2.5)
+    faults, dead = list(found.faults), dict(found.dead)
+    for node in lost:
+        if dice.random() < 0.4:
+            dead[node] = min(at_s, dead.get(node, at_s))
+            continue
+        for_s = max(rescue_s + dice.choice((-0.3, -0.05, 0.0, 0.05, 0.3, 1.5)) * dice.random() - at_s, 0.1)
+        faults.append(Fault("crash", at_s, for_s, node, amount=float(dice.random() < 0.5)))
+        # Whoever comes back wants to go on at once.
+        faults += [Fault("campaign", at_s + for_s + dice.uniform(0.0, 2.5), 0.0, dice.choice(lost)) for _ in range(4)]
+    if dice.random() < 0.5:
+        # The old committee sees itself, and for a while neither the owner nor the new one.
+        groups = tuple(0 if node in others else dice.choice((1, 1, 2)) for node in range(found.nodes))
+        faults.append(Fault("cut", rescue_s - dice.uniform(0.0, 0.2), dice.uniform(0.5, 3.0), groups=groups))
+    faults.append(Fault("rescue", rescue_s, 0.0))
+    if dice.random() < 0.3:
+        faults.append(Fault("rescue", rescue_s + dice.uniform(0.0, 2.0), 0.0))
+    faults = [
+        replace(one, for_s=min(one.for_s, found.chaos_s - one.at_s)) for one in faults if one.at_s < found.chaos_s
+    ]
+    return replace(found, dead=dead, faults=tuple(sorted(faults, key=lambda fault: fault.at_s)))
 
 
 def _at_seal(dice: random.Random, nodes: int) -> Fault:

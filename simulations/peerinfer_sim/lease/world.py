@@ -34,6 +34,7 @@ from peerinfer.candidacy_events import (
     Write,
 )
 from peerinfer.codec import decode, encode
+from peerinfer.committees import committees_of
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, Restored
 from peerinfer.envelope import seal
@@ -54,10 +55,11 @@ from peerinfer.messages import (
 )
 from peerinfer_sim.event_log import brief
 from peerinfer_sim.lease import links
-from peerinfer_sim.lease.checks import Checks
+from peerinfer_sim.lease.checks import Checks, generation_of
 from peerinfer_sim.lease.liars import Liar
 from peerinfer_sim.lease.links import Links
 from peerinfer_sim.lease.node import Node
+from peerinfer_sim.lease.owner import Owner
 from peerinfer_sim.lease.scenario import Fault, Scenario
 from peerinfer_sim.watch import Violation
 
@@ -70,6 +72,8 @@ EVENTS_MAX = 20_000
 """A run takes seven hundred; a long one, with a committee of seven, three thousand."""
 
 CAMPAIGNS_AT_SEAL = 3
+RESCUE_AGAIN_S = 0.5
+"""An owner that is down names a committee when it is up again."""
 
 QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
@@ -104,7 +108,6 @@ class World:
         self._healed = False
         self._at_seals = list(scenario.at_seals)
         self._sealers: dict[tuple[int, int, Term], None] = {}
-        self.checks = Checks(scenario.clocks_are_sound)
         self.nodes = [
             Node(number, *identity(number), scenario.rates[number], scenario.slow_holders[number])
             for number in range(scenario.nodes)
@@ -134,6 +137,9 @@ class World:
         )
         self._signed_manifest = seal(manifest, submitter.peer, submitter.sign)
         self._job, self._manifest = open_manifest(self._signed_manifest)
+        self._owner = Owner(submitter, self._job, self._manifest, scenario.seed)
+        self.checks = Checks(scenario.clocks_are_sound, self._numbers_of)
+        self.checks.changed(submitter.number, 0, manifest.committee)
 
     def run(self) -> None:
         """Raises `Violation`, or AssertionError if a machine finds fault with itself."""
@@ -153,7 +159,7 @@ class World:
             if events > EVENTS_MAX:
                 raise Violation(f"more than {EVENTS_MAX} events: somebody asks and asks", self._pictures())
             action(*arguments)
-        if not self.checks.end:
+        if not self.checks.end_of(self._owner.generation):
             late = f"the job has not ended within {within_s:g} s after the last fault"
             raise Violation(late, self._pictures())
         for node in self.nodes:
@@ -210,6 +216,8 @@ class World:
                     self._at(node.stopped_until_s, self._go_on, node, node.life)
             case "replace":
                 self._replace(node, fault.amount)
+            case "rescue":
+                self._rescue()
             case "disk full":
                 node.disk_is_full = True
                 self._at(until_s, self._free_disk, node)
@@ -228,6 +236,23 @@ class World:
         if spares:
             committee[int(chance * len(committee))] = self.nodes[spares[int(chance * 1000) % len(spares)]].peer
             self._in(node, node.life, self._candidate, ChangeCommittee(tuple(committee)))
+
+    def _rescue(self) -> None:
+        owner, candidate = self._owner, self._owner.node.candidate
+        if self.checks.end_of(owner.generation):
+            return
+        if candidate is None or self.now_s < owner.node.stopped_until_s:
+            self._at(self.now_s + RESCUE_AGAIN_S, self._rescue)
+            return
+        there = [node for node in self.nodes if node.is_up and self.now_s >= node.stopped_until_s]
+        reached = [node for node in there if self._links.delays_s(owner.node.number, node.number, self.now_s)]
+        elects = (*range(self.scenario.electors), *self.scenario.spares)
+        fit = [node for node in self.nodes if node.number in elects and node.number not in self.scenario.dead]
+        owner.rescue(candidate.changes, reached, fit, self.now_s)
+        self._note(owner.node, "names a new committee")
+        self._ends_s = math.inf
+        self._candidate(owner.node, ChangesSeen(owner.changes))
+        self._candidate(owner.node, Campaign())
 
     def _free_disk(self, node: Node) -> None:
         node.disk_is_full = False
@@ -310,13 +335,20 @@ class World:
             Chain(),
             profile=self.scenario.profile,
             rng=random.Random(f"{self.scenario.seed}:{node.number}:{node.life}"),
-            changes=node.elector.changes(self._job) if node.elector is not None else (),
+            changes=self._known_changes(node),
+            wall_s=lambda: self.now_s,
         )
         holder, until_s = "", self.scenario.profile.lease_s
         if node.elector is not None:
             for seat in node.elector.snapshot_at(node.elector_s(self.now_s)):
                 holder, until_s = seat.holder, seat.remaining_s if seat.holder else self.scenario.profile.lease_s
         self._candidate(node, LeaseSeen(holder, node.holder_s(self.now_s) + until_s))
+
+    def _known_changes(self, node: Node) -> tuple[bytes, ...]:
+        """What is on the node's disk."""
+        sat = node.elector.changes(self._job) if node.elector is not None else ()
+        owned = self._owner.changes if node is self._owner.node else ()
+        return max(sat, owned, key=lambda changes: committees_of(self._job, self._manifest, changes)[0][-1].epoch)
 
     # --- electors ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +387,7 @@ class World:
         effect, _ = written
         if isinstance(effect, PersistSeat):
             if node.number not in self.scenario.liars:
-                self.checks.kept(node.number, node.row, effect.row)
+                self.checks.kept(node.number, node.row, effect.row, self.now_s)
             node.row = effect.row
         elif isinstance(effect, PersistBatches):
             node.batches[effect.first :] = effect.batches
@@ -444,7 +476,7 @@ class World:
 
     def _look_at_leases(self) -> None:
         holders = [
-            node.number
+            (node.candidate.term, node.number)
             for node in self.nodes
             if node.candidate is not None and node.candidate.has_lease(node.holder_s(self.now_s))
         ]
@@ -460,9 +492,10 @@ class World:
                 self.checks.committed(node.number, candidate.term, candidate.chain, first, last)
             case Over():
                 self.checks.over(node.number, candidate.chain, self.scenario.tasks)
-                self._ends_s = min(self._ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
-            case CommitteeChanged(changes, committee):
-                self.checks.changed(node.number, len(changes), committee)
+                if self.checks.end_of(self._owner.generation):
+                    self._ends_s = min(self._ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
+            case CommitteeChanged(_, committee):
+                self.checks.changed(node.number, candidate.epoch, committee)
             case Lost():
                 pass
 
@@ -471,6 +504,8 @@ class World:
         candidate = node.candidate
         if candidate is None or candidate.term != term or not candidate.holds(node.holder_s(self.now_s)):
             return
+        if node is self._owner.node and self._owner.carried and generation_of(term) == self._owner.generation:
+            self._candidate(node, Write(self._owner.carried))
         open_tasks = [task for task in range(self.scenario.tasks) if task not in candidate.chain.register]
         count = self._work.randint(1, 2) if not self._healed else 12
         entries = tuple(Entry(task, self._work.randbytes(16), node.peer) for task in open_tasks[:count])
