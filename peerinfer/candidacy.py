@@ -37,7 +37,7 @@ from peerinfer.candidacy_events import (
     Unheard,
     Write,
 )
-from peerinfer.committees import highest_round
+from peerinfer.committees import Seated, highest_round
 from peerinfer.fencing import Fencing
 from peerinfer.hearing import Hearing
 from peerinfer.ids import JobId, PeerId
@@ -228,6 +228,10 @@ class Candidacy:
     @property
     def epoch(self) -> int:
         return self._standing.epoch
+
+    @property
+    def seated(self) -> Seated:
+        return self._standing.seated
 
     @property
     def committee(self) -> tuple[PeerId, ...]:

@@ -206,6 +206,9 @@ class Control(Protocol):
     async def prioritise(self, job: str, priority: str) -> None:
         """Changes the priority of a job of this node's own, whoever coordinates it; returns when that is done."""
 
+    async def rescue(self, job: str, *, confirmed: bool) -> Json:
+        """What a new generation of a job would mean whose committee has lost its quorum; with `confirmed` begins it."""
+
     async def pause(self, *, until_s: float | None) -> None:
         """Stops lending at once, until the wall clock says `until_s`, or until `resume`."""
 

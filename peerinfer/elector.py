@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peerinfer.committees import candidates_in, committees_of
+from peerinfer.committees import candidates_in, committees_of, lowest_term
 from peerinfer.elector_events import (
     Answer,
     Asked,
@@ -50,6 +50,7 @@ from peerinfer.lease_messages import LeaseRefused, SeatOffered, SeatTaken
 from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.manifests import open_manifest
+from peerinfer.messages import Term
 from peerinfer.seat import Seat
 
 
@@ -170,6 +171,11 @@ class Elector:
         """Whether this peer was granted the lease last; it may have run out since."""
         seat = self._seats.get(job)
         return seat is not None and seat.granted.candidate == peer
+
+    def is_fenced(self, job: JobId, term: Term) -> bool:
+        """True if the term is of a generation of the job that is over here."""
+        seat = self._seats.get(job)
+        return seat is not None and term.order < lowest_term(seat.seated.generation).order
 
     def is_over(self, job: str) -> bool:
         """True if the job has ended, and that is final."""

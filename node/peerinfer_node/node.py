@@ -6,7 +6,7 @@ import math
 import os
 import random
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -216,6 +216,8 @@ class Node:
             store=ports.store,
             blobs=ports.blobs,
             keys=ports.keys,
+            network=network,
+            swarm=swarm,
             clock=clock,
             log=log,
             executor=self.executor,
@@ -363,8 +365,10 @@ class Node:
             and not self.coordinator.machine.is_barred(member.peer)
         ]
 
-    def _propose_committee(self, seed: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
-        """Who should elect the coordinator of a job that this node submits, and for how long at once.
+    def _propose_committee(
+        self, seed: bytes, request: JobRequest, without: Collection[str] = ()
+    ) -> tuple[tuple[PeerId, ...], LeaseProfile]:
+        """Who should elect the coordinator of a job that this node submits, and for how long at once; none of `without`.
 
         This node alone where it must do.
         """
@@ -372,7 +376,7 @@ class Node:
         if not wanted or request.local_only:
             return (self.peer_id,), LAN
         wall_s = self.ports.clock.wall_s()
-        electing = self._electing()
+        electing = [member for member in self._electing() if member.peer not in without]
         eligible = [
             Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
             for member in electing

@@ -356,6 +356,9 @@ class NodeControl:
     async def prioritise(self, job: str, priority: str) -> None:
         await self._node.jobs.prioritise(job, priority)
 
+    async def rescue(self, job: str, *, confirmed: bool) -> Json:
+        return await self._node.jobs.rescue(job, confirmed=confirmed)
+
     # --- the owner's hand on the switch ------------------------------------------------------------------------------
 
     async def pause(self, *, until_s: float | None) -> None:

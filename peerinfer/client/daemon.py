@@ -101,6 +101,10 @@ class HttpControl:
     async def prioritise(self, job: str, priority: str) -> None:
         await self._ask("POST", _path(job, "/priority"), content=json.dumps({"priority": priority}).encode())
 
+    async def rescue(self, job: str, *, confirmed: bool) -> Json:
+        method = "POST" if confirmed else "GET"
+        return _object(await self._ask(method, _path(job, "/rescue"), timeout=_PATIENT))
+
     async def pause(self, *, until_s: float | None) -> None:
         await self._ask("POST", "/node/pause", content=json.dumps({"until_s": until_s}).encode())
 

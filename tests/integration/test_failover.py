@@ -257,3 +257,42 @@ def test_an_elector_that_lost_its_memory_refuses_the_jobs_from_before(five, job,
     assert view["state"] == "done"
     with contextlib.closing(sqlite3.connect(f"file:{seats}?mode=ro", uri=True)) as connection:
         assert connection.execute("SELECT count(*) FROM seats WHERE job = ?", (job.id,)).fetchone() == (0,)
+
+
+def test_the_owner_goes_on_without_a_quorum_and_nobody_follows_the_old_one(five, job, slow_job, tmp_path):
+    before = job.wait_final(TASKS // 5)
+    lost = [name for name in job.committee if name != "ada"][:2]
+    with five.idle():
+        refused = five.swarm.run("ada", "jobs", "rescue", job.id, "--yes")
+        assert refused.code == 2, refused.told()
+        assert "needs no rescue: 3 of 3 electors answer, 2 are needed" in refused.stderr
+        for name in lost:
+            five.kill(name)
+    paused = wait_for(lambda: _paused(job), timeout_s=60, saying="the job to pause")
+    assert f"peerinfer jobs rescue {job.id[:8]}" in paused["blocked"]
+    assert set(paused["missing"]) == {five[name].peer_id for name in lost}
+    unasked = five.swarm.run("ada", "jobs", "rescue", job.id)
+    assert unasked.code == 2, unasked.told()
+    assert "add --yes" in unasked.stderr
+    assert (job.seen_by("ada") or {})["generation"] == 0
+    rescued = five.swarm.run("ada", "jobs", "rescue", job.id[:8], "--yes", "--json")
+    assert rescued.code == 0, rescued.told()
+    assert rescued.json["generation"] == 1
+    assert not set(rescued.json["committee"]) & {five[name].peer_id for name in lost}
+    assert 0 < rescued.json["carried"] <= TASKS
+    assert rescued.json["carried"] >= before["final"], "a result that was final on a quorum and is at hand is gone"
+    # Those that were lost come back, and do not know.
+    five.ensure_up(*lost)
+    view = job.wait_ended(timeout_s=180)
+    assert view["state"] == "done", view
+    assert view["generation"] == 1
+    job.fetch("ada", tmp_path / "out.npz")
+    assert_same(tmp_path / "out.npz", slow_job[2], atol=SLOW_ATOL)
+    over = five.swarm.run("ada", "jobs", "rescue", job.id, "--yes")
+    assert over.code == 2, over.told()
+    assert "has ended already: done" in over.stderr
+
+
+def _paused(job):
+    view = job.seen_by("ada")
+    return view if view is not None and view["state"] == "paused" and view["missing"] else None

@@ -48,6 +48,7 @@ class FakeControl:
         self.ends: tuple[str, str, str] | None = None
         self.warnings: list[str] = []
         self.withheld: set[int] = set()
+        self.missing: list[str] = []
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[str, Any]] = []
         self.state = "running"
@@ -283,6 +284,17 @@ class FakeControl:
     async def prioritise(self, job: str, priority: str) -> None:
         self._note("prioritise", (job, priority))
         self._held(job)
+
+    async def rescue(self, job: str, *, confirmed: bool) -> Json:
+        self._note("rescue", (job, confirmed))
+        held = self._held(job)
+        if not self.missing:
+            raise UsageError(f"job {job} needs no rescue: 3 of 3 electors answer, 2 are needed")
+        if confirmed:
+            held.state, self.missing = "running", []
+        plan: Json = {"job_id": job, "generation": int(confirmed), "quorum": 2, "answering": ["a"], "named": 2}
+        plan |= {"missing": ["b", "c"], "committee": ["a", "d", "e"], "carried": 2 if confirmed else None}
+        return plan | {"state": held.state if confirmed else "paused"}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

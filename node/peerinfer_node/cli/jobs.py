@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,7 +35,9 @@ _PROG = "peerinfer jobs"
 
 def add(commands: Subcommands) -> None:
     parser = add_command(commands, "jobs", "List jobs, or look after one of them.", "peerinfer jobs show 3f2a")
-    parser.epilog = "actions: show ID, attach ID, cancel ID, priority ID LEVEL, fetch ID -o OUT\n" + str(parser.epilog)
+    parser.epilog = "actions: show ID, attach ID, cancel ID, priority ID LEVEL, fetch ID -o OUT, rescue ID\n" + str(
+        parser.epilog
+    )
     add_json(parser, watch=True)
     add_place(parser)
     parser.set_defaults(command=_list)
@@ -54,6 +57,14 @@ def add(commands: Subcommands) -> None:
         prog=_PROG,
     )
     fetch = add_command(actions, "fetch", "Write a job's outputs.", "peerinfer jobs fetch 3f2a -o out.npz", prog=_PROG)
+    rescue = add_command(
+        actions,
+        "rescue",
+        "Go on without electors that are gone for good.",
+        "peerinfer jobs rescue 3f2a --yes",
+        prog=_PROG,
+    )
+    rescue.add_argument("--yes", action="store_true", help="do not ask first")
     for returns in (attach, fetch):
         returns.add_argument(
             "--bootstrap", metavar="ADDR", action="append", help="where no daemon runs: reach the swarm by this peer"
@@ -70,6 +81,7 @@ def add(commands: Subcommands) -> None:
         (cancel, _cancel),
         (priority, _prioritise),
         (fetch, _fetch),
+        (rescue, _rescue),
     ):
         action.add_argument(
             "job", metavar="ID", help=f"a job's id, or its first {PREFIX_CHARS_MIN} characters and more"
@@ -149,6 +161,34 @@ def _prioritise(arguments: argparse.Namespace) -> int:
             say(f"job {job} has priority {arguments.level} now")
 
     with_daemon(arguments, prioritise)
+    return 0
+
+
+def _rescue(arguments: argparse.Namespace) -> int:
+    async def plan(control: Control) -> None:
+        job = await find(control, arguments.job)
+        plans.append(await control.rescue(job, confirmed=False))
+
+    async def begin(control: Control) -> None:
+        done = await control.rescue(plans[0]["job_id"], confirmed=True)
+        if arguments.json:
+            show_json(done)
+        else:
+            say(
+                f"job {done['job_id']} goes on in generation {done['generation']}, "
+                f"{format_count(count_of(done, 'carried'), 'result')} carried over"
+            )
+
+    plans: list[Json] = []
+    with_daemon(arguments, plan)
+    for line in rescue_lines(plans[0]):
+        say(line)
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody can be asked here; add --yes to name the new committee")
+        if input("Name the new committee? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise Interrupted("nothing was changed")
+    with_daemon(arguments, begin)
     return 0
 
 
@@ -239,6 +279,21 @@ def list_lines(jobs: list[Json]) -> list[str]:
         for job in jobs
     ]
     return table(("JOB", "STATE", "TASKS", "ITEMS", "FAILED", "TIME", "MODEL"), rows)
+
+
+def rescue_lines(plan: Json) -> list[str]:
+    """What is lost, what is kept, and who would elect."""
+    missing, committee = plan.get("missing") or (), plan.get("committee") or ()
+    answering = len(plan.get("answering") or ())
+    return [
+        f"{answering} of {answering + len(missing)} electors answer, {plan.get('quorum')} are needed; missing:",
+        *(f"  {peer}" for peer in missing),
+        f"a journal that is left names {format_count(count_of(plan, 'named'), 'result')}; "
+        "those whose outputs are still at hand are carried over, all others are computed again",
+        "what the old committee accepts from here on, should it come back, counts nowhere",
+        "the new committee:",
+        *(f"  {peer}" for peer in committee),
+    ]
 
 
 def timeline_lines(frames: list[Json]) -> list[str]:

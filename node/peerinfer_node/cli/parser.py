@@ -29,7 +29,7 @@ Lend computers to AI inference and use them, peer to peer.
   join        lend this machine's devices; join INVITE enters a private swarm
   run         run an ONNX model over inputs, on the swarm or here
   serve       HTTP for online inference, by a node that lends nothing
-  jobs        list jobs; show, attach, cancel or fetch one
+  jobs        list jobs; show, attach, cancel, fetch or rescue one
   status      what this node does now
   peers       who is there; --why MODEL: who may run it, and why not
   reputation  what this node has seen of its peers, in words

@@ -65,6 +65,8 @@ class ControlRoutes:
             Route(f"{_PREFIX}/jobs/{{job}}", self.job, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}", self.cancel, methods=["DELETE"]),
             Route(f"{_PREFIX}/jobs/{{job}}/priority", self.prioritise, methods=["POST"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/rescue", self.rescue_plan, methods=["GET"]),
+            Route(f"{_PREFIX}/jobs/{{job}}/rescue", self.rescue, methods=["POST"]),
             Route(f"{_PREFIX}/jobs/{{job}}/watch", self.watch, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/results", self.results, methods=["GET"]),
             Route(f"{_PREFIX}/jobs/{{job}}/provenance", self.provenance, methods=["GET"]),
@@ -144,6 +146,14 @@ class ControlRoutes:
         """Changes the priority of a running job of this node's own, whoever coordinates it."""
         await self._control.prioritise(request.path_params["job"], _priority(await request.body()))
         return _done()
+
+    async def rescue_plan(self, request: Request) -> Response:
+        """What a new committee would mean for a job whose quorum is lost; nothing is changed."""
+        return JSONResponse(await self._control.rescue(request.path_params["job"], confirmed=False))
+
+    async def rescue(self, request: Request) -> Response:
+        """Names a new committee for a job whose quorum is lost for good."""
+        return JSONResponse(await self._control.rescue(request.path_params["job"], confirmed=True))
 
     async def provenance(self, request: Request) -> Response:
         """Hashes, peers, checks and receipts of a job."""

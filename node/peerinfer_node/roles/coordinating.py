@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
+from peerinfer.candidacy import Candidacy
 from peerinfer.control import JobRequest
 from peerinfer.cost import growth
 from peerinfer.errors import InputError, LimitExceeded, PeerinferError
@@ -36,6 +37,8 @@ from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
 
 REPLICATE_AGAIN_S = 5.0
+CARRY_LOOK_S = 0.02
+"""A journal's round trip takes longer than this."""
 
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
@@ -105,15 +108,13 @@ class Coordinating:
         if machine is None:
             return
         take_up(live, machine.chain)
+        await self._carry_over(live, term, machine)
         final, failed = in_journal(machine.chain)
         records = await self._store.records_of(job)
-        committee = self._elections.committee(job, live.manifest)
+        seated = machine.seated
+        committee = machine.committee
         outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
-        copier = (
-            RecordCopier(self._replicas, job, live.manifest, committee, term, self._own, self._log)
-            if outlives
-            else None
-        )
+        copier = RecordCopier(self._replicas, job, seated, term, self._own, self._log) if outlives else None
         recorder = Recorder(
             lambda entries, is_last: self._elections.write(job, entries, now=is_last),
             copier.copy if copier else None,
@@ -146,7 +147,7 @@ class Coordinating:
                 nursery.start_soon(copier.run)
                 nursery.start_soon(self.bring_home, job, live.manifest, machine.chain.copy())
             # A submitter that was killed while it handed the job over, or before, does it now.
-            is_own = live.manifest.submitter == self._own and len(live.manifest.committee) > 1
+            is_own = live.manifest.submitter == self._own and len(committee) > 1
             if is_own and live.request.replicate and not (live.survives or live.is_replicated_by_command):
                 nursery.start_soon(self._replicate_later, live, nursery)
             elif outlives:
@@ -155,6 +156,18 @@ class Coordinating:
                 nursery.start_soon(
                     self._hand_on, live, [one for one in committee if one not in told and one != self._own]
                 )
+
+    async def _carry_over(self, live: LiveJob, term: Term, machine: Candidacy) -> None:
+        """Writes what counts of the generation before, where this node has just rescued the job."""
+        if not live.carried:
+            return
+        self._elections.write(live.job, live.carried, now=True)
+        wanted = [entry.task for entry in live.carried]
+        while self._elections.holds(live.job, term):
+            if all(task in machine.chain.register for task in wanted) and machine.committed == len(machine.chain):
+                live.carried = ()
+                return
+            await trio.sleep(CARRY_LOOK_S)
 
     async def _replicate_later(self, live: LiveJob, nursery: trio.Nursery) -> None:
         while True:
@@ -303,9 +316,17 @@ class Coordinating:
             await self._store.void_results(job, others)
         await self.fetch(job, manifest, list(final), is_true)
 
-    async def fetch(self, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None = None) -> None:
+    async def fetch(
+        self,
+        job: JobId,
+        manifest: Manifest,
+        tasks: Sequence[int],
+        is_true: IsTrue | None = None,
+        *,
+        peers: Sequence[PeerId] | None = None,
+    ) -> None:
         """Takes results that are not here from the others who may have them, as far as they can be reached."""
-        for peer in self._elections.candidates(job, manifest):
+        for peer in self._elections.candidates(job, manifest) if peers is None else peers:
             here = tasks_of(await self._store.records_of(job))
             missing = [task for task in tasks if task not in here]
             if not missing:

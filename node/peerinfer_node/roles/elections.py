@@ -29,6 +29,7 @@ from peerinfer.candidacy_events import (
     Won,
     Write,
 )
+from peerinfer.committees import Seated, committees_of
 from peerinfer.elector import Elector
 from peerinfer.elector_events import (
     Answer,
@@ -153,6 +154,10 @@ class Elections:
         """Called when this node has become an elector of another node's job."""
         self.on_unsaved: Callable[[JobId, str], None] = lambda job, reason: None
         """Called when the seat of a job cannot be written down, with the reason."""
+        self.on_replaced: Callable[[JobId], None] = lambda job: None
+        """Called when the owner of a job has named a committee that this node is not in."""
+        self._named: dict[JobId, tuple[bytes, ...]] = {}
+        """Of this node's own jobs: the generation that it has begun."""
         self.won = 0
         self.lost = 0
 
@@ -208,7 +213,7 @@ class Elections:
             Chain(),
             profile=profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
-            changes=self.elector.changes(job),
+            changes=self._newest(job, manifest),
             wall_s=self._clock.wall_s,
         )
         driver: Driver[candidacy_events.Event, candidacy_events.Effect] = Driver(
@@ -247,7 +252,33 @@ class Elections:
         machine = self.machine(job)
         if machine is not None:
             return machine.committee
-        return tuple(PeerId(elector) for elector in self.elector.committee(job) or manifest.committee)
+        return tuple(PeerId(elector) for elector in self.seated(job, manifest).electors)
+
+    def seated(self, job: JobId, manifest: Manifest) -> Seated:
+        """The newest committee that is known here."""
+        machine = self.machine(job)
+        return machine.seated if machine is not None else self._committees(job, manifest, self._newest(job, manifest))
+
+    def known_changes(self, job: JobId, manifest: Manifest) -> tuple[bytes, ...]:
+        """What leads to it."""
+        machine = self.machine(job)
+        return machine.changes if machine is not None else self._newest(job, manifest)
+
+    def _newest(self, job: JobId, manifest: Manifest) -> tuple[bytes, ...]:
+        sat, named = self.elector.changes(job), self._named.get(job, ())
+        return max(sat, named, key=lambda changes: self._committees(job, manifest, changes).epoch)
+
+    @staticmethod
+    def _committees(job: JobId, manifest: Manifest, changes: tuple[bytes, ...]) -> Seated:
+        return committees_of(job, manifest, changes)[0][-1]
+
+    def begin_generation(self, job: JobId, changes: tuple[bytes, ...]) -> None:
+        """The owner's word, given on this node: its candidate follows, and campaigns."""
+        self._named[job] = changes
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(ChangesSeen(changes))
+            candidate.driver.post(Campaign())
 
     def candidates(self, job: JobId, manifest: Manifest) -> tuple[PeerId, ...]:
         """Who may coordinate the job now."""
@@ -359,8 +390,11 @@ class Elections:
                 candidate.on_committed(candidate.machine.chain.signed(first, last - first))
             case Over():
                 candidate.on_over(candidate.machine.chain)
-            case CommitteeChanged(changes, committee, _):
-                self._log.info("committee changed", job=job, epoch=len(changes), committee=list(committee))
+            case CommitteeChanged(_, committee, is_candidate):
+                machine = candidate.machine
+                self._log.info("committee changed", job=job, epoch=machine.epoch, committee=list(committee))
+                if machine.seated.generation and not is_candidate:
+                    self.on_replaced(job)
 
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy_events.Request) -> None:
         assert self._nursery is not None
@@ -424,6 +458,10 @@ class Elections:
                 del self._streams[peer]
             with trio.CancelScope(shield=True):
                 await stream.close()
+
+    async def ask_own(self, request: Any) -> Any:
+        """What this node's own elector answers it."""
+        return await self._answer(self._own, request)
 
     async def _answer(self, peer: PeerId, request: Any) -> Any:
         refusal = self._refusal(request)

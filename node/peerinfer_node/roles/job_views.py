@@ -39,6 +39,8 @@ _BLANK: Json = {
     "term": 0,
     "handovers": [],
     "elapsed_s": 0.0,
+    "generation": 0,
+    "missing": [],
     "survives": False,
     "copied_bytes": 0,
     "copies_bytes": 0,

@@ -23,12 +23,11 @@ from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
-from peerinfer.ids import JobId, PeerId, is_job_id, job_id_of
+from peerinfer.ids import JobId, is_job_id, job_id_of
 from peerinfer.journal import PRIORITY, Chain
 from peerinfer.lease_messages import (
     JournalBatch,
 )
-from peerinfer.lease_profile import LeaseProfile
 from peerinfer.messages import (
     Manifest,
     Signed,
@@ -37,7 +36,7 @@ from peerinfer.messages import (
 from peerinfer.replica_messages import JobCancelWanted
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
-from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Store
+from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Network, Store
 from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
@@ -52,6 +51,7 @@ from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
+from peerinfer_node.roles.rescuing import Propose, Rescuing, named_generation
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
 from peerinfer_node.roles.stored_job import read_results
@@ -85,13 +85,15 @@ class Jobs:
         store: Store,
         blobs: BlobStore,
         keys: Keys,
+        network: Network,
+        swarm: str,
         clock: LocalClock,
         log: Log,
         executor: Executor,
         coordinator: CoordinatorRole,
         elections: Elections,
         replicas: Replicas,
-        propose: Callable[[bytes, JobRequest], tuple[tuple[PeerId, ...], LeaseProfile]],
+        propose: Propose,
         rng: random.Random,
         on_accept: Callable[[], None],
         blob_server: BlobServer,
@@ -165,6 +167,19 @@ class Jobs:
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
         elections.on_unsaved = self._seat_unsaved
+        elections.on_replaced = self._replaced
+        self.rescuing = Rescuing(
+            keys=keys,
+            network=network,
+            store=store,
+            clock=clock,
+            elections=elections,
+            coordinating=self._coordinating,
+            propose=propose,
+            stand=lambda live: self._stand(live, campaign=True),
+            log=log,
+            swarm=swarm,
+        )
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Reports started once jobs can be taken up."""
@@ -270,6 +285,9 @@ class Jobs:
             request = JobRequest.from_json(row.request)
             _, manifest = unseal(Manifest, row.manifest)
             live = self._add(row.job, manifest, row.manifest, request)
+            named = await named_generation(self._store, row.job)
+            if named:
+                self._elections.begin_generation(row.job, named)
             if manifest.committee == (self._own,):
                 self._stand(live, campaign=True)
             else:
@@ -357,6 +375,24 @@ class Jobs:
             live.is_over = True
             assert self._nursery is not None
             self._nursery.start_soon(self._forget, live, "failed", reason, StateUnusable.__name__)
+
+    def _replaced(self, job: JobId) -> None:
+        """Its owner has named another committee: what was kept for it here is let go."""
+        live = self._live.get(job)
+        if live is not None and not live.is_over:
+            live.is_over = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._forget, live, "cancelled", "its owner named another committee", "")
+
+    async def rescue(self, job: str, *, confirmed: bool) -> Json:
+        """Raises `UsageError` if there is no such job, it has ended, or there is nothing to rescue."""
+        row = await self._row(job)
+        live = self._live.get(row.job)
+        if live is None:
+            raise UsageError(f"job {row.job} has ended already: {row.state}; there is nothing to rescue")
+        if live.manifest.committee == (self._own,):
+            raise UsageError(f"job {row.job} has no other electors than this node, so none can be missing")
+        return await self.rescuing.rescue(live, confirmed=confirmed)
 
     def _over(self, live: LiveJob, chain: Chain) -> None:
         assert self._nursery is not None
@@ -555,9 +591,11 @@ class Jobs:
         if machine is not None:
             chain = self._chain(live, machine)
             known["committee"] = list(machine.committee)
+            known["generation"] = machine.seated.generation
             known |= led(chain, live.manifest)
             if live.body is None:
                 known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
+                known["missing"] = list(machine.snapshot().missing)
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
         if live.priority is not None:
@@ -590,4 +628,7 @@ def _missing(live: LiveJob, machine: Candidacy) -> str:
     waiting = picture.waiting or live.waiting
     if not picture.missing or not picture.waiting:
         return waiting
-    return f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
+    told = f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
+    if len(machine.committee) - len(picture.missing) >= machine.seated.quorum:
+        return told
+    return f"{told}; if they are gone for good, its owner can go on without them: peerinfer jobs rescue {live.job[:8]}"

@@ -22,7 +22,7 @@ from peerinfer.errors import PeerinferError, ProtocolError, StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
-from peerinfer.manifests import open_manifest, quorum_of
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest
 from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
@@ -143,7 +143,7 @@ class Keeping:
             for elector in self._elections.committee(job, manifest):
                 if elector != self._own:
                     nursery.start_soon(ask, elector)
-        return len(said) >= quorum_of(manifest)
+        return len(said) >= self._elections.seated(job, manifest).quorum
 
     async def _give_up(self, job: JobId, reason: str) -> None:
         """Nothing of another node's job is kept here any more."""

@@ -11,7 +11,7 @@ from peerinfer.assignment import JobEnded, JobPicture
 from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
 from peerinfer.job_priority import JobPriority
-from peerinfer.journal import Chain
+from peerinfer.journal import Chain, Entry
 from peerinfer.messages import Manifest
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.job_views import handovers
@@ -42,6 +42,8 @@ class LiveJob:
     copied_bytes: int = 0
     copies_bytes: int = 0
     """What has been sent of its copies, and how much that will be."""
+    carried: tuple[Entry, ...] = ()
+    """What its owner carries over from a generation that is over, until it is in the journal of the new one."""
     is_over: bool = False
     waiting: str = "is being elected"
     picture: JobPicture | None = None

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from peerinfer.committees import Seated
 from peerinfer.errors import PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import JobId, PeerId
-from peerinfer.manifests import quorum_of
-from peerinfer.messages import Manifest, Term
+from peerinfer.messages import Term
 from peerinfer.replica_messages import RecordCopy, RecordHeld, ReplicaRefused
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -55,8 +55,7 @@ class RecordCopier:
         self,
         replicas: Replicas,
         job: JobId,
-        manifest: Manifest,
-        committee: Sequence[PeerId],
+        seated: Seated,
         term: Term,
         own: PeerId,
         log: Log,
@@ -65,8 +64,8 @@ class RecordCopier:
         self._job = job
         self._term = term
         self._log = log
-        self._lines = {PeerId(elector): _Line() for elector in committee if elector != own}
-        self._needed = quorum_of(manifest) - (own in committee)
+        self._lines = {PeerId(elector): _Line() for elector in seated.electors if elector != own}
+        self._needed = seated.quorum - (own in seated.electors)
         self._records: dict[int, _Record] = {}
         """Those that are not safe yet, in order."""
 

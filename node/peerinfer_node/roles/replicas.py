@@ -248,7 +248,7 @@ class Replicas:
 
     async def _take_record(self, job: JobId, manifest: Manifest, peer: PeerId, copy: RecordCopy, body: bytes) -> None:
         chain = self._elector.chain(job)
-        if chain is None or copy.term.order < chain.last_term.order:
+        if chain is None or copy.term.order < chain.last_term.order or self._elector.is_fenced(job, copy.term):
             raise ProtocolError(f"term {copy.term.round} is over")
         kept = self._kept.setdefault((job, copy.term.order), {})
         if copy.number not in kept:

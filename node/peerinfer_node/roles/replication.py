@@ -12,7 +12,6 @@ import trio
 
 from peerinfer.errors import JobFailed, PeerinferError
 from peerinfer.ids import Cid, PeerId
-from peerinfer.manifests import quorum_of
 from peerinfer.replica_messages import ReplicaOffered
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, InThread
@@ -55,7 +54,8 @@ class Replication:
         check_size(files.inputs)
         offer = await self._offer(live)
         inputs, model = Cid(offer.inputs), Cid(manifest.model)
-        own, committee = self._elections.own, self._elections.committee(job, manifest)
+        seated = self._elections.seated(job, manifest)
+        own, committee = self._elections.own, tuple(PeerId(elector) for elector in seated.electors)
         others = [elector for elector in committee if elector != own]
         held = [own] if own in committee else []
         problems: list[str] = []
@@ -67,7 +67,7 @@ class Replication:
                 held.append(elector)
             except PeerinferError as error:
                 problems.append(str(error))
-            if len(held) >= quorum_of(manifest) or len(held) + len(problems) == len(manifest.committee):
+            if len(held) >= seated.quorum or len(held) + len(problems) == len(committee):
                 enough.set()
 
         def note_given(cid: Cid, size: int) -> None:
@@ -75,15 +75,15 @@ class Replication:
                 live.copied_bytes = min(live.copied_bytes + size, live.copies_bytes)
                 live.note_change()
 
-        needed = quorum_of(manifest) - len(held)
+        needed = seated.quorum - len(held)
         live.copied_bytes, live.copies_bytes = 0, needed * (offer.inputs_bytes + live.model_bytes)
         with self._blob_server.watched(note_given):
             for elector in others:
                 nursery.start_soon(one, elector)
             await enough.wait()
         live.copied_bytes = live.copies_bytes
-        if len(held) < quorum_of(manifest):
-            raise JobFailed(f"{len(held)} of {len(manifest.committee)} electors took copies: {'; '.join(problems)}")
+        if len(held) < seated.quorum:
+            raise JobFailed(f"{len(held)} of {len(committee)} electors took copies: {'; '.join(problems)}")
         self._log.info("job outlives its submitter", job=job, electors=len(held))
 
     async def hand_on(self, live: LiveJob, elector: PeerId, replica: dict[str, Any] | None) -> None:

@@ -38,6 +38,7 @@ def job(fake: FakeControl, files: Path) -> str:
     [
         *("status", "peers", "devices --json", "models", "jobs", "pause", "resume", "finish", "leave"),
         *("jobs show 1234", "jobs attach 1234", "jobs cancel 1234", "jobs fetch 1234 -o o.npz", "peers --why m.onnx"),
+        "jobs rescue 1234 --yes",
     ],
 )
 def test_without_a_daemon_the_code_is_7_and_one_line_says_how_to_start_one(
@@ -181,6 +182,41 @@ def test_cancel_stops_a_job_and_a_second_one_says_that_it_has_ended(
     assert fake.held_jobs[job].state == "cancelled"
     assert main(["jobs", "cancel", "3f3f"]) == 2
     assert "has ended already" in capsys.readouterr().err
+
+
+def test_rescue_is_refused_while_a_quorum_answers(
+    fake: FakeControl, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["jobs", "rescue", "3f3f", "--yes"]) == 2
+    assert "needs no rescue: 3 of 3 electors answer, 2 are needed" in capsys.readouterr().err
+
+
+def test_rescue_says_what_is_lost_and_asks_somebody_who_can_answer(
+    fake: FakeControl, job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.missing = ["b", "c"]
+    assert main(["jobs", "rescue", "3f3f"]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 3 electors answer, 2 are needed; missing:" in said
+    assert "add --yes to name the new committee" in said
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: "n")
+    assert main(["jobs", "rescue", "3f3f"]) == 130
+    assert ("rescue", (job, True)) not in fake.calls
+    assert "nothing was changed" in capsys.readouterr().err
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    assert main(["jobs", "rescue", "3f3f"]) == 0
+    assert "goes on in generation 1, 2 results carried over" in capsys.readouterr().err
+
+
+def test_rescue_answers_programs_with_one_object(
+    fake: FakeControl, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.missing = ["b", "c"]
+    assert main(["jobs", "rescue", "3f3f", "--yes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["job_id"] == job
+    assert (found["generation"], found["missing"], found["carried"]) == (1, ["b", "c"], 2)
 
 
 def test_an_error_of_the_daemon_is_the_commands_error(fake: FakeControl, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def test_every_command_explains_itself_with_one_example(command: str, capsys: py
 
 
 @pytest.mark.parametrize(
-    "action", ["jobs show", "jobs attach", "jobs cancel", "jobs fetch", "config path", "config set"]
+    "action", ["jobs show", "jobs attach", "jobs cancel", "jobs fetch", "jobs rescue", "config path", "config set"]
 )
 def test_actions_explain_themselves_too(action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*action.split(), "--help"]) == 0
