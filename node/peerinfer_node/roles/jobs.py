@@ -18,7 +18,6 @@ import trio
 
 from peerinfer.assignment import JobCancelled, JobEnded, TasksCommitted
 from peerinfer.binding import bind
-from peerinfer.candidacy import Candidacy
 from peerinfer.codec import decode_as, encode
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
@@ -34,7 +33,6 @@ from peerinfer.messages import (
     Term,
 )
 from peerinfer.replica_messages import JobCancelWanted
-from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Network, Store
 from peerinfer_node.roles.blobs import BlobServer
@@ -42,9 +40,10 @@ from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.endings import Endings
-from peerinfer_node.roles.job_views import job_json, provenance_json, totals
+from peerinfer_node.roles.job_views import job_json, provenance_json
 from peerinfer_node.roles.keeping import Keeping
 from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
+from peerinfer_node.roles.live_views import LiveViews
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
 from peerinfer_node.roles.priorities import Priorities
@@ -161,6 +160,7 @@ class Jobs:
             returning=self._returning,
         )
         self._endings = Endings(store=store, log=log)
+        self._views = LiveViews(elections=elections, coordinator=coordinator, clock=clock)
         self._live: dict[JobId, LiveJob] = {}
         self._journals: dict[JobId, Chain] = {}
         """Of own jobs that have ended lately: what is fetched must be what they name."""
@@ -421,7 +421,7 @@ class Jobs:
             await self._keeping.tell_at_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
-        summary: Json = {**self._known(live), **plain(known or {}), "reason": reason, "kind": kind}
+        summary: Json = {**self._views.known(live), **plain(known or {}), "reason": reason, "kind": kind}
         assert self._nursery is not None
         ended_at_s = self._clock.wall_s()
         await self._endings.save(self._nursery, live.job, state, ended_at_s=ended_at_s, summary=json.dumps(summary))
@@ -582,35 +582,6 @@ class Jobs:
             return row
         return self._endings.applied(await self._store.job(row.job) or row)
 
-    def _known(self, live: LiveJob) -> Json:
-        """What this node knows of a job beyond its row."""
-        machine = self._elections.machine(live.job)
-        split = Split(live.manifest.items, live.manifest.items_per_task)
-        picture = self._coordinator.machine.picture(live.job) or live.picture
-        known: Json = totals(picture, split) if picture is not None else {}
-        if machine is not None:
-            chain = self._chain(live, machine)
-            known["committee"] = list(machine.committee)
-            known["generation"] = machine.seated.generation
-            known |= led(chain, live.manifest)
-            if live.body is None:
-                known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
-                known["missing"] = list(machine.snapshot().missing)
-        known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
-        known["survives"] = live.survives
-        if live.priority is not None:
-            known["priority"] = live.priority.word
-        known["copied_bytes"], known["copies_bytes"] = live.copied_bytes, live.copies_bytes
-        known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
-        return known
-
-    def _chain(self, live: LiveJob, machine: Candidacy) -> Chain:
-        """The journal as far as it is known here: the candidate's own, or what its node's elector was sent since."""
-        sent = self._elections.elector.chain(live.job)
-        if sent is None or (machine.chain.last_term.order, len(machine.chain)) >= (sent.last_term.order, len(sent)):
-            return machine.chain
-        return sent
-
     def _json(self, row: JobRow) -> Json:
         live = self._live.get(row.job)
         if live is None:
@@ -619,16 +590,4 @@ class Jobs:
         # Until a job is accepted, and while this node alone elects, nobody else is waited for.
         is_own = not live.accepted.is_set() or live.manifest.committee == (self._own,)
         state = "running" if live.body is not None or is_own else "paused"
-        return job_json(row, state, self._known(live))
-
-
-def _missing(live: LiveJob, machine: Candidacy) -> str:
-    """Why nobody coordinates, as far as this node can tell."""
-    picture = machine.snapshot()
-    waiting = picture.waiting or live.waiting
-    if not picture.missing or not picture.waiting:
-        return waiting
-    told = f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
-    if len(machine.committee) - len(picture.missing) >= machine.seated.quorum:
-        return told
-    return f"{told}; if they are gone for good, its owner can go on without them: peerinfer jobs rescue {live.job[:8]}"
+        return job_json(row, state, self._views.known(live))

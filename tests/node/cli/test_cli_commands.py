@@ -200,11 +200,11 @@ def test_rescue_says_what_is_lost_and_asks_somebody_who_can_answer(
     assert "1 of 3 electors answer, 2 are needed; missing:" in said
     assert "add --yes to name the new committee" in said
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda prompt: "n")
+    monkeypatch.setattr("builtins.input", lambda question: "n")
     assert main(["jobs", "rescue", "3f3f"]) == 130
     assert ("rescue", (job, True)) not in fake.calls
     assert "nothing was changed" in capsys.readouterr().err
-    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
     assert main(["jobs", "rescue", "3f3f"]) == 0
     assert "goes on in generation 1, 2 results carried over" in capsys.readouterr().err
 

@@ -1,0 +1,61 @@
+"""What this node knows of a job that is not over, beyond its row: how far it is, who leads it, and what it waits for."""
+
+from __future__ import annotations
+
+from peerinfer.candidacy import Candidacy
+from peerinfer.control import Json
+from peerinfer.journal import Chain
+from peerinfer.splitting import Split
+from peerinfer_node.ports import LocalClock
+from peerinfer_node.roles.coordinator import CoordinatorRole
+from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.job_views import totals
+from peerinfer_node.roles.live_job import LiveJob, led
+
+
+class LiveViews:
+    def __init__(self, *, elections: Elections, coordinator: CoordinatorRole, clock: LocalClock) -> None:
+        self._elections = elections
+        self._coordinator = coordinator
+        self._clock = clock
+
+    def known(self, live: LiveJob) -> Json:
+        """What this node knows of a job beyond its row."""
+        machine = self._elections.machine(live.job)
+        split = Split(live.manifest.items, live.manifest.items_per_task)
+        picture = self._coordinator.machine.picture(live.job) or live.picture
+        known: Json = totals(picture, split) if picture is not None else {}
+        if machine is not None:
+            chain = self._chain(live, machine)
+            known["committee"] = list(machine.committee)
+            known["generation"] = machine.seated.generation
+            known |= led(chain, live.manifest)
+            if live.body is None:
+                known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
+                known["missing"] = list(machine.snapshot().missing)
+        known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
+        known["survives"] = live.survives
+        if live.priority is not None:
+            known["priority"] = live.priority.word
+        known["copied_bytes"], known["copies_bytes"] = live.copied_bytes, live.copies_bytes
+        known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
+        return known
+
+    def _chain(self, live: LiveJob, machine: Candidacy) -> Chain:
+        """The journal as far as it is known here: the candidate's own, or what its node's elector was sent since."""
+        sent = self._elections.elector.chain(live.job)
+        if sent is None or (machine.chain.last_term.order, len(machine.chain)) >= (sent.last_term.order, len(sent)):
+            return machine.chain
+        return sent
+
+
+def _missing(live: LiveJob, machine: Candidacy) -> str:
+    """Why nobody coordinates, as far as this node can tell."""
+    picture = machine.snapshot()
+    waiting = picture.waiting or live.waiting
+    if not picture.missing or not picture.waiting:
+        return waiting
+    told = f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
+    if len(machine.committee) - len(picture.missing) >= machine.seated.quorum:
+        return told
+    return f"{told}; if they are gone for good, its owner can go on without them: peerinfer jobs rescue {live.job[:8]}"
