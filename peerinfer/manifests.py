@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peerinfer.codec import decode_as
-from peerinfer.committee import check_committee, quorum
+from peerinfer.committee import check_committee
 from peerinfer.envelope import unseal
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, job_id_of
@@ -29,7 +29,3 @@ def _lengths() -> str:
 def profile_of(manifest: Manifest) -> LeaseProfile:
     """The times that all candidates of the job go by."""
     return SOLO if manifest.committee == (manifest.submitter,) else STATED[manifest.lease_s]
-
-
-def quorum_of(manifest: Manifest) -> int:
-    return quorum(len(manifest.committee), manifest.byzantine)

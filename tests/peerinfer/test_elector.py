@@ -36,7 +36,7 @@ from peerinfer.lease_messages import (
 from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
 from peerinfer.limits import SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.machine import NEVER, Tick
-from peerinfer.manifests import open_manifest, quorum_of
+from peerinfer.manifests import open_manifest
 from peerinfer.messages import (
     Term,
 )
@@ -582,7 +582,7 @@ def test_candidates_are_the_submitter_and_the_committee() -> None:
     other = Setting(submitter=1).manifest
     assert candidates_in(JOB.manifest, first_committee(JOB.manifest)) == (PEERS[7], *PEERS[:3])
     assert candidates_in(other, first_committee(other)) == (PEERS[1], PEERS[0], PEERS[2])
-    assert [quorum_of(Setting(electors=n).manifest) for n in (1, 3, 5)] == [1, 2, 3]
+    assert [first_committee(Setting(electors=n).manifest).quorum for n in (1, 3, 5)] == [1, 2, 3]
     assert open_manifest(JOB.signed)[0] == JOB.job
 
 

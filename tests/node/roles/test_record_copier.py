@@ -1,13 +1,12 @@
 """Records on their way to electors: safe when a quorum holds them, whatever the other electors do."""
 
-from dataclasses import dataclass
-
 import pytest
 import trio
 import trio.testing
 from role_world import SWARM
 from wires import Wires
 
+from peerinfer.committees import Seated
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import JobId
 from peerinfer.messages import KeepAlive, Term
@@ -24,14 +23,6 @@ JOB = JobId("1" * 32)
 TERM = Term(3, OWN.peer_id)
 
 
-@dataclass
-class Committee:
-    """What of a manifest the copier reads."""
-
-    committee: tuple
-    byzantine: int = 0
-
-
 class World:
     def __init__(self, nursery, committee=(OWN, ADA, BOB)):
         self.nursery = nursery
@@ -46,8 +37,8 @@ class World:
             log=Log(),
             swarm=SWARM,
         )
-        manifest = Committee(tuple(keys.peer_id for keys in committee))
-        self.copier = RecordCopier(replicas, JOB, manifest, manifest.committee, TERM, OWN.peer_id, Log())
+        seated = Seated(0, tuple(keys.peer_id for keys in committee), 0)
+        self.copier = RecordCopier(replicas, JOB, seated, TERM, OWN.peer_id, Log())
         nursery.start_soon(self.copier.run)
         self.safe = []
 
