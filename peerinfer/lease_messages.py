@@ -250,7 +250,7 @@ class CommitteeChange:
     seals: tuple[bytes, ...] = wire(listed(_statement, COMMITTEE_MAX))
 
 
-@message(79)
+@message(69)
 class Generation:
     """The owner's word, signed: a quorum is lost for good, and these elect from here on, with a journal of their own.
 

@@ -12,6 +12,7 @@ from repository import ROOT
 from peerinfer import (
     contribution,
     evidence_messages,
+    job_priority,
     lease_messages,
     limits,
     messages,
@@ -40,7 +41,16 @@ def parts_of(module: ModuleType) -> dict[str, type]:
     return {name: value for name, value in found.items() if dataclasses.is_dataclass(value) and value not in whole}
 
 
-_MODULES = (messages, contribution, evidence_messages, lease_messages, replica_messages, spread_messages, tensors)
+_MODULES = (
+    messages,
+    contribution,
+    evidence_messages,
+    job_priority,
+    lease_messages,
+    replica_messages,
+    spread_messages,
+    tensors,
+)
 PARTS = {name: cls for module in _MODULES for name, cls in parts_of(module).items()}
 
 

@@ -17,7 +17,7 @@ from peerinfer.cost import growth
 from peerinfer.errors import InputError, LimitExceeded, PeerinferError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
-from peerinfer.journal import Chain
+from peerinfer.journal import PRIORITY, Chain
 from peerinfer.messages import JobBrief, Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
@@ -159,13 +159,16 @@ class Coordinating:
 
     async def _carry_over(self, live: LiveJob, term: Term, machine: Candidacy) -> None:
         """Writes what counts of the generation before, where this node has just rescued the job."""
-        if not live.carried:
+        if not (live.carried or live.carried_priorities):
             return
+        for detail in live.carried_priorities:
+            if detail not in machine.chain.details(PRIORITY):
+                self._elections.write(live.job, (), event=PRIORITY, detail=detail, now=True)
         self._elections.write(live.job, live.carried, now=True)
         wanted = [entry.task for entry in live.carried]
         while self._elections.holds(live.job, term):
             if all(task in machine.chain.register for task in wanted) and machine.committed == len(machine.chain):
-                live.carried = ()
+                live.carried = live.carried_priorities = ()
                 return
             await trio.sleep(CARRY_LOOK_S)
 

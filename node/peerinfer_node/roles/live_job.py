@@ -44,6 +44,8 @@ class LiveJob:
     """What has been sent of its copies, and how much that will be."""
     carried: tuple[Entry, ...] = ()
     """What its owner carries over from a generation that is over, until it is in the journal of the new one."""
+    carried_priorities: tuple[str, ...] = ()
+    """The owner's statements on its priority, as they stood there."""
     is_over: bool = False
     waiting: str = "is being elected"
     picture: JobPicture | None = None

@@ -18,7 +18,7 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.envelope import seal
 from peerinfer.errors import JobFailed, PeerinferError, ProtocolError, StreamClosed, UsageError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import Chain, Divergence
+from peerinfer.journal import PRIORITY, Chain, Divergence
 from peerinfer.lease_messages import (
     JournalPart,
     JournalWanted,
@@ -249,6 +249,7 @@ class Rescuing:
             missing=list(survey.standings.missing),
             carried=len(entries),
         )
+        live.carried_priorities = tuple(journal.details(PRIORITY))
         live.carried, live.survives, live.is_replicated_by_command = entries, False, False
         self._elections.begin_generation(job, changes)
         self._stand(live)
