@@ -35,7 +35,7 @@ _PROG = "peerinfer jobs"
 
 def add(commands: Subcommands) -> None:
     parser = add_command(commands, "jobs", "List jobs, or look after one of them.", "peerinfer jobs show 3f2a")
-    parser.epilog = "actions: show ID, attach ID, cancel ID, priority ID LEVEL, fetch ID -o OUT, rescue ID\n" + str(
+    parser.epilog = "actions: show ID, attach ID, cancel ID, priority ID LEVEL,\nfetch ID -o OUT, rescue ID\n" + str(
         parser.epilog
     )
     add_json(parser, watch=True)
