@@ -33,6 +33,8 @@ class JobSpec:
     """Tasks that the journal says are done."""
     failed: tuple[tuple[int, str], ...] = ()
     """Tasks that the journal says failed for good, and why."""
+    settles_s: float = 0.0
+    """So long nothing is given out but what workers say that they have computed for an earlier coordinator."""
     kept: tuple[tuple[PeerId, bool, tuple[int, ...]], ...] = ()
     """Results that are here but not in the journal: by whom, whether that was this node, and of which tasks."""
     flops_per_item: float = 1.0
@@ -223,6 +225,15 @@ class CopiesCompared:
     agrees: tuple[tuple[int, tuple[PeerId, ...]], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ResultsOffered:
+    """This worker computed just these tasks for an earlier coordinator, and answers a frame of them without a new run."""
+
+    peer: PeerId
+    job: JobId
+    tasks: tuple[int, ...]
+
+
 JobEvent = (
     TasksAdded | TaskWithdrawn | JobClosed | PriorityChanged | JobCancelled | JobBroken | JobDropped | TasksCommitted
 )
@@ -243,6 +254,7 @@ Event = (
     | WorkerRated
     | LinkMeasured
     | WindowSet
+    | ResultsOffered
     | FrameAnswered
     | FrameRefused
     | AuditDone

@@ -44,6 +44,7 @@ from peerinfer.assignment import (
     KeepResults,
     LinkMeasured,
     PriorityChanged,
+    ResultsOffered,
     TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
@@ -144,6 +145,9 @@ class Coordination:
                     self._force.set_window(self._workers[peer], frames, reason, now_s)
                     self._workers_changed()
                     self._dispatch.stir(peer)
+            case ResultsOffered(peer, job_id, tasks):
+                if peer in self._workers and job_id in self._jobs:
+                    self._dispatch.offered(self._workers[peer], self._jobs[job_id], tasks)
             case WorkerRated(peer, p_ok, copies):
                 if peer in self._workers:
                     self._force.table.update(peer, p_ok=p_ok, copies=copies)

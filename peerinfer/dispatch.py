@@ -22,7 +22,7 @@ from peerinfer.estimates import Estimates
 from peerinfer.fairness import FairQueue
 from peerinfer.ids import JobId, PeerId
 from peerinfer.ledger import TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S
+from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, FRAME_TASKS_MAX
 from peerinfer.placement import Strategy, strategy_named
 from peerinfer.placement_fill import frame_size
 from peerinfer.placement_pull import Backup, Hold, InFlight, OpenJob, Pull
@@ -34,6 +34,9 @@ COLD_BYTES_PER_S = 200_000.0
 COLD_START_S = 90.0
 TIMEOUT_FACTOR = 10.0
 """A frame may take this many times what is expected of its worker."""
+
+OFFERS_MAX = 512
+"""Frames that one worker may say at once that it has computed before."""
 
 TAIL_CHECK_S = 0.25
 """So often the last frames of a job are looked at while somebody has nothing to do."""
@@ -75,6 +78,10 @@ class Dispatch:
         """Workers with room."""
         self._idle: dict[PeerId, None] = {}
         """Those of them that have nothing at all."""
+        self._offered: dict[PeerId, dict[tuple[JobId, tuple[int, ...]], None]] = {}
+        """What workers have computed already, for an earlier coordinator."""
+        self._settling: dict[JobId, float] = {}
+        """Jobs of which nothing else is given out yet, and until when."""
         self._asks_all = False
         self._tail_wait_s = TAIL_CHECK_S
         self.estimates = Estimates()
@@ -91,6 +98,8 @@ class Dispatch:
         self._fair.add(spec.job, spec.submitter, now_s, priority=spec.priority, deadline_s=ends_s)
         for peer in self._force.workers:
             self._teach(peer, job)
+        if spec.settles_s:
+            self._settling[spec.job] = now_s + spec.settles_s
         self.touch(spec.job)
 
     def prioritised(self, job: CoordinatedJob) -> None:
@@ -102,8 +111,11 @@ class Dispatch:
         self._fair.remove(job.spec.job)
         self._pull(job).job_ended(job.spec.job)
         self._alarms.clear(("delayed", job.spec.job))
-        for among in (self._ready, self._doubled, self._touched):
+        for among in (self._ready, self._doubled, self._touched, self._settling):
             among.pop(job.spec.job, None)
+        for offers in self._offered.values():
+            for offer in [offer for offer in offers if offer[0] == job.spec.job]:
+                del offers[offer]
 
     def joined(self, worker: Worker) -> None:
         offer = worker.offer
@@ -113,7 +125,7 @@ class Dispatch:
         self.workers_changed()
 
     def left(self, peer: PeerId) -> None:
-        for among in (self._stirred, self._roomy, self._idle):
+        for among in (self._stirred, self._roomy, self._idle, self._offered):
             among.pop(peer, None)
         self._alarms.clear(("again", peer))
         self.workers_changed()
@@ -123,6 +135,15 @@ class Dispatch:
         self._asks_all = True
         for pull in self._pulls.values():
             pull.changed()
+
+    def offered(self, worker: Worker, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
+        """It answers a frame of just these tasks without a second run."""
+        if not 0 < len(set(tasks)) == len(tasks) <= FRAME_TASKS_MAX:
+            return
+        offers = self._offered.setdefault(worker.peer, {})
+        if len(offers) < OFFERS_MAX:
+            offers[job.spec.job, tasks] = None
+            self.stir(worker.peer)
 
     def touch(self, job: JobId) -> None:
         """Its tasks may wait for workers."""
@@ -181,6 +202,8 @@ class Dispatch:
         workers = [self._force.workers[peer] for peer in stirred if peer in self._force.workers]
         for worker in workers:
             self._note_room(worker, now_s)
+        if self._offered:
+            self._give_offered(now_s)
         if self._doubled:
             self._give_doubles(now_s)
         for worker in workers:
@@ -210,6 +233,11 @@ class Dispatch:
                 continue
             job.ledger.wake(now_s)
             delayed_s = job.ledger.next_delayed_s
+            settles_s = self._settling.get(job_id, 0.0)
+            if now_s < settles_s:
+                self._alarms.set(("delayed", job_id), settles_s)
+                continue
+            self._settling.pop(job_id, None)
             if delayed_s is None:
                 self._alarms.clear(("delayed", job_id))
             else:
@@ -257,6 +285,42 @@ class Dispatch:
             self._idle[worker.peer] = None
         else:
             self._idle.pop(worker.peer, None)
+
+    def _give_offered(self, now_s: float) -> None:
+        """First, since it costs next to nothing; what somebody else is at already is given twice, and cancelled there."""
+        for peer, offers in list(self._offered.items()):
+            worker = self._force.workers[peer]
+            while offers and worker.room:
+                job_id, tasks = next(iter(offers))
+                del offers[job_id, tasks]
+                self._give_known(worker, self._force.jobs[job_id], tasks, now_s)
+            if not offers:
+                del self._offered[peer]
+
+    def _give_known(self, worker: Worker, job: CoordinatedJob, tasks: tuple[int, ...], now_s: float) -> None:
+        """The frame that the worker has answered before, and no other: if all of it is still to be done."""
+        ledger, peer = job.ledger, worker.peer
+        wanted = (TaskState.OPEN, TaskState.ASSIGNED)
+        if (
+            peer not in job.usable
+            or max(tasks) >= ledger.tasks
+            or any(ledger.state(task) not in wanted for task in tasks)
+        ):
+            return
+        others = [frame for frame in job.frames.values() if not set(tasks).isdisjoint(frame.tasks)]
+        if any(frame.peer == peer or frame.is_double or frame.is_shared for frame in others):
+            return
+        given = ledger.assigned(tasks)
+        ledger.claim(tasks)
+        for task in given:
+            job.copies[task] = job.copies.get(task, 1) + 1
+        if job.spec.job in self._ready:
+            self._set_ready(job.spec.job, ledger.waiting)
+        frame = self._send(job, worker, list(tasks), now_s)
+        for other in others:
+            self._force.share(other)
+        if others:
+            self._force.share(frame)
 
     def _give_doubles(self, now_s: float) -> None:
         """Tasks that others have answered, for comparison: first, since results wait for it. Like any frame to look at."""
@@ -451,8 +515,13 @@ class Dispatch:
     def check(self) -> None:
         self._alarms.check()
         self._fair.check()
-        ready = {job.spec.job: job.ledger.waiting for job in self._force.jobs.values() if job.ledger.waiting}
+        ready = {
+            job.spec.job: job.ledger.waiting
+            for job in self._force.jobs.values()
+            if job.ledger.waiting and job.spec.job not in self._settling
+        }
         assert self._ready == ready, f"tasks wait in {ready}, {self._ready} is known"
+        assert self._offered.keys() <= self._force.workers.keys(), "somebody offers results who is not here"
         for worker in self._force.workers.values():
             assert (worker.peer in self._roomy) == (worker.room > 0), f"{worker.peer} has room for {worker.room} frames"
             assert (worker.peer in self._idle) == (worker.room > 0 and not worker.frames)

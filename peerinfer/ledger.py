@@ -7,7 +7,7 @@ job of ten million tasks costs nothing.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -51,6 +51,8 @@ class Ledger:
         for task, reason in failed:
             self._move(task, TaskState.OPEN, TaskState.FAILED)
             self._faults[task] = Faults(reason=reason)
+        self._claimed: Counter[int] = Counter()
+        """Of how many times that a task stands in the queue the first ones do not count: it was claimed out of its turn."""
         self._open: deque[int] = deque(task for task in range(tasks) if self._state[task] == TaskState.OPEN)
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ class Ledger:
     @property
     def waiting(self) -> int:
         """Open tasks that could be taken now."""
-        return len(self._open)
+        return len(self._open) - (self._claimed.total() if self._claimed else 0)
 
     @property
     def all_answered(self) -> bool:
@@ -117,8 +119,9 @@ class Ledger:
     def offers(self, peer: PeerId, eligible: Collection[PeerId]) -> bool:
         """Whether `take` would find anything for `peer`."""
         if not self._faults:
-            return bool(self._open)
-        return any(not self._is_for_others(task, peer, eligible) for task in self._open)
+            return self.waiting > 0
+        waits = int(TaskState.OPEN)
+        return any(self._state[task] == waits and not self._is_for_others(task, peer, eligible) for task in self._open)
 
     def _is_for_others(self, task: int, peer: PeerId, eligible: Collection[PeerId]) -> bool:
         """The peer failed at it, and somebody eligible has not."""
@@ -133,6 +136,8 @@ class Ledger:
         passed: list[int] = []
         while self._open and len(taken) < count:
             task = self._open.popleft()
+            if self._claimed and self._skips(task):
+                continue
             faults = self._faults.get(task)
             if faults is not None:
                 if self._is_for_others(task, peer, eligible):
@@ -148,6 +153,17 @@ class Ledger:
         self._open.extendleft(reversed(passed))
         self._move_all(taken, TaskState.OPEN, TaskState.ASSIGNED)
         return taken
+
+    def claim(self, tasks: Sequence[int]) -> list[int]:
+        """Those of the tasks that wait: they are with somebody from now on. Costs nothing for those that stay."""
+        delayed = {task for _, task in self._delayed}
+        claimed = [task for task in tasks if task < len(self._state) and self._state[task] == TaskState.OPEN]
+        self._claimed.update(task for task in claimed if task not in delayed)
+        if not delayed.isdisjoint(claimed):
+            self._delayed = [entry for entry in self._delayed if entry[1] not in claimed]
+            heapq.heapify(self._delayed)
+        self._move_all(claimed, TaskState.OPEN, TaskState.ASSIGNED)
+        return claimed
 
     def assigned(self, tasks: Iterable[int]) -> list[int]:
         """Those of the tasks that somebody has and nobody has answered."""
@@ -167,10 +183,24 @@ class Ledger:
             if self._state[task] == TaskState.OPEN:
                 self._move(task, TaskState.OPEN, TaskState.PROVISIONAL)
                 adopted.append(task)
+        self._forget_claims()
         self._open = deque(task for task in self._open if self._state[task] == TaskState.OPEN)
         self._delayed = [entry for entry in self._delayed if self._state[entry[1]] == TaskState.OPEN]
         heapq.heapify(self._delayed)
         return adopted
+
+    def _forget_claims(self) -> None:
+        """Before the queue is gone through anyway."""
+        if self._claimed:
+            self._open = deque(task for task in self._open if not self._skips(task))
+
+    def _skips(self, task: int) -> bool:
+        if not self._claimed[task]:
+            return False
+        self._claimed[task] -= 1
+        if not self._claimed[task]:
+            del self._claimed[task]
+        return True
 
     def give_back(self, tasks: Sequence[int]) -> None:
         """Tasks that certainly did not run: back to the front of the queue, without a mark."""
@@ -210,6 +240,7 @@ class Ledger:
         self._move(task, state, TaskState.FAILED)
         self._faults.setdefault(task, Faults()).reason = reason
         if state == TaskState.OPEN:
+            self._forget_claims()
             self._open = deque(other for other in self._open if other != task)
             self._delayed = [entry for entry in self._delayed if entry[1] != task]
             heapq.heapify(self._delayed)
@@ -236,7 +267,11 @@ class Ledger:
     def check(self) -> None:
         counted = [self._state.count(state) for state in TaskState]
         assert counted == self._counts, f"counts {self._counts}, but the states say {counted}"
-        waiting = [*self._open, *(task for _, task in self._delayed)]
+        queue = Counter(self._open)
+        assert all(queue[task] >= count > 0 for task, count in self._claimed.items()), (
+            "a claimed task is not in the queue"
+        )
+        waiting = [*(queue - self._claimed).elements(), *(task for _, task in self._delayed)]
         assert len(set(waiting)) == len(waiting), "a task waits in a queue twice"
         assert len(waiting) == self._counts[TaskState.OPEN], (
             f"{self._counts[TaskState.OPEN]} tasks are open, {len(waiting)} wait in a queue"

@@ -54,6 +54,11 @@ behind each frame."""
 FRAME_BLOB_BYTES_MAX = 256 * MIB
 """Inputs or outputs of one frame that travel as a blob: each end holds them in memory once."""
 
+KEPT_FRAMES_MAX = 256
+KEPT_RESULTS_BYTES_MAX = 64 * MIB
+"""Answered frames, and their outputs, that a worker keeps for a job's next coordinator; the newest ones. What is older has
+long been written down."""
+
 # --- work streams ------------------------------------------------------------------------------------------------
 COORDINATORS_MAX = 16
 """Work streams that a volunteer serves at once."""

@@ -49,6 +49,7 @@ PROTOCOL_VERSION = 1
 PROTOCOL_REVISION = 2
 """Grows with every message, and every dtype, that is added to version 1: a peer is sent only what its revision knows."""
 
+RESULTS_HELD_REVISION = 2
 STRINGS_REVISION = 2
 """The first that carries tensors of strings."""
 
@@ -210,6 +211,17 @@ class JobDone:
     """From the coordinator: nothing of this job will come any more; what is held for it may go."""
 
     job: str = wire(_id)
+
+
+@message(11)
+class ResultsHeld:
+    """From the worker: it has computed these tasks for an earlier coordinator of the job, or is about to have.
+
+    A frame of just these tasks, in this order, is answered without a second run. Nothing follows from it by itself.
+    """
+
+    job: str = wire(_id)
+    tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
 
 
 @message(9)

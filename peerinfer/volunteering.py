@@ -47,6 +47,8 @@ class FrameOffered:
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
     """On the machine's clock."""
+    outlives: bool = False
+    """Somebody else may take the job over: what was begun is worth finishing when this coordinator is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,10 @@ class Volunteering:
         self._coordinators: dict[PeerId, None] = {}
         self._waiting = WaitingFrames(first)
         self._running: dict[FrameKey, None] = {}
+        self._outliving: dict[FrameKey, None] = {}
+        """Frames here that go on without their coordinator."""
+        self._left_alone: dict[FrameKey, None] = {}
+        """Those that run, and whose coordinator is gone."""
         self._answering: dict[FrameKey, None] = {}
         self._terms: OrderedDict[JobId, Term] = OrderedDict()
         """The newest that is certified."""
@@ -225,7 +231,8 @@ class Volunteering:
                 if key in self._running:
                     del self._running[key]
                     self._waiting.ended(key, now_s)
-                self._answering.pop(key, None)
+                for among in (self._answering, self._outliving, self._left_alone):
+                    among.pop(key, None)
             case FrameCancelled(key):
                 self._cancel(key)
             case PauseAsked():
@@ -267,10 +274,13 @@ class Volunteering:
     def _leave(self, peer: PeerId) -> None:
         self._coordinators.pop(peer, None)
         for key in self._waiting.held(peer):
-            self._waiting.remove(key)
+            self._remove(key)
             self._effects.append(DropFrame(key))
         for key in [key for key in self._running if key[0] == peer]:
-            self._effects.append(StopFrame(key))
+            if key in self._outliving:
+                self._left_alone[key] = None
+            else:
+                self._effects.append(StopFrame(key))
 
     def _offer(self, offered: FrameOffered, now_s: float) -> None:
         key, job, term = offered.key, offered.job, offered.term
@@ -294,11 +304,20 @@ class Volunteering:
                 self._terms.move_to_end(job)
                 if len(self._terms) > TERMS_REMEMBERED_MAX:
                     self._terms.popitem(last=False)
+            if offered.outlives:
+                self._outliving[key] = None
             submitter = offered.submitter or key[0]
             self._waiting.add(key, job, submitter, now_s, priority=offered.priority, deadline_s=offered.deadline_s)
 
+    def _remove(self, key: FrameKey) -> bool:
+        """It does not wait any more; False if it did not."""
+        if not self._waiting.remove(key):
+            return False
+        self._outliving.pop(key, None)
+        return True
+
     def _cancel(self, key: FrameKey) -> None:
-        if self._waiting.remove(key):
+        if self._remove(key):
             self._effects.append(DropFrame(key))
         elif key in self._running:
             self._effects.append(StopFrame(key))
@@ -308,7 +327,7 @@ class Volunteering:
             return
         self._paused = pause
         for key in self._waiting.held():
-            self._waiting.remove(key)
+            self._remove(key)
             self._effects.append(RefuseFrame(key, pause.reason, final=False))
         for key in self._running:
             self._effects += [StopFrame(key), RefuseFrame(key, pause.reason, final=False)]
@@ -321,7 +340,7 @@ class Volunteering:
         for peer in self._coordinators:
             for key in reversed(self._waiting.held(peer)):
                 if self._held_for(peer) > self._window():
-                    self._waiting.remove(key)
+                    self._remove(key)
                     self._effects.append(RefuseFrame(key, "its device has to rest", final=False))
         self._announce()
 
@@ -350,7 +369,10 @@ class Volunteering:
 
     def _held_for(self, peer: PeerId) -> int:
         return self._waiting.of(peer) + sum(
-            1 for frames in (self._running, self._answering) for key in frames if key[0] == peer
+            1
+            for frames in (self._running, self._answering)
+            for key in frames
+            if key[0] == peer and key not in self._left_alone
         )
 
     def snapshot(self) -> VolunteerPicture:
@@ -363,6 +385,9 @@ class Volunteering:
         assert len(self._coordinators) <= COORDINATORS_MAX, f"{len(self._coordinators)} coordinators"
         assert len(self._running) <= self._devices, f"{len(self._running)} frames run on {self._devices} devices"
         assert not self._running.keys() & self._answering.keys(), "a frame runs and is answered"
+        here = [*self._waiting.held(), *self._running, *self._answering]
+        assert self._outliving.keys() <= set(here), "a frame is remembered that is not here any more"
+        assert self._left_alone.keys() <= self._outliving.keys(), "a frame goes on that was to be stopped"
         for peer in self._coordinators:
             held = self._held_for(peer)
             limit = self._devices * FRAMES_IN_FLIGHT_PER_DEVICE

@@ -9,12 +9,13 @@ import pytest
 import trio
 
 from peerinfer.control import Json
-from peerinfer.ids import JobId
+from peerinfer.ids import Cid, JobId
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow
+from peerinfer_node.ports import Batch, BatchResult, JobRow
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
+from peerinfer_sim.executor import SimExecutor
 from peerinfer_sim.lease.mutants import broken
 from peerinfer_sim.outcome import Outcome
 from peerinfer_sim.scenario import FaultPlan, Scenario
@@ -206,3 +207,34 @@ def test_a_committee_whose_disks_were_all_full_goes_on_when_they_have_room_again
     check_totals(outcome)
     assert outcome.job_s > 20.0, "no disk was full while the job ran"
     assert outcome.lies_passed == 0
+
+
+def test_what_workers_have_computed_is_not_computed_again_when_a_coordinator_dies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many are as where nobody dies, some of them by hedging; a twentieth more where workers keep nothing."""
+    computed = 0
+    calm_run = SimExecutor.run
+
+    async def run_and_count(self: SimExecutor, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
+        nonlocal computed
+        result = await calm_run(self, model, batch, timeout_s)
+        computed += len(batch.items)
+        return result
+
+    monkeypatch.setattr(SimExecutor, "run", run_and_count)
+    found = scenario.load("failover").smaller(items=400)
+    (crash, *_) = found.faults
+    found = replace(
+        found,
+        faults=(replace(crash, count=1, between_s=(1.0, 4.0), lasts_s=15.0),),
+        job=replace(found.job, verify="none"),
+    )
+    tasks = 0
+    for seed in (1, 2):
+        world = WholeWorld(found, seed, EventLog())
+        outcome = world.run()
+        check_totals(outcome)
+        tasks += outcome.tasks
+        assert sum(map(len, world.oversight.terms.values())) >= 1, "nobody took over"
+    assert computed <= tasks * 1.015

@@ -39,6 +39,8 @@ from peerinfer_node.roles.stored_job import JobFiles, StoredJob
 REPLICATE_AGAIN_S = 5.0
 CARRY_LOOK_S = 0.02
 """A journal's round trip takes longer than this."""
+SETTLES_S = 0.25
+"""After a takeover, workers get so long to say what they computed for the coordinator before: a few round trips."""
 
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
@@ -137,7 +139,8 @@ class Coordinating:
             return
         live.body, live.waiting, live.end = body, "", None
         self._log.info("job accepted", job=job, term=term.round, items=files.split.items, tasks=files.split.tasks)
-        self._coordinator.accept(self._spec(live, final, failed, kept), body)
+        is_takeover = len(machine.chain.handovers()) > 1
+        self._coordinator.accept(self._spec(live, final, failed, kept, is_takeover=is_takeover), body)
         live.accepted.set()
         live.note_change()
         self._on_accept()
@@ -233,7 +236,13 @@ class Coordinating:
         )
 
     def _spec(
-        self, live: LiveJob, final: Iterable[int], failed: dict[int, str], kept: dict[PeerId, list[int]]
+        self,
+        live: LiveJob,
+        final: Iterable[int],
+        failed: dict[int, str],
+        kept: dict[PeerId, list[int]],
+        *,
+        is_takeover: bool,
     ) -> JobSpec:
         files, request = live.files, live.request
         assert files is not None
@@ -253,6 +262,7 @@ class Coordinating:
             deadline_s=request.deadline_s,
             final=tuple(final),
             failed=tuple(failed.items()),
+            settles_s=SETTLES_S if is_takeover else 0.0,
             kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),
             priority=Priority[request.priority.upper()],
             submitter=live.manifest.submitter,

@@ -29,6 +29,7 @@ from peerinfer.assignment import (
     JobEnded,
     JobSpec,
     KeepResults,
+    ResultsOffered,
     SendFrame,
     Settle,
     TaskFailedForGood,
@@ -39,6 +40,7 @@ from peerinfer.assignment import (
     WorkerOffer,
 )
 from peerinfer.coordination import Coordination
+from peerinfer.dispatch import OFFERS_MAX
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import (
@@ -46,7 +48,7 @@ from peerinfer.limits import (
     INLINE_BYTES_MAX,
     REASON_CHARS_MAX,
 )
-from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, JobDone, Refused, Results, Term, Window
+from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, JobDone, Refused, Results, ResultsHeld, Term, Window
 from peerinfer.tensors import is_string
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
@@ -62,6 +64,8 @@ IDLE_LINK_S = 30.0
 """A work stream that no job has used for this long is closed."""
 
 AUDITS_TOGETHER_MAX = 64
+OFFERS_PER_STREAM_MAX = 64 * OFFERS_MAX
+"""An honest worker offers what it keeps once for each job that comes to this node, and when it comes back."""
 
 WINDOWS_AT_ONCE_MAX = 100
 WINDOWS_PER_S_MAX = 5.0
@@ -89,6 +93,7 @@ class _Link:
     sent: dict[int, Frame] = field(default_factory=dict)
     joined_s: float = field(default_factory=trio.current_time)
     windows: int = 0
+    offers: int = 0
     end: str = "this node stops"
 
 
@@ -261,6 +266,11 @@ class CoordinatorRole:
                 self._driver.post(WindowSet(peer, frames, reason))
             case Results():
                 self._take(link, message, body)
+            case ResultsHeld(job, tasks):
+                link.offers += 1
+                if link.offers > OFFERS_PER_STREAM_MAX:
+                    raise ProtocolError(f"{peer} offers results all the time")
+                self._driver.post(ResultsOffered(peer, JobId(job), tasks))
             case Refused(number, reason, final):
                 self.stages.dropped(number)
                 if link.sent.pop(number, None) is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from peerinfer.certified_term import check_lease
-from peerinfer.cost import Given, growth
-from peerinfer.envelope import seal
+from peerinfer.committees import candidates_in, committees_of
+from peerinfer.cost import Given
 from peerinfer.errors import (
     DecodeError,
     DeviceUnfit,
@@ -28,20 +27,18 @@ from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
 from peerinfer.limits import (
     COORDINATORS_MAX,
     FRAME_BLOB_BYTES_MAX,
-    GIB,
-    INLINE_BYTES_MAX,
+    KEPT_FRAMES_MAX,
     REASON_CHARS_MAX,
+    WINDOW_FRAMES_MAX,
 )
 from peerinfer.messages import (
+    RESULTS_HELD_REVISION,
     Cancel,
     Frame,
     JobBrief,
     JobDone,
-    OutputGroup,
-    Receipt,
     Refused,
-    Results,
-    TaskFailure,
+    ResultsHeld,
     Window,
 )
 from peerinfer.volunteering import (
@@ -72,17 +69,19 @@ from peerinfer.waiting_frames import FrameKey
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, ModelInterface, Stream
+from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
+from peerinfer_node.roles.frame_answers import Body, receipt_for, results_of
 from peerinfer_node.roles.frames import all_failed, check_frame
+from peerinfer_node.roles.kept_frames import KeptFrame, KeptFrames, digest_of
+from peerinfer_node.roles.models_at_work import FetchBlob, ModelsAtWork
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 
 BRIEFS_PER_STREAM_MAX = 64
-INTERFACES_MAX = 256
-MODEL_BYTES_MAX = 4 * GIB
-OUTBOX_MAX = 256
-"""Windows and refusals that wait for a coordinator to read them; a coordinator that lets more pile up is left."""
+OFFERS_MAX = KEPT_FRAMES_MAX + 2 * WINDOW_FRAMES_MAX
+OUTBOX_MAX = 256 + OFFERS_MAX
+"""Windows, offers and refusals that wait for a coordinator to read them; a coordinator that lets more pile up is left."""
 
-FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
+_Answer = tuple[Any, Body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,8 @@ class _Introduced:
     submitter: str
     """Who signed its manifest, if the coordinator could show that; else the coordinator."""
     due_s: float | None
+    candidates: frozenset[str]
+    """Who else may coordinate the job; nobody, where that was not shown or there is nobody."""
 
 
 @dataclass(slots=True)
@@ -101,11 +102,13 @@ class _Link:
 
     stream: MessageStream
     conversation: Conversation
-    outbox: trio.MemorySendChannel[Window | Refused]
+    outbox: trio.MemorySendChannel[Window | Refused | ResultsHeld]
     """One after the other: of two windows the later one must be the last to arrive."""
     scope: trio.CancelScope
     briefs: OrderedDict[str, _Introduced] = field(default_factory=OrderedDict)
     frames: int = 0
+    revision: int = 0
+    is_gone: bool = False
     outputs: list[Cid] = field(default_factory=list)
     """Blobs that were made for it."""
     end: str = "the node stops"
@@ -120,6 +123,7 @@ class _Held:
     frame: Frame
     body: bytes
     scope: trio.CancelScope
+    candidates: frozenset[str]
     executor: Executor | None = None
     """The device that it runs on."""
 
@@ -148,12 +152,14 @@ class WorkerRole:
         self._idle: list[Executor] = list(executors)
         self._resting: dict[Executor, str] = {}
         self._blobs = blobs
-        self._fetch_blob, self._fetch_model = fetch_blob, fetch_model
+        self._fetch_blob = fetch_blob
+        self._models = ModelsAtWork(own=keys.peer_id, blobs=blobs, fetch=fetch_model)
         self._keys = keys
         self._log = log
         self._swarm = swarm
         self._links: dict[PeerId, _Link] = {}
         self._held: dict[FrameKey, _Held] = {}
+        self._kept = KeptFrames()
         self._nursery: trio.Nursery | None = None
         self._clock = clock
         first = str(keys.peer_id) if own_jobs_first else ""
@@ -170,8 +176,6 @@ class WorkerRole:
         """Taken by devices that tell their power, while they computed; what they take at rest is counted in."""
         self.given = Given()
         """The same of what other coordinators asked for."""
-        self._interfaces: OrderedDict[Cid, ModelInterface] = OrderedDict()
-        """Of the models that others brought: what an item of theirs is worth."""
 
     # --- outside ---------------------------------------------------------------------------------------------------
 
@@ -234,12 +238,12 @@ class WorkerRole:
         """Talks to one coordinator until it leaves."""
         stream = MessageStream(raw)
         try:
-            await greet(stream, swarm=self._swarm)
+            hello = await greet(stream, swarm=self._swarm)
             objection = self._objection(stream.peer)
             if objection:
                 await say_goodbye(stream, objection)
             else:
-                await self._converse(stream)
+                await self._converse(stream, hello.revision)
         except PeerinferError as error:
             self._log.info("work stream refused", peer=stream.peer, reason=str(error))
         finally:
@@ -265,12 +269,13 @@ class WorkerRole:
             return f"serves {others} coordinators already; try later"
         return ""
 
-    async def _converse(self, stream: MessageStream) -> None:
+    async def _converse(self, stream: MessageStream, revision: int) -> None:
         peer = stream.peer
-        outbox, unsent = trio.open_memory_channel[Window | Refused](OUTBOX_MAX)
+        outbox, unsent = trio.open_memory_channel[Window | Refused | ResultsHeld](OUTBOX_MAX)
         conversation = Conversation(stream, lambda message, body: self._receive(link, message, body))
-        link = _Link(stream, conversation, outbox, trio.CancelScope())
+        link = _Link(stream, conversation, outbox, trio.CancelScope(), revision=revision)
         self._links[peer] = link
+        self._offer_kept(link)  # before the first window, so that nobody else is given what is here
         self._driver.post(CoordinatorJoined(peer))
         try:
             with link.scope:
@@ -280,10 +285,24 @@ class WorkerRole:
                     nursery.cancel_scope.cancel()
         finally:
             del self._links[peer]
+            link.is_gone = True
             self._driver.post(CoordinatorLeft(peer))
             with trio.CancelScope(shield=True):
                 await self._discard(link.outputs)
             self._log.info("coordinator left", peer=peer, reason=link.end)
+
+    def _offer_kept(self, link: _Link, job: str | None = None) -> None:
+        """Tells a coordinator what is finished here, or nearly, of jobs that are now its own."""
+        if link.revision < RESULTS_HELD_REVISION:
+            return
+        peer = link.stream.peer
+        offers = dict.fromkeys(self._kept.of(peer, job))
+        for held in self._held.values():
+            is_begun = held.executor is not None and held.link is not link
+            if is_begun and peer in held.candidates and job in (None, held.frame.job):
+                offers[JobId(held.frame.job), held.frame.tasks] = None
+        for of, tasks in list(offers)[-OFFERS_MAX:]:
+            self._tell(link, ResultsHeld(of, tasks))
 
     async def _discard(self, outputs: Sequence[Cid]) -> None:
         try:
@@ -292,7 +311,9 @@ class WorkerRole:
         except PeerinferError as error:
             self._log.warning("outputs not removed", reason=str(error))
 
-    async def _send_outbox(self, link: _Link, unsent: trio.MemoryReceiveChannel[Window | Refused]) -> None:
+    async def _send_outbox(
+        self, link: _Link, unsent: trio.MemoryReceiveChannel[Window | Refused | ResultsHeld]
+    ) -> None:
         try:
             async for message in unsent:
                 await link.stream.send(message)
@@ -300,7 +321,7 @@ class WorkerRole:
             link.end = str(error)
             link.scope.cancel()
 
-    def _tell(self, link: _Link, message: Window | Refused) -> None:
+    def _tell(self, link: _Link, message: Window | Refused | ResultsHeld) -> None:
         try:
             link.outbox.send_nowait(message)
         except trio.WouldBlock:
@@ -318,12 +339,20 @@ class WorkerRole:
             case Cancel(number, _):
                 self._driver.post(FrameCancelled((link.stream.peer, number)))
             case JobDone(job):
-                link.briefs.pop(job, None)
+                if link.briefs.pop(job, None) is not None:
+                    self._forget(job)
                 outputs, link.outputs = link.outputs, []
                 await self._discard(outputs)
             case _:
                 raise ProtocolError(f"{link.stream.peer} sent {type(message).__name__} to a worker")
         await self._driver.wait_room()
+
+    def _forget(self, job: str) -> None:
+        """Nobody wants anything of this job any more."""
+        self._kept.forget(job)
+        for held in self._held.values():
+            if held.frame.job == job and held.link.is_gone:
+                held.scope.cancel()
 
     def _brief(self, link: _Link, brief: JobBrief) -> None:
         try:
@@ -336,18 +365,23 @@ class WorkerRole:
             raise ProtocolError(f"{link.stream.peer} allows {brief.timeout_s} s for a task")
         if brief.term.candidate != link.stream.peer:
             raise ProtocolError(f"{link.stream.peer} brings the term of another coordinator")
-        submitter = str(link.stream.peer)
+        submitter, candidates = str(link.stream.peer), frozenset[str]()
         if brief.certificate:
             try:
                 manifest = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate, brief.changes)
                 submitter = manifest.submitter
+                if len(manifest.committee) > 1:
+                    committees, _ = committees_of(JobId(brief.job), manifest, brief.changes)
+                    candidates = frozenset(candidates_in(manifest, committees[-1]))
             except DecodeError as error:
                 raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
         due_s = self._clock.now_s() + brief.deadline_s if brief.deadline_s > 0 else None
         known = link.briefs.get(brief.job)
         if known is not None and known.brief.deadline_s == brief.deadline_s:
             due_s = known.due_s  # introduced again, since something else has changed: it is due when it was
-        link.briefs[brief.job] = _Introduced(brief, submitter, due_s)
+        if candidates and brief.job not in link.briefs:
+            self._offer_kept(link, brief.job)
+        link.briefs[brief.job] = _Introduced(brief, submitter, due_s, candidates)
         link.briefs.move_to_end(brief.job)
         if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
             link.briefs.popitem(last=False)
@@ -365,12 +399,22 @@ class WorkerRole:
                 raise ProtocolError(f"{link.stream.peer} used frame number {frame.frame} twice")
             self._tell(link, Refused(frame.frame, "a frame of this number from before is still being stopped", False))
             return
-        self._held[key] = _Held(link, brief, frame, body, trio.CancelScope())
+        is_certified = bool(brief.certificate) and frame.term == brief.term
+        candidates = job.candidates if is_certified else frozenset[str]()
+        self._held[key] = _Held(link, brief, frame, body, trio.CancelScope(), candidates)
         link.frames += 1
         link.conversation.set_busy(True)
-        is_certified = bool(brief.certificate) and frame.term == brief.term
         priority = Priority(min(brief.priority, Priority.LOW))
-        offered = FrameOffered(key, JobId(frame.job), frame.term, is_certified, job.submitter, priority, job.due_s)
+        offered = FrameOffered(
+            key,
+            JobId(frame.job),
+            frame.term,
+            is_certified,
+            job.submitter,
+            priority,
+            job.due_s,
+            outlives=bool(candidates),
+        )
         self._driver.post(offered)
 
     # --- what the machine wants --------------------------------------------------------------------------------------
@@ -423,7 +467,7 @@ class WorkerRole:
             self._driver.post(FrameFinished(key))
             return
         self._idle.remove(executor)
-        answer: tuple[Any, Sequence[bytes | memoryview]] | None = None
+        answer: _Answer | None = None
         try:
             with held.scope:
                 answer = await self._answer(held, executor)
@@ -432,7 +476,7 @@ class WorkerRole:
             self._idle.append(executor)
             self._driver.post(FrameComputed(key))
         try:
-            if answer is not None:
+            if answer is not None and not held.link.is_gone:
                 await self._send_answer(held, executor, *answer)
         finally:
             self._drop(key)
@@ -459,7 +503,7 @@ class WorkerRole:
         allowed = [executor for executor in executors if executor not in self._resting]
         return sorted(allowed, key=lambda executor: -executor.device.gemm_gflops)
 
-    async def _answer(self, held: _Held, executor: Executor) -> tuple[Any, Sequence[bytes | memoryview]]:
+    async def _answer(self, held: _Held, executor: Executor) -> _Answer:
         """Runs the frame on this device, or on another one if this one is not for its model."""
         others = [other for other in self._fastest_first(self._executors) if other is not executor]
         for chosen in (executor, *others):
@@ -471,7 +515,7 @@ class WorkerRole:
                 reason = str(error)
         return Refused(held.frame.frame, reason[:REASON_CHARS_MAX], True), ()
 
-    async def _answer_of(self, held: _Held, executor: Executor) -> tuple[Any, Sequence[bytes | memoryview]]:
+    async def _answer_of(self, held: _Held, executor: Executor) -> _Answer:
         """Raises `DeviceUnfit`."""
         frame, brief = held.frame, held.brief
         try:
@@ -483,8 +527,14 @@ class WorkerRole:
                 await self._blobs.discard(cid)
                 if len(body) != frame.inputs_bytes:
                     return Refused(frame.frame, "the inputs' blob has another size than the frame says", True), ()
+            digest = digest_of(frame, brief, [body]) if held.candidates else b""
+            kept = self._kept.find(frame.job, frame.tasks, digest) if held.candidates else None
+            if kept is not None:
+                return await self._say(held, kept.result, kept.executor, 0.0)
             batch = Batch(frame.items, frame.tensors, [body], brief.merge, brief.outputs)
-            result = await self._run(held, executor, batch)
+            result = await self._models.run(brief, held.link.stream.peer, executor, batch)
+            if held.candidates:
+                self._kept.keep(frame.job, frame.tasks, KeptFrame(digest, held.candidates, result, executor))
             return await self._results(held, result, executor)
         except ModelRefused as error:
             return Refused(frame.frame, f"refuses the model: {error}"[:REASON_CHARS_MAX], True), ()
@@ -497,66 +547,16 @@ class WorkerRole:
         except KeyError:
             return Refused(frame.frame, "a blob was dropped from the cache while it was needed", False), ()
 
-    async def _run(self, held: _Held, executor: Executor, batch: Batch) -> BatchResult:
-        """Loads the model if it must be; once more if it fell out of the device's memory meanwhile."""
-        model, timeout_s = Cid(held.brief.model), held.brief.timeout_s
-        await self._load(held, executor)
-        try:
-            return await executor.run(model, batch, timeout_s)
-        except KeyError:
-            await self._load(held, executor)
-            return await executor.run(model, batch, timeout_s)
-
-    async def _load(self, held: _Held, executor: Executor) -> None:
-        model = Cid(held.brief.model)
-        is_own = held.link.stream.peer == self._keys.peer_id
-        if await executor.holds(model) and (is_own or model in self._interfaces):
-            return
-        if held.brief.model_bytes > MODEL_BYTES_MAX:
-            raise ModelRefused(f"it has {held.brief.model_bytes} bytes, the limit is {MODEL_BYTES_MAX}")
-        await self._fetch_model(model, [held.link.stream.peer])
-        data = await read_blob(self._blobs, model, bytes_max=held.brief.model_bytes, what="the model's bytes")
-        self._interfaces[model] = await executor.load(model, data)
-        if len(self._interfaces) > INTERFACES_MAX:
-            self._interfaces.popitem(last=False)
-
-    def _item_flops(self, held: _Held) -> float:
-        known = self._interfaces.get(Cid(held.brief.model))
-        return known.flops * growth(known.inputs, held.frame.tensors) if known is not None else 0.0
-
-    def _receipt(self, frame: Frame, body: Sequence[bytes | memoryview], compute_s: float, executor: Executor) -> bytes:
-        digest = hashlib.sha256()
-        for part in body:
-            digest.update(part)
-        receipt = Receipt(
-            frame.job,
-            frame.term,
-            frame.frame,
-            frame.tasks,
-            frame.attempts,
-            digest.digest(),
-            compute_s,
-            executor.device.name,
-            self._energy_j(executor, compute_s),
-            self._clock.wall_s(),
-            executor.device.kind,
-            executor.device.provider,
-        )
-        return seal(receipt, self._keys.peer_id, self._keys.sign)
-
     def _energy_j(self, executor: Executor, compute_s: float) -> float:
         return compute_s * (self.power_of(executor) or 0.0)
 
-    async def _results(
-        self, held: _Held, result: BatchResult, executor: Executor
-    ) -> tuple[Results, Sequence[bytes | memoryview]]:
+    async def _results(self, held: _Held, result: BatchResult, executor: Executor) -> _Answer:
         frame = held.frame
         body = [group.body for group in result.groups]
         body_bytes = sum(len(part) for part in body)
         if body_bytes > FRAME_BLOB_BYTES_MAX:
             reason = f"outputs of {body_bytes} bytes pass the limit of {FRAME_BLOB_BYTES_MAX} for one frame"
             return await self._results(held, all_failed(len(frame.tasks), OutOfMemory(reason)), executor)
-        receipt = self._receipt(frame, body, result.compute_s, executor) if held.brief.receipts else b""
         compute_s = result.compute_s
         done = sum(len(group.positions) for group in result.groups)
         items = sum(frame.items[position] for group in result.groups for position in group.positions)
@@ -566,21 +566,25 @@ class WorkerRole:
         self.compute_s += compute_s
         self.energy_j += energy_j
         if held.link.stream.peer != self._keys.peer_id:
-            self.given.add(done, items, compute_s, energy_j, items * self._item_flops(held))
-        outputs: str | None = None
-        if body_bytes > INLINE_BYTES_MAX:
-            outputs = await self._blobs.put(b"".join(body))
-            held.link.outputs.append(Cid(outputs))
-            body = []
-        results = Results(
-            frame=frame.frame,
-            groups=tuple(OutputGroup(group.positions, group.tensors) for group in result.groups),
-            failures=tuple(
-                TaskFailure(position, kind, reason[:REASON_CHARS_MAX]) for position, kind, reason in result.failures
-            ),
-            compute_s=compute_s,
-            receipt=receipt,
-            outputs=outputs,
-            outputs_bytes=body_bytes,
-        )
+            self.given.add(done, items, compute_s, energy_j, items * self._models.item_flops(held.brief, frame))
+        return await self._say(held, result, executor, compute_s)
+
+    async def _say(self, held: _Held, result: BatchResult, executor: Executor, compute_s: float) -> _Answer:
+        """`compute_s` is what it took this time."""
+        body: Body = [group.body for group in result.groups]
+        receipt = b""
+        if held.brief.receipts:
+            energy_j = self._energy_j(executor, result.compute_s)
+            receipt = receipt_for(
+                held.frame,
+                body,
+                result.compute_s,
+                executor.device,
+                energy_j,
+                keys=self._keys,
+                wall_s=self._clock.wall_s(),
+            )
+        results, body = await results_of(held.frame, result, compute_s, receipt, self._blobs)
+        if results.outputs is not None:
+            held.link.outputs.append(Cid(results.outputs))
         return results, body

@@ -1,0 +1,60 @@
+"""What a worker answers: the outputs of a frame, beside the message where they are large, and its receipt for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from peerinfer.envelope import seal
+from peerinfer.limits import INLINE_BYTES_MAX, REASON_CHARS_MAX
+from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure
+from peerinfer_node.ports import BatchResult, BlobStore, Device, Keys
+
+Body = Sequence[bytes | memoryview]
+
+
+def receipt_for(
+    frame: Frame, body: Body, compute_s: float, device: Device, energy_j: float, *, keys: Keys, wall_s: float
+) -> bytes:
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    receipt = Receipt(
+        frame.job,
+        frame.term,
+        frame.frame,
+        frame.tasks,
+        frame.attempts,
+        digest.digest(),
+        compute_s,
+        device.name,
+        energy_j,
+        wall_s,
+        device.kind,
+        device.provider,
+    )
+    return seal(receipt, keys.peer_id, keys.sign)
+
+
+async def results_of(
+    frame: Frame, result: BatchResult, compute_s: float, receipt: bytes, blobs: BlobStore
+) -> tuple[Results, Body]:
+    """The answer, and its body unless that became a blob."""
+    body: Body = [group.body for group in result.groups]
+    body_bytes = sum(len(part) for part in body)
+    outputs: str | None = None
+    if body_bytes > INLINE_BYTES_MAX:
+        outputs = await blobs.put(b"".join(body))
+        body = []
+    results = Results(
+        frame=frame.frame,
+        groups=tuple(OutputGroup(group.positions, group.tensors) for group in result.groups),
+        failures=tuple(
+            TaskFailure(position, kind, reason[:REASON_CHARS_MAX]) for position, kind, reason in result.failures
+        ),
+        compute_s=compute_s,
+        receipt=receipt,
+        outputs=outputs,
+        outputs_bytes=body_bytes,
+    )
+    return results, body
