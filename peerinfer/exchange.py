@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX
 from peerinfer.machine import NEVER
-from peerinfer.member_table import Entry, Table
+from peerinfer.member_table import Entry, Table, known_of
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News
 from peerinfer.news import (
     ADVERTS_BYTES_BURST,
@@ -130,16 +130,21 @@ class Exchange:
         states = {each.key: each for each in told}
         # On connection each side sends a digest, and needs no answer to know what the other has.
         is_whole = len(told) < SYNC_PEERS and now_s > self._table.entries[peer].connected_s + WANTED_AGAIN_S
+        entries = self._table.entries
+        named = (entries.get(peer_with(key)) for key in states)
         better = []
-        for each in self._table.sample(len(self._table.entries), peer):
-            other = states.get(each.key)
+        for entry in entries.values() if is_whole else named:
+            if entry is None or entry.member.advert is None or entry.member.peer == peer:
+                continue
+            member, other = entry.member, states.get(key_of(entry.member.peer))
             if other is None:
-                is_better = is_whole and each.state in ("alive", "suspect")
+                is_better = member.state in ("alive", "suspect")
             else:
-                mine, theirs = (each.incarnation, each.sequence), (other.incarnation, other.sequence)
-                is_better = mine > theirs or (mine == theirs and _ORDER[each.state] > _ORDER[other.state])
+                theirs = (other.incarnation, other.sequence)
+                is_newer, is_same = member.version > theirs, member.version == theirs
+                is_better = is_newer or (is_same and _ORDER[member.state] > _ORDER[other.state])
             if is_better:
-                better.append(each)
+                better.append(known_of(member))
         for start in range(0, min(len(better), DIGEST_PEERS_MAX), NEWS_PER_MESSAGE_MAX):
             part = tuple(better[start : start + NEWS_PER_MESSAGE_MAX])
             if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(part), now_s, keep=NEWS_BYTES_URGENT):

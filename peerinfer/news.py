@@ -8,8 +8,8 @@ then the budget decides, and each node hears a part. Nobody needs all of it: a t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from peerinfer.ids import PeerId, peer_id_of, public_key_of
 from peerinfer.limits import NEWS_PER_MESSAGE_MAX
@@ -53,47 +53,59 @@ def known(peer: PeerId, incarnation: int, sequence: int, state: str, by: PeerId 
     return Known(key_of(peer), incarnation, sequence, state, key_of(by) if by else b"")
 
 
-@dataclass(slots=True)
-class _Piece:
-    known: Known
-    tellings: int = 0
-
-    @property
-    def is_urgent(self) -> bool:
-        return self.known.state in ("suspect", "dead")
+_CLASSES = {"suspect": 0, "dead": 0, "left": 1, "alive": 2}
 
 
 class NewsQueue:
-    """At most one piece for each peer, the newest."""
+    """At most one piece for each peer, the newest.
+
+    Pieces of one class that were told equally often stand in one line, in the order in which they came to it: so the next
+    to tell are the front of the first line, and the first to go is the front of the last, however many wait.
+    """
 
     def __init__(self) -> None:
-        self._pieces: dict[bytes, _Piece] = {}
+        self._lines: dict[tuple[int, int], dict[bytes, Known]] = {}
+        """By (class, tellings); none is empty."""
+        self._line_of: dict[bytes, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._line_of)
 
     def add(self, news: Known) -> None:
-        self._pieces.pop(news.key, None)
-        self._pieces[news.key] = _Piece(news)
-        if len(self._pieces) > NEWS_WAITING_MAX:
-            del self._pieces[
-                max(self._pieces.values(), key=lambda piece: (piece.known.state == "alive", piece.tellings)).known.key
-            ]
+        self._drop(news.key)
+        self._put(news, 0)
+        if len(self) > NEWS_WAITING_MAX:
+            self._drop(next(iter(self._lines[max(self._lines)])))
 
     @property
     def has_urgent(self) -> bool:
-        return any(piece.is_urgent for piece in self._pieces.values())
+        """A suspicion or a death."""
+        return any(kind == 0 for kind, _ in self._lines)
 
     def take(self, peers: int) -> tuple[Known, ...]:
         """The next pieces to tell, those told least first; `peers` is how many the swarm has, as far as is known."""
         tellings_max = TELLINGS_PER_DIGIT * max(1, math.ceil(math.log10(peers + 1)))
-        pieces = sorted(self._pieces.values(), key=lambda piece: (not piece.is_urgent, piece.tellings))
-        chosen = pieces[:NEWS_PER_MESSAGE_MAX]
-        for piece in chosen:
-            piece.tellings += 1
-            if piece.tellings >= tellings_max:
-                del self._pieces[piece.known.key]
-        return tuple(piece.known for piece in chosen)
+        chosen: list[tuple[Known, int]] = []
+        for line in sorted(self._lines):
+            room = NEWS_PER_MESSAGE_MAX - len(chosen)
+            chosen += [(news, line[1] + 1) for news in islice(self._lines[line].values(), room)]
+        for news, tellings in chosen:
+            self._drop(news.key)
+            if tellings < tellings_max:
+                self._put(news, tellings)
+        return tuple(news for news, _ in chosen)
+
+    def _put(self, news: Known, tellings: int) -> None:
+        line = (_CLASSES[news.state], tellings)
+        self._line_of[news.key] = line
+        self._lines.setdefault(line, {})[news.key] = news
+
+    def _drop(self, key: bytes) -> None:
+        line = self._line_of.pop(key, None)
+        if line is not None:
+            del self._lines[line][key]
+            if not self._lines[line]:
+                del self._lines[line]
 
 
 class Budget:

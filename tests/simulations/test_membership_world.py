@@ -8,10 +8,14 @@ from peerinfer_sim.membership.figures import (
     idle_traffic_in_a_crowd,
     joining,
     knows,
+    misses,
+    poisson_upper,
     swarm_of,
 )
 from peerinfer_sim.membership.world import World
 
+FAR_DEAD_WITHIN_S = 15.0
+LAN_DEAD_WITHIN_S = 5.0
 IDLE_BYTES_PER_S_MAX = 1000.0
 """Sent, and as much received: 2 kB/s for an idle node."""
 
@@ -50,6 +54,17 @@ def test_an_idle_node_says_little_in_a_crowd_of_a_hundred_thousand():
 @pytest.mark.slow
 def test_lost_packets_bury_nobody():
     assert false_alarms(1, 30, 0.5).buried == 0
+
+
+@pytest.mark.parametrize(("latency_s", "within_s"), [(0.002, LAN_DEAD_WITHIN_S), (0.1, FAR_DEAD_WITHIN_S)])
+def test_where_packets_are_lost_the_dead_are_missed_in_time(latency_s, within_s):
+    found = misses(1, 30, 3, latency_s=latency_s)
+    assert found.killed_max_s < within_s
+    assert found.vanished_max_s < FAR_DEAD_WITHIN_S
+
+
+def test_what_was_not_seen_bounds_the_rate_as_the_tables_of_poisson_say():
+    assert [round(poisson_upper(seen), 2) for seen in (0, 1, 2, 10)] == [3.0, 4.74, 6.3, 16.96]
 
 
 def test_two_halves_find_each_other_when_the_network_heals():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 from peerinfer.ids import PeerId, peer_id_of
@@ -19,18 +21,20 @@ SESSION_S = 10 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes per second of one node, with 90 for the layers below each message."""
+    """Bytes per second of one node, with 90 for the layers below each message, and what its decisions cost."""
 
     sent_mean: float
     sent_max: float
     received_mean: float
     received_max: float
     connections_max: int
+    core: float
+    """Share of a core that one node's machine takes, the simulated network included."""
 
     def __str__(self) -> str:
         return (
             f"sent {self.sent_mean:.0f} B/s (most {self.sent_max:.0f}), received {self.received_mean:.0f} B/s "
-            f"(most {self.received_max:.0f}), {self.connections_max} connections at most"
+            f"(most {self.received_max:.0f}), {self.connections_max} connections at most, {self.core:.2%} of a core"
         )
 
 
@@ -47,7 +51,13 @@ def knows(node: Node, state: str = "alive") -> int:
     return sum(member.state == state for member in node.machine.members())
 
 
-def traffic_of(nodes: list[Node], seconds: float) -> Traffic:
+def traffic_of(world: World, nodes: list[Node], seconds: float) -> Traffic:
+    world.reset_counts()
+    started_s = time.process_time()
+    world.run(seconds)
+    used_s = time.process_time() - started_s
+    for node in nodes:
+        node.machine.check()
     sent = [node.bytes_sent / seconds for node in nodes]
     received = [node.bytes_received / seconds for node in nodes]
     return Traffic(
@@ -56,6 +66,7 @@ def traffic_of(nodes: list[Node], seconds: float) -> Traffic:
         sum(received) / len(received),
         max(received),
         max(len(node.connected) for node in nodes),
+        used_s / seconds / len(nodes),
     )
 
 
@@ -63,11 +74,7 @@ def idle_traffic(seed: int, size: int, *, settle_s: float = 60.0, measure_s: flo
     world = World(seed)
     nodes = swarm_of(world, size)
     world.run(settle_s)
-    world.reset_counts()
-    world.run(measure_s)
-    for node in nodes:
-        node.machine.check()
-    return traffic_of(nodes, measure_s)
+    return traffic_of(world, nodes, measure_s)
 
 
 def idle_traffic_in_a_crowd(
@@ -107,11 +114,7 @@ def idle_traffic_in_a_crowd(
     arrive()
     die()
     world.run(settle_s)  # What may be said at once has been said by then.
-    world.reset_counts()
-    world.run(measure_s)
-    for node in nodes:
-        node.machine.check()
-    return traffic_of(nodes, measure_s)
+    return traffic_of(world, nodes, measure_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,28 @@ class FalseAlarms:
     buried: int
     """Nodes that lived and were dead for somebody."""
 
+    @property
+    def rate_max(self) -> float:
+        """Per node and hour: with a higher rate so few would have been seen in one of twenty runs at most."""
+        return poisson_upper(self.buried) / self.node_hours
+
     def __str__(self) -> str:
-        return f"{self.buried} live nodes called dead in {self.node_hours:.0f} node-hours"
+        return (
+            f"{self.buried} live nodes called dead in {self.node_hours:,.0f} node-hours: "
+            f"at most {self.rate_max:.3%} per node and hour (upper 95% bound)"
+        )
+
+
+def poisson_upper(seen: int, chance: float = 0.05) -> float:
+    """The mean at which `seen` events or fewer happen with this probability."""
+    low, high = 0.0, 10.0 * (seen + 1)
+    for _ in range(60):
+        mean = (low + high) / 2
+        if sum(math.exp(-mean) * mean**count / math.factorial(count) for count in range(seen + 1)) > chance:
+            low = mean
+        else:
+            high = mean
+    return high
 
 
 def false_alarms(seed: int, size: int, hours: float, *, loss: float = 0.05, latency_s: float = 0.05) -> FalseAlarms:
@@ -174,3 +197,39 @@ def false_alarms(seed: int, size: int, hours: float, *, loss: float = 0.05, late
     world.deaths.clear()
     world.run(3600 * hours)
     return FalseAlarms(size * hours, len({(round(when_s, -1), whom) for when_s, _, whom in world.deaths}))
+
+
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """How long it took until somebody who is gone was dead for all, over several of them."""
+
+    killed_mean_s: float
+    killed_max_s: float
+    vanished_mean_s: float
+    vanished_max_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"dead for all: a killed one after {self.killed_mean_s:.1f} s (at most {self.killed_max_s:.1f}), "
+            f"one without power after {self.vanished_mean_s:.1f} s (at most {self.vanished_max_s:.1f})"
+        )
+
+
+def misses(seed: int, size: int, times: int, *, loss: float = 0.05, latency_s: float = 0.05) -> Misses:
+    """`times` nodes are killed and as many vanish, each in its turn; another one comes in its place."""
+    world = World(seed, loss=loss, latency_s=latency_s)
+    nodes = swarm_of(world, size)
+    found: tuple[list[float], list[float]] = ([], [])
+    for turn in range(2 * times):
+        world.run(30.0)
+        lost = nodes.pop(world.rng.randrange(len(nodes)))
+        (world.vanish if turn % 2 else world.crash)(lost)
+
+        def is_dead_for_all(lost: Node = lost) -> bool:
+            members = [node.machine.member(lost.peer) for node in nodes]
+            return all(member is None or member.state == "dead" for member in members)
+
+        found[turn % 2].append(world.run_until(is_dead_for_all, 60))
+        nodes.append(world.join(world.rng.choice(nodes).peer))
+    killed, vanished = found
+    return Misses(sum(killed) / times, max(killed), sum(vanished) / times, max(vanished))
