@@ -12,6 +12,7 @@ from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
 from peerinfer.member_table import Entry, Table
 from peerinfer.membership_events import Dial
+from peerinfer.news import Budget
 
 CONNECTIONS_WANTED = 16
 """Neighbours that are dialled because they exist. Others are dialled when there is work for them. A random graph of this
@@ -27,6 +28,11 @@ REDIALS_MAX = 8
 DIAL_JITTER_S = 0.5
 """Of two nodes that hear of each other at the same time, one is first."""
 
+DIALS_PER_S = 2.0
+DIALS_BURST = 64.0
+"""Of peers that are dialled because they exist: whoever spreads adverts with addresses of others must not make this node
+knock at their doors. A peer that works here is dialled without it."""
+
 RECONNECT_EVERY_S = 30.0
 """A random dead peer is dialled this often, whatever else is there: so two halves of a swarm find each other again after
 the network between them was cut (serf's reconnect interval)."""
@@ -39,6 +45,7 @@ class Dialler:
         self._table = table
         self._connections_wanted = connections_wanted
         self._reconnect_s = -NEVER
+        self._allowed = Budget(DIALS_PER_S, DIALS_BURST)
 
     def address_seen(self, peer: PeerId, addresses: tuple[str, ...], now_s: float) -> None:
         entry = None if peer == self._table.own or not addresses else self._table.entry(peer, now_s)
@@ -104,4 +111,7 @@ class Dialler:
         due = [entry for entry in self._table.entries.values() if now_s >= entry.redial_s and self._may_dial(entry)]
         self._table.rng.shuffle(due)
         for entry in due[:missing]:
+            if not self._allowed.take(1, now_s):
+                self._table.wake(now_s + 1 / DIALS_PER_S)
+                return
             self.dial(entry)

@@ -147,6 +147,11 @@ ADVERTS_HEARD_PER_S = 20.0
 """New adverts that one peer may tell in the long run; each costs a signature check of 0.1 ms. Further ones are ignored."""
 
 ADVERTS_HEARD_BURST = 1024
+ADVERTS_HEARD_IN_ALL_PER_S = 100.0
+ADVERTS_HEARD_IN_ALL_BURST = 4096
+"""Of all peers about others together: whoever connects anew, or under another name, has a burst of its own each time.
+What a neighbour says of itself is always heard."""
+
 ADVERT_BYTES_MAX = 8 * KIB
 """One signed advert. Sixteen addresses and a dozen devices take about 3 kB."""
 

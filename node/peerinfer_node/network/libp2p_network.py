@@ -139,6 +139,7 @@ class Libp2pNetwork:
         self._swarm: Any = None
         self._addresses: tuple[str, ...] = ()
         self._handshakes: Counter[str] = Counter()
+        self._half_open: dict[Socket, None] = {}
         self._accepted: Counter[str] = Counter()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
         self._connected: dict[PeerId, str] = {}
@@ -236,12 +237,15 @@ class Libp2pNetwork:
         connection = Socket(stream)
         host = (connection.get_remote_address() or ("",))[0]
         swarm = self._swarm
-        if swarm is None or self._handshakes.total() >= HANDSHAKES_MAX:
-            return
         subnet = subnet_of(host)
         is_full = subnet and self._accepted[subnet] >= CONNECTIONS_PER_SUBNET_MAX
-        if is_full or self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
+        if swarm is None or is_full or self._handshakes[host] >= HANDSHAKES_PER_HOST_MAX:
             return
+        while len(self._half_open) >= HANDSHAKES_MAX:
+            # The oldest has had the most time: so whoever fills all places with silence keeps no honest peer out.
+            oldest = next(iter(self._half_open))
+            del self._half_open[oldest]
+            await oldest.close()
         self._accepted[subnet] += 1
         try:
             await self._hold(swarm, connection, host)
@@ -252,12 +256,14 @@ class Libp2pNetwork:
 
     async def _hold(self, swarm: Any, connection: Socket, host: str) -> None:
         self._handshakes[host] += 1
+        self._half_open[connection] = None
         try:
             await swarm.upgrade_inbound_raw_conn(RawConnection(connection, False), Multiaddr("/ip4/0.0.0.0/tcp/0"))
         except Exception as error:
             _log.debug("refused a connection from %s: %s", host, error)
             await connection.close()
         finally:
+            self._half_open.pop(connection, None)
             self._handshakes[host] -= 1
             if not self._handshakes[host]:
                 del self._handshakes[host]
@@ -290,7 +296,7 @@ class Libp2pNetwork:
         messages = MessageStream(stream)
         await messages.receive_as(Relayed)
         swarm = self._swarm
-        if swarm is None or self._handshakes.total() >= HANDSHAKES_MAX or not self._is_direct(stream.peer):
+        if swarm is None or len(self._half_open) >= HANDSHAKES_MAX or not self._is_direct(stream.peer):
             return
         socket = RelayedSocket(stream, messages.take_unread())
         host = str(stream.peer)

@@ -17,7 +17,12 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import DialFailed as NotReached
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
-from peerinfer.limits import ADVERTS_HEARD_BURST, ADVERTS_HEARD_PER_S
+from peerinfer.limits import (
+    ADVERTS_HEARD_BURST,
+    ADVERTS_HEARD_IN_ALL_BURST,
+    ADVERTS_HEARD_IN_ALL_PER_S,
+    ADVERTS_HEARD_PER_S,
+)
 from peerinfer.membership import Membership
 from peerinfer.membership_events import (
     AddressSeen,
@@ -107,6 +112,7 @@ class MembersRole:
         self._on_change = on_change
         self._lines: dict[PeerId, _Line] = {}
         self._serving: dict[PeerId, int] = {}
+        self._allowed_in_all = Budget(ADVERTS_HEARD_IN_ALL_PER_S, ADVERTS_HEARD_IN_ALL_BURST)
         self._driver: Driver[Event, Effect] = Driver(machine, clock, self._perform)
         self._nursery: trio.Nursery | None = None
         self.statements = StatementsRole(machine=Spreading(rng), clock=clock, log=log, send=self._send)
@@ -199,10 +205,12 @@ class MembersRole:
     def _hear_all(self, adverts: Sequence[bytes], peer: PeerId, allowed: Budget) -> None:
         """Raises `DecodeError` for a forged or malformed one: its sender passed it on unchecked."""
         for data in adverts:
-            member = self.machine.member(PeerId(decode_as(Signed, data).signer))
+            about = PeerId(decode_as(Signed, data).signer)
+            member = self.machine.member(about)
             if member is not None and member.signed == data:
                 continue
-            if not allowed.take(1, self._clock.now_s()):
+            now_s = self._clock.now_s()
+            if not allowed.take(1, now_s) or (about != peer and not self._allowed_in_all.take(1, now_s)):
                 self._log.debug("peer tells too much", peer=peer)
                 return
             self.hear(data)
