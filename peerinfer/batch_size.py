@@ -2,24 +2,45 @@
 
 Joining rows pays on a graphics card, where each run has a price of its own, and on a processor for small dense models;
 convolutions gain nothing there and some lose. No rule tells which, so a few runs of each size are timed while real work
-goes through: 2 rows, 1, 4, 8 and so on, `SAMPLES` of each. The fastest of them counts: a run is only ever slowed down,
-by other programs, by shaders that compile, by memory touched for the first time. Looking ends where two sizes one after
-the other brought nothing, where a run takes longer than `RUN_SECONDS_MAX`, or where rows do not fit into the memory.
+goes through: 2 rows, 1, 4, 8 and so on.
 
-The smallest size that is within `WORTH` of the best is used: short runs can be stopped, and take less memory. Rows of
-other sizes (longer texts, larger images) are another question, so every power of two of bytes has answers of its own.
+Machines are busy, and not always to the same degree: of two sizes measured one after the other the first may have had the
+quiet minute. So each new size meets the best one so far in pairs, a run of one and then a run of the other, and the median
+of the pairs' ratios decides, which no single disturbed run moves. Three pairs that agree are enough, else there are five.
+What is kept is the time of the first size and, for each other one, the time that follows from its ratio.
+
+Looking ends where two sizes one after the other brought nothing, where a run takes longer than `RUN_SECONDS_MAX`, or where
+rows do not fit into the memory. The smallest size that is within `WORTH` of the best is used: short runs can be stopped,
+and take less memory. Rows of other sizes (longer texts, larger images) are another question, so every power of two of bytes
+has answers of its own.
+
+What was found is checked against the work that follows: where runs of the chosen size take clearly longer or shorter than
+was kept (`CLEARLY`), the device is not what it was, and all other sizes meet the chosen one again, which stays in use. It
+takes twice as many runs each time to come to that, so that a machine whose load comes and goes does not measure for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
 from peerinfer.limits import MIB
 
 ROWS_MAX = 256
 SAMPLES = 3
-"""Runs of each size: one of three is hardly ever disturbed."""
+"""Pairs of runs, where all of them say the same; runs of the first size, which has nothing to meet."""
+
+SAMPLES_MAX = 5
+"""Pairs where they do not."""
+
+CHECK_RUNS = 16
+"""Runs of the chosen size at work whose median is compared with what was kept; doubled with every new measurement."""
+
+CHECK_RUNS_MAX = 4096
+
+CLEARLY = 1.5
+"""So many times slower, or faster. A core that is shared with one other program makes 2."""
 
 WORTH = 1.03
 """A larger run must be faster by this, per row."""
@@ -65,7 +86,7 @@ class BatchSize:
                 if measure.run_s == DID_NOT_FIT:
                     answer.rows_max = min(answer.rows_max, max(1, measure.rows // 2))
                 else:
-                    answer.run_s[measure.rows] = [measure.run_s] * SAMPLES
+                    answer.known[measure.rows] = measure.run_s
 
     def rows(self, row_bytes: int, remaining: int) -> int:
         """How many of the remaining rows to run next."""
@@ -77,7 +98,7 @@ class BatchSize:
 
     def ran(self, row_bytes: int, rows: int, run_s: float) -> None:
         self.gives_rows = self.gives_rows or rows > 1
-        self.revision += self._of(row_bytes).learn(rows, run_s)
+        self.revision += self._of(row_bytes).learn(rows, run_s, self._rows_max(row_bytes))
 
     def did_not_fit(self, row_bytes: int, rows: int) -> None:
         answer = self._of(row_bytes)
@@ -95,7 +116,7 @@ class BatchSize:
     def measures(self) -> tuple[Measure, ...]:
         found: list[Measure] = []
         for power, answer in self._answers.items():
-            found += [Measure(power, rows, run_s) for rows, run_s in sorted(answer.known().items())]
+            found += [Measure(power, rows, run_s) for rows, run_s in sorted(answer.known.items())]
             if answer.rows_max < ROWS_MAX:
                 found.append(Measure(power, _size_above(answer.rows_max), DID_NOT_FIT))
         return tuple(found[:MEASURES_MAX])
@@ -110,46 +131,103 @@ class BatchSize:
         return self._answers.setdefault(power, _Answer())
 
 
+@dataclass(slots=True)
+class _Duel:
+    """A size that is looked at, against the best so far (0: there is none)."""
+
+    challenger: int
+    champion: int
+    challenger_s: list[float] = field(default_factory=list)
+    champion_s: list[float] = field(default_factory=list)
+
+    @property
+    def turn(self) -> int:
+        is_even = len(self.challenger_s) == len(self.champion_s)
+        return self.challenger if is_even or not self.champion else self.champion
+
+    def note(self, rows: int, run_s: float) -> None:
+        (self.challenger_s if rows == self.challenger else self.champion_s).append(run_s)
+
+    def ratio(self) -> float | None:
+        """Of the times for each row, below 1 where the challenger is faster; None while it is not certain yet."""
+        pairs = zip(self.challenger_s, self.champion_s, strict=False)
+        ratios = [(one / self.challenger) / (other / self.champion) for one, other in pairs]
+        is_alike = len({ratio * WORTH < 1 for ratio in ratios}) == 1
+        return median(ratios) if len(ratios) >= (SAMPLES if is_alike else SAMPLES_MAX) else None
+
+
 class _Answer:
     """For rows of one size in bytes."""
 
     def __init__(self) -> None:
-        self.run_s: dict[int, list[float]] = {}
+        self.known: dict[int, float] = {}
+        """Seconds of a run, by its rows."""
         self.rows_max = ROWS_MAX
+        self._duel = _Duel(0, 0)
+        self._at_work: list[float] = []
+        self._check_runs = CHECK_RUNS
 
-    def learn(self, rows: int, run_s: float) -> bool:
-        """True if this run was the last that was needed to know how fast this size is."""
-        if rows not in _ORDER:
-            return False  # what was left over at the end of a batch
-        samples = self.run_s.setdefault(rows, [])
-        if len(samples) >= SAMPLES:
+    def learn(self, rows: int, run_s: float, rows_max: int) -> bool:
+        """True if this run was the last that was needed to know something new."""
+        run_s = max(run_s, 1e-9)
+        duel = self._current(rows_max)
+        if duel is not None and rows == duel.turn:
+            duel.note(rows, run_s)
+            return self._is_decided(duel)
+        if duel is None and rows == self.best():
+            self._check(rows, run_s)
+        return False
+
+    def _is_decided(self, duel: _Duel) -> bool:
+        if not duel.champion:
+            if len(duel.challenger_s) < SAMPLES:
+                return False
+            self.known[duel.challenger] = median(duel.challenger_s)
+            return True
+        ratio = duel.ratio()
+        if ratio is None:
             return False
-        samples.append(max(run_s, 1e-9))
-        return len(samples) == SAMPLES
+        self.known[duel.challenger] = ratio * self.known[duel.champion] / duel.champion * duel.challenger
+        return True
 
-    def known(self) -> dict[int, float]:
-        return {rows: min(samples) for rows, samples in self.run_s.items() if len(samples) >= SAMPLES}
+    def _check(self, rows: int, run_s: float) -> None:
+        self._at_work.append(run_s)
+        if len(self._at_work) < self._check_runs:
+            return
+        now_s = median(self._at_work)
+        self._at_work.clear()
+        if not 1 / CLEARLY < now_s / self.known.get(rows, now_s) < CLEARLY:
+            self.known = {rows: now_s}
+            self._check_runs = min(2 * self._check_runs, CHECK_RUNS_MAX)
 
     def next_size(self, rows_max: int, remaining: int) -> int:
-        untried = self.untried(rows_max)
-        if untried is not None and untried <= remaining:
-            return untried
+        duel = self._current(rows_max)
+        if duel is not None and duel.turn <= remaining:
+            return min(duel.turn, rows_max)
         return min(self.best(), rows_max)
+
+    def _current(self, rows_max: int) -> _Duel | None:
+        challenger = self.untried(rows_max)
+        if challenger is None:
+            return None
+        champion = self.best() if self.known else 0
+        if (self._duel.challenger, self._duel.champion) != (challenger, champion):
+            self._duel = _Duel(challenger, champion)
+        return self._duel
 
     def untried(self, rows_max: int) -> int | None:
         """The size to look at next, or None when enough is known."""
-        known = self.known()
         best_s = float("inf")
         without_gain, is_slow = 0, False
         for rows in _ORDER:
             if rows > rows_max:
                 return None
-            if rows not in known:
+            if rows not in self.known:
                 return rows
-            is_slow = is_slow or known[rows] > RUN_SECONDS_MAX
+            is_slow = is_slow or self.known[rows] > RUN_SECONDS_MAX
             if is_slow and rows != 2:
                 return None
-            row_s = known[rows] / rows
+            row_s = self.known[rows] / rows
             without_gain = 0 if row_s * WORTH < best_s else without_gain + (rows > 2)
             best_s = min(best_s, row_s)
             if without_gain >= 2:
@@ -157,7 +235,7 @@ class _Answer:
         return None
 
     def best(self) -> int:
-        known = {rows: run_s / rows for rows, run_s in self.known().items() if rows <= self.rows_max}
+        known = {rows: run_s / rows for rows, run_s in self.known.items() if rows <= self.rows_max}
         in_time = {rows: row_s for rows, row_s in known.items() if rows * row_s <= RUN_SECONDS_MAX}
         if not known:
             return 1

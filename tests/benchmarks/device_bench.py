@@ -55,8 +55,7 @@ async def _batching(
     try:
         await executor.load(cid_of(data), data)
         items = len(rows)
-        while not await _is_settled(executor, data, port, rows):
-            pass
+        await _settle(executor, data, port, rows)
         batch = min(items, BatchSize(executor.measures(cid_of(data))).best(rows[0].nbytes))
         session = _session(data)
         ours, theirs = [], []
@@ -80,11 +79,12 @@ async def _batching(
     ]
 
 
-async def _is_settled(executor: SubprocessExecutor, data: bytes, port: str, rows: Any) -> bool:
+async def _settle(executor: SubprocessExecutor, data: bytes, port: str, rows: Any) -> None:
     """Works on until nothing new is measured."""
-    before = executor.measures(cid_of(data))
-    await executor.run(cid_of(data), batch_of([1] * len(rows), **{port: rows}), 60)
-    return executor.measures(cid_of(data)) == before
+    for _ in range(40):
+        if BatchSize(executor.measures(cid_of(data))).is_settled(rows[0].nbytes):
+            return
+        await executor.run(cid_of(data), batch_of([1] * len(rows), **{port: rows}), 60)
 
 
 def _session(data: bytes) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerinfer.batch_size import (
+    CHECK_RUNS,
+    CLEARLY,
     DID_NOT_FIT,
     MEASURES_MAX,
     ROWS_MAX,
@@ -53,14 +56,96 @@ def test_where_nothing_is_gained_rows_run_alone_and_little_is_tried() -> None:
     tried = worked_off(size, 100, convolving)
     assert size.best(KIB) == 1
     assert max(tried) == 8
-    assert len([rows for rows in tried if rows > 1]) == 3 * SAMPLES
+    assert tried.count(4) == tried.count(8) == SAMPLES
+    assert tried.count(2) == 2 * SAMPLES  # once to begin with, and once against one row
 
 
-def test_one_disturbed_run_does_not_change_what_is_chosen() -> None:
-    disturbed = iter(range(10_000))
+def test_one_run_in_five_that_is_disturbed_does_not_change_what_is_chosen() -> None:
+    runs = iter(range(10_000))
     size = BatchSize()
-    worked_off(size, 5000, lambda rows: launching(rows) * (9 if next(disturbed) % SAMPLES == 0 else 1))
+    worked_off(size, 8000, lambda rows: launching(rows) * (9 if next(runs) % 5 == 0 else 1))
     assert size.best(KIB) == 256
+
+
+def test_each_new_size_is_measured_in_turn_with_the_best_so_far() -> None:
+    tried = worked_off(BatchSize(), 60, launching)
+    assert tried[:15] == [2, 2, 2, 1, 2, 1, 2, 1, 2, 4, 2, 4, 2, 4, 2]
+
+
+def test_pairs_that_disagree_are_followed_by_two_more() -> None:
+    size = BatchSize([Measure(10, 2, 0.002), Measure(10, 1, 0.002)])
+    times = {4: iter([0.001, 0.009, 0.001, 0.001, 0.001])}
+    tried = worked_off(size, 30, lambda rows: next(times[4]) if rows == 4 else 0.002)
+    assert tried == [4, 2] * 5
+    assert size.best(KIB) == 4
+
+
+@pytest.mark.parametrize(
+    ("curve", "worst"),
+    [(launching, 0.95), (convolving, 0.95), (lambda rows: 2e-4 + 1.2e-4 * rows, 0.85)],
+    ids=["launching", "convolving", "dense"],
+)
+def test_on_a_machine_whose_load_comes_and_goes_the_choice_is_near_the_best(
+    curve: Callable[[int], float], worst: float
+) -> None:
+    """The load changes every 50 ms on average, one run in twenty waits 10 ms for something else."""
+    reached = []
+    for seed in range(60):
+        rng = random.Random(seed)
+        load, left_s, size = 1.0, 0.0, BatchSize()
+        for _ in range(300):
+            rows = size.rows(KIB, 2000)
+            run_s = curve(rows) * load * (1 + abs(rng.gauss(0, 0.15))) + (0.01 if rng.random() < 0.05 else 0)
+            left_s -= run_s
+            if left_s <= 0:
+                load, left_s = rng.choice((1, 1, 2, 3)), rng.expovariate(20)
+            size.ran(KIB, rows, run_s)
+        best = size.best(KIB)
+        reached.append(min(curve(1 << power) / (1 << power) for power in range(9)) / (curve(best) / best))
+    assert sorted(reached)[3] >= worst
+
+
+@pytest.mark.parametrize("factor", [CLEARLY * 1.01, 1 / CLEARLY / 1.01])
+def test_what_was_kept_is_measured_anew_when_the_work_takes_clearly_another_time(factor: float) -> None:
+    size = BatchSize()
+    worked_off(size, 5000, launching)
+    kept = {measure.rows: measure.run_s for measure in size.measures()}
+    for _ in range(2 * CHECK_RUNS):  # some are still of the time before
+        worked_off(size, 256, lambda rows: launching(rows) * factor)
+    assert not size.is_settled(KIB)
+    assert size.best(KIB) == 256  # which stays in use meanwhile
+    worked_off(size, 20_000, lambda rows: launching(rows) * factor)
+    assert size.is_settled(KIB)
+    for measure in size.measures():
+        assert measure.run_s == pytest.approx(kept[measure.rows] * factor)
+
+
+def test_a_choice_that_is_wrong_by_now_is_mended() -> None:
+    """What was kept of a quiet minute says that 256 rows are best; but they are the slowest by far."""
+    size = BatchSize([Measure(10, 1 << power, launching(1 << power)) for power in range(9)])
+    worked_off(size, 256 * 4 * CHECK_RUNS, lambda rows: 0.0001 * rows * (1 if rows < 16 else 3))
+    assert size.best(KIB) == 1
+
+
+def test_a_little_slower_or_faster_is_no_news_and_neither_are_a_few_slow_runs() -> None:
+    size = BatchSize()
+    worked_off(size, 5000, launching)
+    runs = iter(range(10_000))
+    for factor in (CLEARLY * 0.99, 1 / CLEARLY * 1.01):
+        worked_off(size, 256 * CHECK_RUNS, lambda rows: launching(rows) * factor)  # noqa: B023
+    worked_off(size, 256 * CHECK_RUNS * 4, lambda rows: launching(rows) * (1 if next(runs) % 3 else 20))
+    assert size.is_settled(KIB)
+
+
+def test_a_device_that_changes_all_the_time_is_measured_ever_less_often() -> None:
+    size, speed, anew = BatchSize(), 1.0, 0
+    for _ in range(40_000):
+        was_settled = size.is_settled(KIB)
+        size.ran(KIB, rows := size.rows(KIB, 256), launching(rows) * speed)
+        anew += was_settled and not size.is_settled(KIB)
+        if not was_settled and size.is_settled(KIB):
+            speed = 4.0 / speed
+    assert 5 < anew < 20
 
 
 def test_a_run_that_takes_too_long_is_not_used_however_fast_its_rows() -> None:
@@ -71,7 +156,7 @@ def test_a_run_that_takes_too_long_is_not_used_however_fast_its_rows() -> None:
 
 def test_a_model_that_is_slower_than_that_with_two_rows_runs_them_alone() -> None:
     size = BatchSize()
-    assert set(worked_off(size, 40, lambda rows: 0.5 * rows)[2 * SAMPLES :]) == {1}
+    assert set(worked_off(size, 40, lambda rows: 0.5 * rows)[3 * SAMPLES :]) == {1}
 
 
 def test_the_first_rows_of_a_model_run_in_twos_so_that_it_is_seen_whether_it_gives_rows() -> None:

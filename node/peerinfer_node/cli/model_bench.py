@@ -26,6 +26,9 @@ from peerinfer_node.ports import Batch, Executor, ModelInterface
 BATCH_BYTES = 64 * MIB
 BATCH_ROWS_MAX = 512
 MEASURE_SECONDS_MAX = 20.0
+BATCHES_WITHOUT_NEWS_MAX = 6
+"""Five pairs of runs decide on a size; a small batch holds one pair."""
+
 """Per device. A slow one has told enough by then."""
 
 RUN_TIMEOUT_S = 60.0
@@ -63,15 +66,16 @@ async def _measured(executor: Executor, data: bytes) -> Json:
             return {**answer, "problem": "its inputs are too large to be made up"}
         rows = _rows(interface, inputs)
         batch = _batch(inputs, rows)
-        known = None
+        known, without_news = executor.measures(model), 0
         with trio.move_on_after(MEASURE_SECONDS_MAX):
-            while known != executor.measures(model) or known is None:
-                known = executor.measures(model)
+            while without_news < BATCHES_WITHOUT_NEWS_MAX and not BatchSize(known).is_settled(_row_bytes(inputs)):
                 result = await executor.run(model, batch, RUN_TIMEOUT_S)
                 if result.failures:
                     return {**answer, "problem": result.failures[0][2]}
                 if rows == 1:
                     return {**answer, "runs": [_run(1, result.compute_s)], "best_rows": 1}
+                without_news = without_news + 1 if executor.measures(model) == known else 0
+                known = executor.measures(model)
         return {**answer, **_picture(executor, model, inputs)}
     except ExecutionError as error:
         return {**answer, "problem": str(error)}

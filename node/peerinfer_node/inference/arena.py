@@ -31,7 +31,7 @@ from peerinfer.limits import MIB
 if sys.platform != "win32":
     import fcntl
 
-HALF_BYTES = 32 * MIB
+HALF_BYTES = 64 * MIB
 """Of one body. Larger ones go through the socket: what takes so long to compute does not feel the copies."""
 
 _NO_EXECUTION = 0x8
