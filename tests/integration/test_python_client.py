@@ -143,6 +143,8 @@ def test_what_goes_wrong_is_raised_as_what_it_is(daemon: Daemon, model: Path, tm
         with pytest.raises(UsageError):
             swarm.job("0" * 32)
         with pytest.raises(InputError, match="not carried"):
+            swarm.infer(model, {"x": np.array(["2026-01-01"], dtype="datetime64[D]")})
+        with pytest.raises(InputError, match=r"the model takes x: float32.* given string"):
             swarm.infer(model, {"x": np.array(["a"])})
         job = swarm.submit(model, {"x": np.tile(ROWS, (200, 1))}, verify="none", batch=1)
         job.cancel()
