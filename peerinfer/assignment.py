@@ -239,6 +239,15 @@ JobEvent = (
 )
 """What happens to one job that the machine has."""
 
+
+@dataclass(frozen=True, slots=True)
+class PeerProven:
+    """Another node has caught this peer, and this one has seen for itself that it lied."""
+
+    peer: PeerId
+    detail: str
+
+
 Event = (
     JobAccepted
     | TasksAdded
@@ -259,6 +268,7 @@ Event = (
     | FrameRefused
     | AuditDone
     | CopiesCompared
+    | PeerProven
 )
 
 # --- pictures ------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from peerinfer.assignment import (
     JobSpec,
     KeepResults,
     LinkMeasured,
+    PeerProven,
     PriorityChanged,
     ResultsOffered,
     TaskFailedForGood,
@@ -133,6 +134,8 @@ class Coordination:
                 self._judgement.audited(event)
             case CopiesCompared():
                 self._judgement.compared(event)
+            case PeerProven(peer, detail):
+                self._judgement.proven(peer, detail)
             case WorkerJoined(peer, offer):
                 self._lose(peer, "came again", now_s)
                 worker = self._force.join(peer, offer, now_s)

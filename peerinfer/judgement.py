@@ -240,6 +240,11 @@ class Judgement:
         elif peer in self._workers:
             self._refuse(job, peer, f"computes this model less precisely than asked: {detail}", self.now_s)
 
+    def proven(self, peer: PeerId, detail: str) -> None:
+        """It lied to somebody else, and this node has seen it."""
+        if peer not in self._force.caught:
+            self._catch(peer, detail)
+
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         self._force.bar(peer, reason)

@@ -168,6 +168,12 @@ STATEMENT_BYTES_MAX = 4 * KIB
 ATTESTED_MAX = 30
 """Peers that one attestation speaks of."""
 
+FAULT_RECEIPT_BYTES_MAX = 3500
+"""A receipt of about four hundred tasks. Of a larger frame no proof is made: it would not fit one statement."""
+
+EVIDENCE_BYTES_MAX = 8 * MIB
+"""Inputs and outputs of the frame that a proof is about: who wants to check it fetches them."""
+
 FOUND_PER_MESSAGE_MAX = 8
 SEARCH_WORDS_MAX = 4
 STATEMENTS_PER_MESSAGE_MAX = 16

@@ -487,6 +487,9 @@ class Receipt:
     kind: str = wire(text(16), default="")
     """Of the device: cpu or gpu."""
     provider: str = wire(text(64), default="")
+    work: bytes = wire(blob(32), default=b"")
+    """SHA-256 over a `WorkDone`, which says what was computed from what. Empty without a certificate of the job's lease:
+    then nobody knows which model the job is about."""
 
 
 @message(43)

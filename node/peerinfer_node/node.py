@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from peerinfer.addresses import peer_of
+from peerinfer.assignment import PeerProven
 from peerinfer.committee import Eligible, propose, rank_score, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
@@ -45,6 +46,7 @@ from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MEMBERS_STREAMS, MembersRole
+from peerinfer_node.roles.proving import ProvingRole
 from peerinfer_node.roles.punching import PUNCH_PROTOCOL, Punching
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
 from peerinfer_node.roles.recruiting import Recruiting
@@ -178,6 +180,21 @@ class Node:
         self.attesting = AttestingRole(
             vouching=vouching, statements=self.members.statements, keys=ports.keys, clock=clock, log=log
         )
+        self.proving = ProvingRole(
+            statements=self.members.statements,
+            blobs=ports.blobs,
+            fetch_blob=self.fetcher.fetch,
+            executor=self.executor,
+            keys=ports.keys,
+            clock=clock,
+            log=log,
+            may_run=self._no_proofs_words,
+            matters=lambda peer: known.knows(peer) or self.members.machine.member(peer) is not None,
+            trust=lambda peer: vouching.opinion(peer, clock.wall_s()).trust,
+            caught=self.coordinator.machine.is_barred,
+            convict=lambda peer, detail: self.coordinator.post(PeerProven(peer, detail)),
+        )
+        self.coordinator.on_lie = self.proving.found
         self.contribution = ContributionRole(
             worker=self.worker, store=ports.store, keys=ports.keys, clock=clock, log=log
         )
@@ -299,6 +316,7 @@ class Node:
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
                 nursery.start_soon(self.attesting.run)
+                nursery.start_soon(self.proving.run)
                 await self.contribution.restore()
                 nursery.start_soon(self.contribution.run)
                 if self.settings.is_daemon:
@@ -318,6 +336,13 @@ class Node:
                 with trio.move_on_after(5.0) as scope:
                     scope.shield = True
                     await executor.close()
+
+    def _no_proofs_words(self) -> str:
+        """Why this node runs no stranger's model to look at a proof."""
+        picture = self.worker.picture
+        if not self.settings.lends or picture.state != "running":
+            return "it lends nothing now"
+        return self.worker.unsandboxed_words
 
     def ready(self) -> Json:
         """What scripts wait for before they use the node."""

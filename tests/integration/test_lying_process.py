@@ -6,6 +6,7 @@ import models
 import numpy as np
 import pytest
 from job_files import SLOW_ATOL, assert_adds_up, assert_same, write_model, write_npz
+from swarm import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,26 @@ def liar_environ(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("liar")
     (folder / "sitecustomize.py").write_text(LIAR)
     return {"PYTHONPATH": str(folder)}
+
+
+def test_who_was_caught_by_one_daemon_is_caught_by_others_that_see_for_themselves(swarm, files, liar_environ, tmp_path):
+    model, rows = files
+    ada = swarm.join("ada")
+    eve = swarm.join("eve", bootstrap=ada, environ=liar_environ)
+    bob = swarm.join("bob", bootstrap=ada)
+    out = tmp_path / "out.npz"
+    run = swarm.run("ada", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", "adaptive")
+    assert run.code == 0, run.told()
+    assert_same(out, {"y": ROWS}, atol=SLOW_ATOL)
+
+    def bobs() -> str:
+        return swarm.run("bob", "reputation", eve.peer_id).stdout
+
+    told = wait_for(lambda: bobs() if "computed again here" in bobs() else "", timeout_s=90, saying="bob to see it")
+    assert f"told by {ada.peer_id[-8:]}" in told
+    assert "gets no work from this node" in told
+    assert eve.peer_id in swarm.run("bob", "peers", "--why", model).stdout
+    assert bob.code is None
 
 
 @pytest.mark.parametrize("verify", ["spot", "quorum:2", "adaptive"])

@@ -57,6 +57,9 @@ TAGS = {
     43: "Manifest",
     44: "Contribution",
     45: "Attestation",
+    46: "WorkDone",
+    48: "FaultProof",
+    49: "FaultEvidence",
     50: "ResultRecord",
 }
 TERM = Term(3, MemoryKeys(b"peer").peer_id)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
+from peerinfer.fault_proofs import commitment
 from peerinfer.ids import PeerId
 from peerinfer.limits import CLOCK_SKEW_MAX_S
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results
@@ -80,8 +81,12 @@ def check_results(
     *,
     wall_s: float,
     has_receipt: bool = True,
+    inputs_digest: bytes | None = None,
 ) -> Answer:
-    """Raises `ProtocolError` unless every task is answered once, with the outputs that the model gives and a receipt."""
+    """Raises `ProtocolError` unless every task is answered once, with the outputs that the model gives and a receipt.
+
+    `inputs_digest`: what the receipt must commit to beside the outputs; None where that is not asked for.
+    """
     wrong = f"the results of frame {frame.frame} from {peer}"
     positions = [position for group in results.groups for position in group.positions]
     positions += [failure.position for failure in results.failures]
@@ -103,7 +108,14 @@ def check_results(
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
     if any(is_string(port.dtype) for port in outputs.values()):
         _check_strings(results.groups, body, wrong)
-    energy_j = _check_receipt(peer, frame, results, body, wall_s, wrong).energy_j if has_receipt else 0.0
+    energy_j = 0.0
+    if has_receipt:
+        receipt = _check_receipt(peer, frame, results, body, wall_s, wrong)
+        energy_j = receipt.energy_j
+        if inputs_digest is not None and receipt.work != commitment(
+            frame.items, frame.tensors, inputs_digest, results.groups
+        ):
+            raise ProtocolError(f"{wrong} have a receipt that does not say what was computed")
     return Answer(peer, frame, results.groups, body, results.receipt, energy_j)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,8 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, Rows, check_results
+from peerinfer_node.roles.evidence import Evidence
+from peerinfer_node.roles.frames import inputs_digest_of
 from peerinfer_node.roles.job_body import JobBody, Verdict
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 from peerinfer_node.stages import Stages
@@ -91,6 +93,8 @@ class _Link:
     ordered: set[int] = field(default_factory=set)
     """Frames in the outbox that have not been cancelled since."""
     sent: dict[int, Frame] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    """Of the inputs of those whose receipts must name them."""
     joined_s: float = field(default_factory=trio.current_time)
     windows: int = 0
     offers: int = 0
@@ -130,6 +134,8 @@ class CoordinatorRole:
         self._audit_drawn = trio.Event()
         self._clock = clock
         self.stages = Stages(clock.now_s)
+        self.on_lie: Callable[[Evidence], None] = lambda evidence: None
+        """Called when a worker was caught and what it signed can be shown to others."""
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -274,6 +280,7 @@ class CoordinatorRole:
             case Refused(number, reason, final):
                 self.stages.dropped(number)
                 if link.sent.pop(number, None) is not None:
+                    link.digests.pop(number, None)
                     self._settle(link)
                     self._driver.post(FrameRefused(peer, number, reason, final))
             case _:
@@ -286,6 +293,7 @@ class CoordinatorRole:
         self.stages.answered(results.frame, results.compute_s)
         job_body = self._bodies.get(JobId(frame.job)) if frame else None
         if frame is None or job_body is None:
+            link.digests.pop(results.frame, None)
             return  # It was cancelled here while its answer was on the way.
         if results.outputs is None:
             self._check(link, frame, results, body, job_body)
@@ -318,6 +326,7 @@ class CoordinatorRole:
             body,
             job_body.outputs,
             wall_s=self._clock.wall_s(),
+            inputs_digest=link.digests.pop(frame.frame, None),
             has_receipt=job_body.brief.receipts,
         )
         self._answers[peer, frame.frame] = answer
@@ -419,6 +428,7 @@ class CoordinatorRole:
             return
         link.ordered.discard(number)
         if link.sent.pop(number, None) is not None:
+            link.digests.pop(number, None)
             assert self._nursery is not None
             self._settle(link)
             self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX]))
@@ -443,11 +453,26 @@ class CoordinatorRole:
                 verdicts = await body.audit(asked, fresh)
             except PeerinferError as error:
                 verdicts = {task: Verdict(None, (), str(error)) for task in asked}
+            await self._accuse(body, verdicts)
             self.stages.checked(job, self._clock.now_s() - started_s, len(drawn))
             for task in asked:
                 verdict = verdicts.get(task, Verdict(None, (), "its result is not kept any more"))
                 found = AuditDone(job, task, verdict.right, verdict.wrong, verdict.detail, verdict.imprecise)
                 self._driver.post(found)
+
+    async def _accuse(self, body: JobBody, verdicts: Mapping[int, Verdict]) -> None:
+        """Keeps what shows others that somebody lied, before it is void."""
+        for task, verdict in verdicts.items():
+            for peer in verdict.wrong:
+                if peer in verdict.imprecise or self.machine.is_barred(peer):
+                    continue
+                try:
+                    evidence = await body.evidence(task, peer)
+                except PeerinferError as error:
+                    self._log.debug("no evidence", peer=peer, reason=str(error))
+                    continue
+                if evidence is not None:
+                    self.on_lie(evidence)
 
     def _claim(self, peer: PeerId, task: int) -> Rows | None:
         """What a worker has just answered of one task; copied, so that the answer itself can go."""
@@ -535,6 +560,8 @@ class CoordinatorRole:
             return  # It was cancelled, or its job ended, while its inputs were put together.
         link.ordered.discard(order.frame)
         link.sent[order.frame] = frame
+        if brief.certificate and brief.receipts and link.stream.peer != brief.term.candidate:
+            link.digests[order.frame] = inputs_digest_of(cid, parts)
         self._settle(link)
         self.stages.sent(order.frame)
         await link.stream.send(frame, parts)

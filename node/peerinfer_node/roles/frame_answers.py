@@ -14,8 +14,17 @@ Body = Sequence[bytes | memoryview]
 
 
 def receipt_for(
-    frame: Frame, body: Body, compute_s: float, device: Device, energy_j: float, *, keys: Keys, wall_s: float
+    frame: Frame,
+    body: Body,
+    compute_s: float,
+    device: Device,
+    energy_j: float,
+    *,
+    keys: Keys,
+    wall_s: float,
+    work: bytes,
 ) -> bytes:
+    """`work` is what it commits to beside the bytes of its outputs, if it does."""
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
@@ -32,6 +41,7 @@ def receipt_for(
         wall_s,
         device.kind,
         device.provider,
+        work,
     )
     return seal(receipt, keys.peer_id, keys.sign)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 from peerinfer.errors import AttemptTimeout, ExecutionError, OutOfMemory, ProtocolError, WorkerDied
 from peerinfer.ids import digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX, FRAME_BLOB_BYTES_MAX
 from peerinfer.messages import Frame, JobBrief
-from peerinfer_node.ports import BatchResult
+from peerinfer_node.ports import BatchResult, Buffer
 
 
 def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
@@ -39,6 +42,16 @@ def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
         raise ProtocolError(f"frame {frame.frame} has another coordinator's term")
     if frame.term.order < brief.term.order:
         raise ProtocolError(f"frame {frame.frame} has an older term than its job's brief")
+
+
+def inputs_digest_of(cid: str | None, body: Sequence[Buffer]) -> bytes:
+    """What a receipt says of a frame's inputs: SHA-256 over them, or the digest in the name of their blob."""
+    if cid is not None:
+        return digest_of_cid(cid)
+    digest = hashlib.sha256()
+    for piece in body:
+        digest.update(piece)
+    return digest.digest()
 
 
 def all_failed(tasks: int, error: ExecutionError) -> BatchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from peerinfer.assignment import JobEnded
 from peerinfer.ids import PeerId
@@ -12,6 +12,9 @@ from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.answers import Answer, Rows
+
+if TYPE_CHECKING:
+    from peerinfer_node.roles.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class JobBody(Protocol):
         self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
     ) -> Mapping[int, Verdict]:
         """Computes tasks here and compares with what these peers answered. `fresh`: answers that were just kept."""
+
+    async def evidence(self, task: int, peer: PeerId) -> Evidence | None:
+        """What shows others that this answer of the peer is wrong, if there is such a thing."""
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         """Writes results of `peer` into the journal; `TasksCommitted` is posted when a quorum has them.

@@ -130,6 +130,9 @@ class OnlineJob:
         del fresh
         return dict.fromkeys(asked, Verdict(None, (), "online tasks are not audited"))
 
+    async def evidence(self, task: int, peer: PeerId) -> None:
+        del task, peer
+
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         del peer, tasks, is_last
 

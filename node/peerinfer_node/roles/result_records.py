@@ -53,7 +53,7 @@ class OpenRecord:
         self._starts = []
         self._places: dict[int, tuple[int, int, int]] = {}
         """Task → number of its group, its first row in there, its rows."""
-        start = 4 + length
+        start = self._outputs_start = 4 + length
         for number, group in enumerate(self.header.groups):
             self._starts.append(start)
             start += sum(spec.size_bytes for spec in group.tensors)
@@ -72,6 +72,11 @@ class OpenRecord:
     def tasks(self) -> tuple[int, ...]:
         """In the order in which their outputs lie."""
         return tuple(self._places)
+
+    @property
+    def outputs(self) -> bytes:
+        """All tensors, as they were answered."""
+        return self._data[self._outputs_start :]
 
     def rows(self, task: int) -> Rows:
         """The outputs of one task. Raises `StateUnusable` if it has none here."""

@@ -19,6 +19,7 @@ from peerinfer_node.formats import Inputs
 from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
+from peerinfer_node.roles.evidence import Evidence, evidence_in, receipt_in
 from peerinfer_node.roles.job_body import FrameInputs, Verdict
 from peerinfer_node.roles.recorder import Recorder, digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of
@@ -248,6 +249,15 @@ class StoredJob:
                 found[tasks[position]] = cut(group.tensors, group.body, 0, first, given.items[position])
                 first += given.items[position]
         return found
+
+    async def evidence(self, task: int, peer: PeerId) -> Evidence | None:
+        for offset in [*self._copies.get(task, {}).values(), *([self._places[task]] if task in self._places else ())]:
+            record = OpenRecord(await self._store.read_results(self.job, offset))
+            receipt = receipt_in(record) if record.peer == peer and task in record.tasks else None
+            if receipt is not None and max(receipt.tasks) < self.files.split.tasks:
+                given = await self.inputs(receipt.tasks)
+                return evidence_in(record, receipt, given, self.files.manifest, task)
+        return None
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
         if self._copies:

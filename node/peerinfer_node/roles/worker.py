@@ -23,6 +23,7 @@ from peerinfer.errors import (
     ProtocolError,
 )
 from peerinfer.fairness import Priority
+from peerinfer.fault_proofs import commitment
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
 from peerinfer.limits import (
     COORDINATORS_MAX,
@@ -71,7 +72,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
 from peerinfer_node.roles.frame_answers import Body, receipt_for, results_of
-from peerinfer_node.roles.frames import all_failed, check_frame
+from peerinfer_node.roles.frames import all_failed, check_frame, inputs_digest_of
 from peerinfer_node.roles.kept_frames import KeptFrame, KeptFrames, digest_of
 from peerinfer_node.roles.models_at_work import FetchBlob, ModelsAtWork
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
@@ -369,6 +370,8 @@ class WorkerRole:
         if brief.certificate:
             try:
                 manifest = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate, brief.changes)
+                if manifest.model != brief.model:
+                    raise DecodeError("its manifest names another model")
                 submitter = manifest.submitter
                 if len(manifest.committee) > 1:
                     committees, _ = committees_of(JobId(brief.job), manifest, brief.changes)
@@ -569,6 +572,14 @@ class WorkerRole:
             self.given.add(done, items, compute_s, energy_j, items * self._models.item_flops(held.brief, frame))
         return await self._say(held, result, executor, compute_s)
 
+    def _commitment(self, held: _Held, result: BatchResult) -> bytes:
+        """Only where the job's manifest is known, which names the model that this is about."""
+        frame = held.frame
+        if not held.brief.certificate or held.link.stream.peer == self._keys.peer_id:
+            return b""
+        groups = [OutputGroup(group.positions, group.tensors) for group in result.groups]
+        return commitment(frame.items, frame.tensors, inputs_digest_of(frame.inputs, [held.body]), groups)
+
     async def _say(self, held: _Held, result: BatchResult, executor: Executor, compute_s: float) -> _Answer:
         """`compute_s` is what it took this time."""
         body: Body = [group.body for group in result.groups]
@@ -583,6 +594,7 @@ class WorkerRole:
                 energy_j,
                 keys=self._keys,
                 wall_s=self._clock.wall_s(),
+                work=self._commitment(held, result),
             )
         results, body = await results_of(held.frame, result, compute_s, receipt, self._blobs)
         if results.outputs is not None:

@@ -1,0 +1,175 @@
+"""Proofs that a peer lied, which nobody need believe: whoever cares computes the task again.
+
+Theory of operation. A worker signs a receipt before it can know what will be checked. The receipt commits to the bytes of
+its outputs, and by a digest (`WorkDone`) to what they are: which inputs, cut how, of which job. The job's id is the hash
+of its manifest, which names the model. So receipt, manifest, inputs and outputs together are a claim that stands or falls
+with a computation, whoever brings them: who has caught a liar spreads the receipt and the name of a blob with the rest,
+and whoever has to do with the liar fetches it and looks for itself (`roles/proving`).
+
+**Against slander.** Signatures and digests keep anybody from claiming what was not signed. What is left is a model made
+for the purpose: one whose result hangs on chance, or on the last bits of its inputs, so that honest devices differ. So a
+proof counts only if the result computed here is the same twice, hardly moves when the inputs are nudged by a thousandth
+(`NUDGE`), and is far from what was signed: by more than five times what half precision would explain. Whole numbers and
+strings count only where there are inputs to nudge. Whoever spreads a proof that does not hold is not listened to again.
+
+No pairs of different receipts for the same work are used as proof: two honest runs may differ in their last bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peerinfer.binding import Binding, bind
+from peerinfer.codec import decode_as, encode
+from peerinfer.comparison import HALF_ATOL, HALF_RTOL, disagreement
+from peerinfer.envelope import unseal
+from peerinfer.errors import DecodeError, InputError
+from peerinfer.evidence_messages import FaultEvidence, FaultProof, WorkDone
+from peerinfer.ids import JobId, PeerId, digest_of_cid, job_id_of
+from peerinfer.limits import CLOCK_SKEW_MAX_S, EVIDENCE_BYTES_MAX
+from peerinfer.messages import Manifest, OutputGroup, Receipt
+from peerinfer.tensors import TensorSpec
+
+PROOF_LASTS_S = 86_400.0
+"""Who made a proof says it again while it holds the evidence."""
+
+NUDGE = 1e-3
+"""Of the inputs, by so much of themselves; honest devices differ by less."""
+
+PROOF_RTOL, PROOF_ATOL = 5 * HALF_RTOL, 5 * HALF_ATOL
+"""A result that is off by less proves nothing to others."""
+
+_LENGTH = struct.Struct("<I")
+
+Rows = Mapping[str, NDArray[Any]]
+
+
+def commitment(
+    items: Sequence[int], tensors: Sequence[TensorSpec], inputs_digest: bytes, groups: Sequence[OutputGroup]
+) -> bytes:
+    """What a receipt says of the work; empty where that is too much for one message."""
+    try:
+        return hashlib.sha256(encode(work_of(items, tensors, inputs_digest, groups))).digest()
+    except ValueError:
+        return b""
+
+
+def work_of(
+    items: Sequence[int], tensors: Sequence[TensorSpec], inputs_digest: bytes, groups: Sequence[OutputGroup]
+) -> WorkDone:
+    return WorkDone(tuple(items), tuple(tensors), inputs_digest, tuple(groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """A proof whose signatures are good, and that is worth looking at."""
+
+    issuer: PeerId
+    accused: PeerId
+    proof: FaultProof
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The evidence, all of which is what the receipt commits to."""
+
+    manifest: Manifest
+    binding: Binding
+    work: WorkDone
+    inputs: bytes
+    outputs: bytes
+    position: int
+    """Of the task in the frame."""
+
+
+def check_proof(signed: bytes, wall_s: float) -> Accusation:
+    """Raises `DecodeError` for what no honest node passes on: whether the accusation is true is another question."""
+    issuer, proof = unseal(FaultProof, signed)
+    accused, receipt = unseal(Receipt, proof.receipt)
+    if not 0 < proof.until_s - proof.issued_at_s <= PROOF_LASTS_S or proof.issued_at_s > wall_s + CLOCK_SKEW_MAX_S:
+        raise DecodeError("a proof lasts longer than a day, or is from the future")
+    if accused == issuer:
+        raise DecodeError("a proof against its own author")
+    if len(receipt.work) != 32 or proof.task not in receipt.tasks:
+        raise DecodeError("a proof about work that its receipt does not commit to")
+    if not 0 < proof.evidence_bytes <= EVIDENCE_BYTES_MAX:
+        raise DecodeError("a proof whose evidence is too large")
+    try:
+        digest_of_cid(proof.evidence)
+    except ValueError:
+        raise DecodeError("a proof whose evidence has no name") from None
+    return Accusation(issuer, accused, proof, receipt)
+
+
+def pack_evidence(manifest: bytes, work: WorkDone, inputs: bytes, outputs: bytes) -> bytes:
+    """The blob. `manifest` is the encoded message. Raises ValueError if it does not fit."""
+    header = encode(FaultEvidence(manifest, encode(work), len(inputs)))
+    packed = b"".join((_LENGTH.pack(len(header)), header, inputs, outputs))
+    if len(packed) > EVIDENCE_BYTES_MAX:
+        raise ValueError(f"evidence of {len(packed)} bytes")
+    return packed
+
+
+def open_evidence(data: bytes, accusation: Accusation) -> Case:
+    """Raises `DecodeError` unless everything in it is what the accused has signed."""
+    receipt = accusation.receipt
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        header = decode_as(FaultEvidence, data[4 : 4 + length])
+        manifest, work = decode_as(Manifest, header.manifest), decode_as(WorkDone, header.work)
+        binding = bind(manifest.inputs, manifest.given)
+    except (struct.error, InputError) as error:
+        raise DecodeError(f"evidence that cannot be read: {error}") from None
+    inputs = data[4 + length : 4 + length + header.inputs_bytes]
+    outputs = data[4 + length + header.inputs_bytes :]
+    if job_id_of(header.manifest) != JobId(receipt.job):
+        raise DecodeError("evidence of another job")
+    if hashlib.sha256(header.work).digest() != receipt.work:
+        raise DecodeError("evidence of other work than was signed")
+    if hashlib.sha256(inputs).digest() != work.inputs_digest:
+        raise DecodeError("evidence with other inputs than were signed")
+    if hashlib.sha256(outputs).digest() != receipt.outputs_digest:
+        raise DecodeError("evidence with other outputs than were signed")
+    if sum(spec.size_bytes for spec in work.tensors) != len(inputs) or len(work.items) != len(receipt.tasks):
+        raise DecodeError("evidence whose inputs are no frame")
+    if sum(spec.size_bytes for group in work.groups for spec in group.tensors) != len(outputs):
+        raise DecodeError("evidence whose outputs do not add up")
+    return Case(manifest, binding, work, inputs, outputs, receipt.tasks.index(accusation.proof.task))
+
+
+def nudged(case: Case, seed: int) -> bytes | None:
+    """The inputs, each moved by a little of itself; None where none of them can be."""
+    rng = np.random.default_rng(seed)
+    body = bytearray(case.inputs)
+    start, has_moved = 0, False
+    for spec in case.work.tensors:
+        end = start + spec.size_bytes
+        if spec.dtype in ("float16", "float32", "float64") and spec.shape:
+            values = np.frombuffer(case.inputs[start:end], dtype=spec.dtype)
+            signs = rng.choice(np.array([-NUDGE, NUDGE]), size=values.shape)
+            body[start:end] = (values * (1.0 + signs)).astype(spec.dtype).tobytes()
+            has_moved = True
+        start = end
+    return bytes(body) if has_moved else None
+
+
+def ruling(claimed: Rows, here: Rows, again: Rows, moved: Rows | None) -> str:
+    """How the claim is wrong, in one line; "" if that is not proven.
+
+    `here` and `again` are the same task computed twice, `moved` the same with its inputs nudged.
+    """
+    if disagreement(again, here, compare="allclose", rtol=HALF_RTOL, atol=HALF_ATOL):
+        return ""  # It is not even the same twice.
+    if moved is not None and disagreement(moved, here, compare="allclose", rtol=PROOF_RTOL, atol=PROOF_ATOL):
+        return ""  # It hangs on the last bits of its inputs.
+    if moved is None:
+        here = {name: values for name, values in here.items() if values.dtype.kind == "f"}
+    return disagreement(claimed, here, compare="allclose", rtol=PROOF_RTOL, atol=PROOF_ATOL)
