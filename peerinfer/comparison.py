@@ -4,9 +4,9 @@ ONNX Runtime promises no bitwise repeatability: batch size, thread count, provid
 Honest devices differ by up to about 1e-5 of the largest output (FINDINGS of the WebGPU provider: 1e-6, once 5e-5), so
 the defaults leave a hundredfold margin: `|a - r| <= atol * max|r| + rtol * |r|`. Half precision has steps of 1e-3.
 
-The first axis of every output counts items. `argmax` and `cosine` look at each item by itself, and at outputs that hold
-one number for each item they say nothing: those are compared as by `allclose`, and whole numbers exactly. Strings are
-always compared exactly, by what they say and not by the width of their slots.
+The first axis of every output counts items. `argmax`, `top-K` and `cosine` look at each item by itself, and at outputs
+that hold one number for each item they say nothing: those are compared as by `allclose`, and whole numbers exactly. Strings
+are always compared exactly, by what they say and not by the width of their slots.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peerinfer.comparator_names import places_of
 from peerinfer.strings import contents
 from peerinfer.tensors import STRING, dtype_name, is_string
 
@@ -116,8 +117,8 @@ def _compare_one(
     atol = (HALF_ATOL if half else DEFAULT_ATOL) if atol is None else atol
     a, r = given.astype(np.float64), wanted.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        if compare == "argmax" and has_rows:
-            return _other_choices(a, r, rtol, atol)
+        if (places := places_of(compare)) and has_rows:
+            return _other_choices(a, r, rtol, atol, min(places, r.shape[-1]))
         finite = np.isfinite(r)
         if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(a[~finite], r[~finite], equal_nan=True):
             return "NaN or infinity stand in other places"
@@ -134,15 +135,23 @@ def _too_far(a: NDArray[Any], r: NDArray[Any], rtol: float, atol: float) -> str:
     return f"{a[worst]:.6g} where {r[worst]:.6g} is right ({int(np.sum(excess > 0))} of {r.size} elements are off)"
 
 
-def _other_choices(a: NDArray[Any], r: NDArray[Any], rtol: float, atol: float) -> str:
-    """Rows along the last axis. Where the reference has two nearly equal candidates, honest devices may differ."""
-    ours, theirs = r.argmax(axis=-1)[..., None], a.argmax(axis=-1)[..., None]
-    top, picked = np.take_along_axis(r, ours, axis=-1), np.take_along_axis(r, theirs, axis=-1)
+def _other_choices(a: NDArray[Any], r: NDArray[Any], rtol: float, atol: float, places: int) -> str:
+    """Rows along the last axis: does the claim pick the same `places` largest, in whatever order?
+
+    Where the reference has nearly equal candidates for the last place, honest devices may differ.
+    """
+    # NaN is largest to NumPy's sort and to argmax alike: who has it elsewhere picks another element.
+    best = np.partition(r, -places, axis=-1)[..., -places:]
+    least = best[..., :1]
+    picked = np.take_along_axis(r, np.argpartition(a, -places, axis=-1)[..., -places:], axis=-1)
     finite = r[np.isfinite(r)]
     scale = float(np.abs(finite).max()) if finite.size else 0.0
-    is_tie = np.isfinite(top) & np.isfinite(picked) & (top - picked <= rtol * np.abs(top) + atol * scale)
-    differing = int(np.sum((ours != theirs) & ~is_tie))
-    return f"the largest element is another one in {differing} rows" if differing else ""
+    margin = np.where(np.isfinite(least), rtol * np.abs(least) + atol * scale, 0.0)
+    is_picked = (picked >= least - margin) | (np.isnan(picked) & np.isnan(least))
+    is_alike = (~np.isfinite(picked)).sum(axis=-1) == (~np.isfinite(best)).sum(axis=-1)
+    differing = int(np.sum(~(is_picked.all(axis=-1) & is_alike)))
+    what = "the largest element is another one" if places == 1 else f"the {places} largest elements are others"
+    return f"{what} in {differing} rows" if differing else ""
 
 
 def _other_directions(a: NDArray[Any], r: NDArray[Any], atol: float) -> str:

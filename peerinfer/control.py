@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
+from peerinfer.comparator_names import parse_compare
 from peerinfer.errors import UsageError
 
 VERIFY = re.compile(r"none|spot|quorum:[2-9]|adaptive")
@@ -75,7 +76,10 @@ class JobRequest:
         _check(
             VERIFY.fullmatch(self.verify) is not None, "verify", "choose none, spot, adaptive or quorum:2 to quorum:9"
         )
-        _check(self.compare in COMPARATORS, "compare", f"choose {', '.join(COMPARATORS)}")
+        try:
+            parse_compare(self.compare)
+        except ValueError as error:
+            raise UsageError(f"compare: {error}") from None
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             _check(value is None or (math.isfinite(value) and value >= 0), name, "give a number of at least 0")

@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from peerinfer.binding import Binding, bind
+from peerinfer.calibration import moved
 from peerinfer.codec import decode_as, encode
 from peerinfer.comparison import HALF_ATOL, HALF_RTOL, disagreement
 from peerinfer.envelope import unseal
@@ -147,29 +147,18 @@ def open_evidence(data: bytes, accusation: Accusation) -> Case:
 
 def nudged(case: Case, seed: int) -> bytes | None:
     """The inputs, each moved by a little of itself; None where none of them can be."""
-    rng = np.random.default_rng(seed)
-    body = bytearray(case.inputs)
-    start, has_moved = 0, False
-    for spec in case.work.tensors:
-        end = start + spec.size_bytes
-        if spec.dtype in ("float16", "float32", "float64") and spec.shape:
-            values = np.frombuffer(case.inputs[start:end], dtype=spec.dtype)
-            signs = rng.choice(np.array([-NUDGE, NUDGE]), size=values.shape)
-            body[start:end] = (values * (1.0 + signs)).astype(spec.dtype).tobytes()
-            has_moved = True
-        start = end
-    return bytes(body) if has_moved else None
+    return moved(case.inputs, case.work.tensors, NUDGE, seed)
 
 
-def ruling(claimed: Rows, here: Rows, again: Rows, moved: Rows | None) -> str:
+def ruling(claimed: Rows, here: Rows, again: Rows, nudge: Rows | None) -> str:
     """How the claim is wrong, in one line; "" if that is not proven.
 
-    `here` and `again` are the same task computed twice, `moved` the same with its inputs nudged.
+    `here` and `again` are the same task computed twice, `nudge` the same with its inputs nudged.
     """
     if disagreement(again, here, compare="allclose", rtol=HALF_RTOL, atol=HALF_ATOL):
         return ""  # It is not even the same twice.
-    if moved is not None and disagreement(moved, here, compare="allclose", rtol=PROOF_RTOL, atol=PROOF_ATOL):
+    if nudge is not None and disagreement(nudge, here, compare="allclose", rtol=PROOF_RTOL, atol=PROOF_ATOL):
         return ""  # It hangs on the last bits of its inputs.
-    if moved is None:
+    if nudge is None:
         here = {name: values for name, values in here.items() if values.dtype.kind == "f"}
     return disagreement(claimed, here, compare="allclose", rtol=PROOF_RTOL, atol=PROOF_ATOL)

@@ -492,6 +492,21 @@ class Receipt:
     then nobody knows which model the job is about."""
 
 
+@part
+class OutputRule:
+    """How one output of a job is compared. A tolerance below 0: by dtype."""
+
+    name: str = wire(_name)
+    compare: str = wire(text(16))
+    rtol: float = wire(number)
+    """Where both answers come from devices of one class."""
+    atol: float = wire(number)
+    """A part of the largest magnitude in the reference."""
+    rtol_other: float = wire(number)
+    """Where they do not."""
+    atol_other: float = wire(number)
+
+
 @message(43)
 class Manifest:
     """The immutable description of a job, signed by its submitter. The job's id is the hash of this message."""
@@ -519,6 +534,8 @@ class Manifest:
     """How many liars among the committee are tolerated (b of the quorum formula)."""
     lease_s: float = wire(number, default=3.0)
     """How long its leases are; only the lengths of `lease_profile` are taken."""
+    rules: tuple[OutputRule, ...] = wire(listed(record(OutputRule), TENSORS_MAX), default=())
+    """For outputs that are compared otherwise than by `compare`, `rtol` and `atol`."""
 
 
 # --- records on disk -----------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_who_was_caught_by_one_daemon_is_caught_by_others_that_see_for_themselve
     told = wait_for(lambda: bobs() if "computed again here" in bobs() else "", timeout_s=90, saying="bob to see it")
     assert f"told by {ada.peer_id[-8:]}" in told
     assert "gets no work from this node" in told
-    assert eve.peer_id in swarm.run("bob", "peers", "--why", model).stdout
+    assert "computed again here" in swarm.run("bob", "peers", "--why", model).stdout
     assert bob.code is None
 
 

@@ -96,7 +96,7 @@ BAD = {
     "a quorum of one": ({"verify": "quorum:1"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
     "a quorum of ten": ({"verify": "quorum:10"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
     "a line too many": ({"verify": "spot\n"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
-    "a comparator": ({"compare": "similar"}, "compare: choose exact, allclose, argmax, cosine"),
+    "a comparator": ({"compare": "similar"}, "compare: 'similar' is none of exact, allclose, argmax, top-K, cosine"),
     "a tolerance below nothing": ({"rtol": -1e-9}, "rtol: give a number of at least 0"),
     "a tolerance of anything": ({"atol": math.inf}, "atol: give a number of at least 0"),
     "a tolerance of NaN": ({"rtol": math.nan}, "rtol: give a number of at least 0"),

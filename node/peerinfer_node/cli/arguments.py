@@ -73,6 +73,16 @@ def tolerance(text: str) -> float:
     return value
 
 
+def compare(text: str) -> str:
+    from peerinfer.comparator_names import parse_compare
+
+    try:
+        parse_compare(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """`0.5` or `0.485,0.456,0.406`."""
     try:

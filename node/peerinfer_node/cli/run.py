@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from peerinfer.control import COMPARATORS, IMAGE_LAYOUTS, PRIORITIES, STRATEGIES, JobRequest
+from peerinfer.control import IMAGE_LAYOUTS, PRIORITIES, STRATEGIES, JobRequest
 from peerinfer.errors import UsageError
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.place import add_place
@@ -54,10 +54,14 @@ def add(commands: take.Subcommands) -> None:
         "--verify", type=take.verify, default="spot", metavar="HOW", help="none, spot, quorum:K or adaptive [spot]"
     )
     belief.add_argument(
-        "--compare", type=take.one_of(*COMPARATORS), default="allclose", metavar="HOW", help=", ".join(COMPARATORS)
+        "--compare",
+        type=take.compare,
+        default="allclose",
+        metavar="HOW",
+        help="exact, allclose, argmax, top-K or cosine; allclose,NAME=exact for an output of its own [allclose]",
     )
-    belief.add_argument("--rtol", type=take.tolerance, metavar="X", help="relative tolerance [by dtype]")
-    belief.add_argument("--atol", type=take.tolerance, metavar="X", help="absolute tolerance [by dtype]")
+    belief.add_argument("--rtol", type=take.tolerance, metavar="X", help="relative tolerance [measured on the model]")
+    belief.add_argument("--atol", type=take.tolerance, metavar="X", help="the same, of the largest number [measured]")
     images = parser.add_argument_group("images")
     images.add_argument("--image-size", type=take.image_size, metavar="HxW", help="in pixels [the model's]")
     images.add_argument(

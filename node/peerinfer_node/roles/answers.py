@@ -34,6 +34,8 @@ class Answer:
     receipt: bytes
     energy_j: float = 0.0
     """As the receipt says."""
+    device_class: tuple[str, str] = ("", "")
+    """Kind and provider of the device, as it says too."""
     _places: dict[int, tuple[int, int, int, int]] = field(default_factory=dict, compare=False, repr=False)
     """Where each task's outputs are, once somebody has asked."""
 
@@ -108,15 +110,15 @@ def check_results(
                 raise ProtocolError(f"{wrong} hold {spec.name} of shape {list(spec.shape)}, the model gives {port}")
     if any(is_string(port.dtype) for port in outputs.values()):
         _check_strings(results.groups, body, wrong)
-    energy_j = 0.0
-    if has_receipt:
-        receipt = _check_receipt(peer, frame, results, body, wall_s, wrong)
-        energy_j = receipt.energy_j
-        if inputs_digest is not None and receipt.work != commitment(
-            frame.items, frame.tensors, inputs_digest, results.groups
-        ):
-            raise ProtocolError(f"{wrong} have a receipt that does not say what was computed")
-    return Answer(peer, frame, results.groups, body, results.receipt, energy_j)
+    if not has_receipt:
+        return Answer(peer, frame, results.groups, body, results.receipt)
+    receipt = _check_receipt(peer, frame, results, body, wall_s, wrong)
+    if inputs_digest is not None and receipt.work != commitment(
+        frame.items, frame.tensors, inputs_digest, results.groups
+    ):
+        raise ProtocolError(f"{wrong} have a receipt that does not say what was computed")
+    device_class = (receipt.kind, receipt.provider)
+    return Answer(peer, frame, results.groups, body, results.receipt, receipt.energy_j, device_class)
 
 
 def _check_strings(groups: Sequence[OutputGroup], body: bytes, wrong: str) -> None:

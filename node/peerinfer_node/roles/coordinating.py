@@ -12,6 +12,7 @@ import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.candidacy import Candidacy
+from peerinfer.comparators import comparator_of
 from peerinfer.control import JobRequest
 from peerinfer.cost import growth
 from peerinfer.errors import InputError, LimitExceeded, PeerinferError
@@ -306,9 +307,7 @@ class Coordinating:
             inputs.binding,
             split,
             keys,
-            live.manifest.compare,
-            live.manifest.rtol if live.manifest.rtol >= 0 else None,
-            live.manifest.atol if live.manifest.atol >= 0 else None,
+            comparator_of(live.manifest),
         )
 
     async def bring_home(self, job: JobId, manifest: Manifest, chain: Chain) -> None:
@@ -353,7 +352,6 @@ class Coordinating:
 
 
 def files_of(live: LiveJob, prepared: Prepared) -> JobFiles:
-    request = live.request
     return JobFiles(
         live.manifest,
         live.signed,
@@ -361,7 +359,5 @@ def files_of(live: LiveJob, prepared: Prepared) -> JobFiles:
         prepared.inputs.binding,
         prepared.split,
         prepared.task_keys,
-        request.compare,
-        request.rtol,
-        request.atol,
+        comparator_of(live.manifest),
     )

@@ -6,11 +6,19 @@ import hashlib
 from collections.abc import Sequence
 
 from peerinfer.envelope import seal
+from peerinfer.fault_proofs import commitment
 from peerinfer.limits import INLINE_BYTES_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure
 from peerinfer_node.ports import BatchResult, BlobStore, Device, Keys
+from peerinfer_node.roles.frames import inputs_digest_of
 
 Body = Sequence[bytes | memoryview]
+
+
+def commitment_to(frame: Frame, body: bytes, result: BatchResult) -> bytes:
+    """What a receipt says of the work: only where the job's manifest is known, which names the model."""
+    groups = [OutputGroup(group.positions, group.tensors) for group in result.groups]
+    return commitment(frame.items, frame.tensors, inputs_digest_of(frame.inputs, [body]), groups)
 
 
 def receipt_for(

@@ -9,7 +9,7 @@ from peerinfer.control import Json
 from peerinfer.envelope import unseal
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
-from peerinfer.messages import Manifest, Term
+from peerinfer.messages import Manifest, OutputRule, Term
 from peerinfer.splitting import Split
 from peerinfer.tensors import Port
 from peerinfer_node.ports import JobRow
@@ -142,6 +142,7 @@ def provenance_json(row: JobRow, shown: Json, receipts: list[RecordRow]) -> Json
             "compare": manifest.compare,
             "rtol": manifest.rtol if manifest.rtol >= 0 else None,
             "atol": manifest.atol if manifest.atol >= 0 else None,
+            "outputs": [_rule(rule) for rule in manifest.rules],
             "tasks_checked": shown["audited"],
             "checks_failed": shown["audits_failed"],
             "reached": shown["verification"],
@@ -154,6 +155,20 @@ def provenance_json(row: JobRow, shown: Json, receipts: list[RecordRow]) -> Json
             {"peer": PeerId(receipt.peer), "frame": receipt.frame, "signed": receipt.receipt.hex()}
             for receipt in receipts
         ],
+    }
+
+
+def _rule(rule: OutputRule) -> Json:
+    """Tolerances between devices of one class, and of different ones; null where they follow from the dtype."""
+
+    def pair(rtol: float, atol: float) -> Json | None:
+        return {"rtol": float(f"{rtol:.3g}"), "atol": float(f"{atol:.3g}")} if rtol >= 0 and atol >= 0 else None
+
+    return {
+        "name": rule.name,
+        "compare": rule.compare,
+        "same_class": pair(rule.rtol, rule.atol),
+        "other_class": pair(rule.rtol_other, rule.atol_other),
     }
 
 

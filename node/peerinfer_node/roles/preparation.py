@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 from peerinfer.binding import check_outputs
 from peerinfer.blobs import chunks_of, index_of
+from peerinfer.comparator_names import parse_compare
 from peerinfer.control import JobRequest
 from peerinfer.cost import growth
 from peerinfer.errors import AttemptTimeout, ExecutionError, InputError, ModelRefused
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import GIB, JOB_TASKS_MAX
-from peerinfer.messages import Manifest
+from peerinfer.messages import Manifest, OutputRule
 from peerinfer.splitting import Split, split_items
 from peerinfer_node.formats import Inputs, open_inputs
 from peerinfer_node.log import Log
 from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, ModelInterface
 from peerinfer_node.roles.answers import raw_bytes
+from peerinfer_node.roles.calibrating import measured_rules, named_rules
 
 MODEL_BYTES_MAX = 4 * GIB
 TRIAL_TIMEOUT_S = 20.0
@@ -41,6 +43,8 @@ class Prepared:
     split: Split
     seconds_per_item: float
     flops_per_item: float
+    rules: tuple[OutputRule, ...]
+    """How outputs are compared that have a way, or a measured tolerance, of their own."""
     task_keys: bytes
     """32 bytes for each task, in order: the same work has the same key in every job."""
 
@@ -69,12 +73,13 @@ def manifest_of(
         items_per_task=prepared.split.items_per_task,
         inputs_digest=hashlib.sha256(prepared.task_keys).digest(),
         verify=request.verify,
-        compare=request.compare,
+        compare=parse_compare(request.compare)[0],
         rtol=request.rtol if request.rtol is not None else -1.0,
         atol=request.atol if request.atol is not None else -1.0,
         committee=committee,
         byzantine=0,
         lease_s=lease_s,
+        rules=prepared.rules,
     )
 
 
@@ -110,6 +115,7 @@ class Preparation:
                 )
             )
             seconds_per_item = await self._trial(model, inputs)
+            rules = await self._rules(request, model, interface, inputs, seconds_per_item)
             split = split_items(
                 inputs.items,
                 bytes_per_item=inputs.binding.item_bytes,
@@ -124,7 +130,32 @@ class Preparation:
             await self._blobs.unpin(PREPARING)
             raise
         flops = interface.flops * growth(interface.inputs, inputs.binding.specs)
-        return Prepared(interface, model, len(data), sha256, inputs, split, seconds_per_item, flops, keys)
+        return Prepared(interface, model, len(data), sha256, inputs, split, seconds_per_item, flops, rules, keys)
+
+    async def _rules(
+        self,
+        request: JobRequest,
+        model: Cid,
+        interface: ModelInterface,
+        inputs: Inputs,
+        seconds_per_item: float,
+    ) -> tuple[OutputRule, ...]:
+        how, named = parse_compare(request.compare)
+        rules = named_rules(interface.outputs, named)
+        has_own = request.rtol is not None and request.atol is not None
+        if request.verify == "none" or request.local_only or has_own:
+            return rules
+        return await measured_rules(
+            self._executor,
+            model,
+            inputs,
+            interface.outputs,
+            how,
+            named,
+            seconds_per_item=seconds_per_item,
+            in_thread=self._in_thread,
+            log=self._log,
+        )
 
     async def _trial(self, model: Cid, inputs: Inputs) -> float:
         """Seconds that one item takes on this node's own device."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from peerinfer.assignment import JobEnded
 from peerinfer.binding import Binding
-from peerinfer.comparison import agree_at_once, disagreement, is_imprecise
+from peerinfer.comparators import Comparator
 from peerinfer.control import ResultBlock
 from peerinfer.errors import ExecutionError
 from peerinfer.fairness import Priority
@@ -24,6 +24,9 @@ from peerinfer_node.roles.job_body import FrameInputs, Verdict
 from peerinfer_node.roles.recorder import Recorder, digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of
 
+MIXED = ("", "")
+"""A peer that answered from devices of several classes: its answers are taken for another's."""
+
 INLINE_READ_BYTES_MAX = 256 * 1024
 """Arrays below this size are cut in the event loop; a thread would cost more."""
 
@@ -39,9 +42,7 @@ class JobFiles:
     split: Split
     task_keys: bytes
     """32 bytes for each task, in order."""
-    compare: str
-    rtol: float | None
-    atol: float | None
+    comparator: Comparator
 
     def task_key(self, task: int) -> bytes:
         return self.task_keys[32 * task : 32 * task + 32]
@@ -81,6 +82,8 @@ class StoredJob:
         """Where the records of provisional tasks lie in the spool."""
         self._copies: dict[int, dict[PeerId, int]] = {}
         """The same of further answers to them."""
+        self._classes: dict[PeerId, tuple[str, str]] = {}
+        """Of devices, by who answered: kind and provider, as the receipts say."""
         self.failures: dict[int, str] = {}
 
     # --- what the coordinator asks -----------------------------------------------------------------------------------
@@ -130,6 +133,7 @@ class StoredJob:
 
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         record = record_of(answer)
+        self._note_class(answer)
         offset = await self._store.append_results(self.job, record)
         await self._store.add_record(self._row(offset, answer.frame.frame, answer.peer, answer.receipt, tasks))
         if self.files.manifest.verify != "none":
@@ -142,6 +146,7 @@ class StoredJob:
 
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
         earlier = {task: await self._answers_to(task) for task in tasks}
+        self._note_class(answer)
         offset = await self._store.append_results(self.job, record_of(answer))
         # It counts for no task yet, but its receipt is kept.
         await self._store.add_record(self._row(offset, answer.frame.frame, answer.peer, answer.receipt, ()))
@@ -151,7 +156,10 @@ class StoredJob:
         for task in tasks:
             rows = answer.rows(task)
             agrees[task] = tuple(
-                peer for peer, known in earlier[task].items() if not self._problem(known, rows) and peer != answer.peer
+                peer
+                for peer, known in earlier[task].items()
+                if peer != answer.peer
+                and not self._problem(known, rows, is_same=self._is_same_class(peer, answer.peer))
             )
         return agrees
 
@@ -202,17 +210,22 @@ class StoredJob:
                 claims.append(known[task][peers[0]])
                 right.append(reference)
                 verdicts[task] = Verdict(peers)
-        files = self.files
-        if files.compare != "allclose" or len(claims) < 2:
+        if len(claims) < 2:
             return {}
-        return verdicts if agree_at_once(claims, right, rtol=files.rtol, atol=files.atol) else {}
+        is_same = all(self._is_same_class(verdict.right[0]) for verdict in verdicts.values() if verdict.right)
+        agree = self.files.comparator.agree_at_once(claims, right, is_same_class=is_same)
+        return verdicts if agree else {}
 
     def _verdict(
         self, task: int, peers: Sequence[PeerId], known: Mapping[PeerId, Rows], reference: Rows | str
     ) -> Verdict:
         if isinstance(reference, str):
             return Verdict(None, (), reference)
-        problems = {peer: self._problem(known[peer], reference) for peer in peers if peer in known}
+        problems = {
+            peer: self._problem(known[peer], reference, is_same=self._is_same_class(peer))
+            for peer in peers
+            if peer in known
+        }
         if not problems:
             return Verdict(None, (), "its result was voided")
         wrong = tuple(peer for peer, problem in problems.items() if problem)
@@ -223,12 +236,21 @@ class StoredJob:
         )
 
     def _is_imprecise(self, claimed: Rows, reference: Rows) -> bool:
-        files = self.files
-        return is_imprecise(claimed, reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
+        return self.files.comparator.is_imprecise(claimed, reference)
 
-    def _problem(self, claimed: Rows, reference: Rows) -> str:
-        files = self.files
-        return disagreement(claimed, reference, compare=files.compare, rtol=files.rtol, atol=files.atol)
+    def _problem(self, claimed: Rows, reference: Rows, *, is_same: bool) -> str:
+        return self.files.comparator.problem(claimed, reference, is_same_class=is_same)
+
+    def _is_same_class(self, peer: PeerId, other: PeerId | None = None) -> bool:
+        """Whether all answers of a peer came from devices like this node's own, or like those of another peer."""
+        device = self._executor.device
+        own = (device.kind, device.provider)
+        return self._classes.get(peer) == (own if other is None else self._classes.get(other, own))
+
+    def _note_class(self, answer: Answer) -> None:
+        known = self._classes.setdefault(answer.peer, answer.device_class)
+        if known != answer.device_class:
+            self._classes[answer.peer] = MIXED
 
     async def compute_here(self, tasks: Sequence[int]) -> dict[int, Rows | str]:
         """The outputs of each task on this node's own device, or why there are none."""

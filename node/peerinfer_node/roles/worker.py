@@ -23,7 +23,6 @@ from peerinfer.errors import (
     ProtocolError,
 )
 from peerinfer.fairness import Priority
-from peerinfer.fault_proofs import commitment
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
 from peerinfer.limits import (
     COORDINATORS_MAX,
@@ -71,8 +70,8 @@ from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
-from peerinfer_node.roles.frame_answers import Body, receipt_for, results_of
-from peerinfer_node.roles.frames import all_failed, check_frame, inputs_digest_of
+from peerinfer_node.roles.frame_answers import Body, commitment_to, receipt_for, results_of
+from peerinfer_node.roles.frames import all_failed, check_frame
 from peerinfer_node.roles.kept_frames import KeptFrame, KeptFrames, digest_of
 from peerinfer_node.roles.models_at_work import FetchBlob, ModelsAtWork
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
@@ -572,20 +571,14 @@ class WorkerRole:
             self.given.add(done, items, compute_s, energy_j, items * self._models.item_flops(held.brief, frame))
         return await self._say(held, result, executor, compute_s)
 
-    def _commitment(self, held: _Held, result: BatchResult) -> bytes:
-        """Only where the job's manifest is known, which names the model that this is about."""
-        frame = held.frame
-        if not held.brief.certificate or held.link.stream.peer == self._keys.peer_id:
-            return b""
-        groups = [OutputGroup(group.positions, group.tensors) for group in result.groups]
-        return commitment(frame.items, frame.tensors, inputs_digest_of(frame.inputs, [held.body]), groups)
-
     async def _say(self, held: _Held, result: BatchResult, executor: Executor, compute_s: float) -> _Answer:
         """`compute_s` is what it took this time."""
         body: Body = [group.body for group in result.groups]
         receipt = b""
         if held.brief.receipts:
             energy_j = self._energy_j(executor, result.compute_s)
+            is_shown = held.brief.certificate and held.link.stream.peer != self._keys.peer_id
+            work = commitment_to(held.frame, held.body, result) if is_shown else b""
             receipt = receipt_for(
                 held.frame,
                 body,
@@ -594,7 +587,7 @@ class WorkerRole:
                 energy_j,
                 keys=self._keys,
                 wall_s=self._clock.wall_s(),
-                work=self._commitment(held, result),
+                work=work,
             )
         results, body = await results_of(held.frame, result, compute_s, receipt, self._blobs)
         if results.outputs is not None:
