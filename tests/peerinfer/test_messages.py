@@ -1,6 +1,5 @@
 """What messages promise beyond their fields: numbers that stay, limits that fit each other, terms that have an order."""
 
-import numpy as np
 import pytest
 
 from peerinfer import contribution, evidence_messages
@@ -30,7 +29,7 @@ from peerinfer.messages import (
     Term,
     Window,
 )
-from peerinfer.tensors import FREE, ITEM_BYTES, Port, TensorSpec
+from peerinfer.tensors import FREE, ITEM_BYTES, Port, TensorSpec, numpy_dtype
 from peerinfer_node.keys import MemoryKeys
 
 TAGS = {
@@ -139,4 +138,4 @@ def test_the_size_of_a_tensor_is_exact_however_large(shape, size_bytes):
 
 
 def test_the_size_of_an_element_is_numpys():
-    assert all(np.dtype(name).itemsize == size for name, size in ITEM_BYTES.items())
+    assert all(numpy_dtype(name).itemsize == size for name, size in ITEM_BYTES.items())
