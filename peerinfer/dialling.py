@@ -28,8 +28,8 @@ REDIALS_MAX = 8
 DIAL_JITTER_S = 0.5
 """Of two nodes that hear of each other at the same time, one is first."""
 
-DIALS_PER_S = 2.0
-DIALS_BURST = 64.0
+ADDRESSES_DIALLED_PER_S = 8.0
+ADDRESSES_DIALLED_BURST = 256.0
 """Of peers that are dialled because they exist: whoever spreads adverts with addresses of others must not make this node
 knock at their doors. A peer that works here is dialled without it."""
 
@@ -45,7 +45,7 @@ class Dialler:
         self._table = table
         self._connections_wanted = connections_wanted
         self._reconnect_s = -NEVER
-        self._allowed = Budget(DIALS_PER_S, DIALS_BURST)
+        self._allowed = Budget(ADDRESSES_DIALLED_PER_S, ADDRESSES_DIALLED_BURST)
 
     def address_seen(self, peer: PeerId, addresses: tuple[str, ...], now_s: float) -> None:
         entry = None if peer == self._table.own or not addresses else self._table.entry(peer, now_s)
@@ -111,7 +111,7 @@ class Dialler:
         due = [entry for entry in self._table.entries.values() if now_s >= entry.redial_s and self._may_dial(entry)]
         self._table.rng.shuffle(due)
         for entry in due[:missing]:
-            if not self._allowed.take(1, now_s):
-                self._table.wake(now_s + 1 / DIALS_PER_S)
+            if not self._allowed.take(len(entry.member.addresses), now_s):
+                self._table.wake(now_s + 1.0)
                 return
             self.dial(entry)
