@@ -18,7 +18,7 @@ from peerinfer.committee import Eligible, propose, rank_score, subnets_of
 from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
-from peerinfer.errors import NoSuitablePeer, PeerinferError, StateUnusable
+from peerinfer.errors import NoSuitablePeer
 from peerinfer.governor import NO_LIMITS, Limits
 from peerinfer.ids import JobId, PeerId
 from peerinfer.invites import parse_invite
@@ -34,7 +34,8 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.metered import MeteredNetwork
 from peerinfer_node.node_control import NodeControl
 from peerinfer_node.online import Online
-from peerinfer_node.ports import Network, PeerRow, Ports
+from peerinfer_node.ports import Network, Ports
+from peerinfer_node.roles.acquaintances import Acquaintances
 from peerinfer_node.roles.advertiser import Advertiser
 from peerinfer_node.roles.attesting import AttestingRole
 from peerinfer_node.roles.blobs import BLOB_PROTOCOL, BlobFetcher, BlobServer
@@ -56,18 +57,6 @@ from peerinfer_node.roles.reseating import Reseating
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
-
-BOOTSTRAP_AGAIN_S = 5.0
-"""A node without any connection dials its bootstrap peers this often; with one, ever more seldom."""
-
-BOOTSTRAP_AGAIN_MAX_S = 60.0
-
-PEERS_SAVED_FIRST_S = 2.0
-PEERS_SAVED_EVERY_S = 30.0
-"""A node that is killed soon after its start finds its way back too; later, what changes is worth less."""
-
-REMEMBERED_DIALLED_MAX = 128
-"""Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
 
 LEAVE_TIMEOUT_S = 4.0
 """For goodbyes: leases given back, what is written made final, the last advert."""
@@ -206,6 +195,15 @@ class Node:
             swarm=swarm,
             rng=random.Random(rng.random()),  # noqa: S311
         )
+        self.acquaintances = Acquaintances(
+            network=network,
+            members=self.members,
+            store=ports.store,
+            clock=clock,
+            log=log,
+            named=settings.bootstrap,
+            remembers=settings.remembers_peers,
+        )
         self.elections = Elections(
             keys=ports.keys,
             seats=ports.seats,
@@ -310,8 +308,7 @@ class Node:
                 nursery.start_soon(Reseating(elections=self.elections, choose=self._propose_elector, log=self.log).run)
                 nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self.punching.run)
-                nursery.start_soon(self._bootstrap)
-                nursery.start_soon(self._remember_peers)
+                nursery.start_soon(self.acquaintances.run)
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
@@ -328,7 +325,7 @@ class Node:
                         scope.shield = True
                         await self.jobs.hand_over_all("the coordinator left")
                         await self.advertiser.say_left()
-                        await self._save_peers()
+                        await self.acquaintances.save()
                         await self.reputation.save()
                         await self.contribution.save()
                     nursery.cancel_scope.cancel()
@@ -421,50 +418,6 @@ class Node:
             if member.peer in committee
         ]
         return committee, choose_profile(distances)
-
-    # --- peers -------------------------------------------------------------------------------------------------------
-
-    async def _bootstrap(self) -> None:
-        if self.settings.remembers_peers:
-            for row in (await self.ports.store.peers())[:REMEMBERED_DIALLED_MAX]:
-                self.members.found(row.peer, row.addresses)
-        told: dict[str, str] = {}
-        waiting = dict.fromkeys(self.settings.bootstrap)
-        again_s = BOOTSTRAP_AGAIN_S
-        while self.settings.bootstrap:
-            # Each is reached once, so that swarms which met elsewhere become one; all of them again by a node alone.
-            for address in self.settings.bootstrap if not self.ports.network.connected() else list(waiting):
-                try:
-                    await self.ports.network.dial(address)
-                    waiting.pop(address, None)
-                    told.pop(address, None)
-                except PeerinferError as error:
-                    # The same news every few seconds would hide everything else.
-                    if told.get(address) != str(error):
-                        self.log.warning("bootstrap peer not reached", address=address, reason=str(error))
-                    told[address] = str(error)
-            await trio.sleep(again_s)
-            again_s = min(again_s * 1.5, BOOTSTRAP_AGAIN_MAX_S) if self.ports.network.connected() else BOOTSTRAP_AGAIN_S
-
-    async def _remember_peers(self) -> None:
-        every_s = PEERS_SAVED_FIRST_S
-        while True:
-            await trio.sleep(every_s)
-            await self._save_peers()
-            every_s = min(2 * every_s, PEERS_SAVED_EVERY_S)
-
-    async def _save_peers(self) -> None:
-        wall_s = self.ports.clock.wall_s()
-        rows = [
-            PeerRow(member.peer, member.addresses, member.signed, wall_s)
-            for member in self.members.machine.members()
-            if member.state == "alive" and member.addresses
-        ]
-        if rows and self.settings.remembers_peers:
-            try:
-                await self.ports.store.remember_peers(rows)
-            except StateUnusable as error:  # A full disk is no reason to stop: they are found again.
-                self.log.warning("peers not remembered", reason=str(error))
 
 
 def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from peerinfer_node.roles.work_stream import greet
 pytestmark = pytest.mark.slow
 
 MIB = 2**20
-FLOOD_S = 2.0
+FLOOD_S = 1.2
 ANSWERS_WITHIN_S = 3.0
 """The owner's question, while the flood lasts, on a machine that other tests keep busy."""
 

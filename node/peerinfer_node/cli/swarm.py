@@ -47,9 +47,12 @@ def _no_action() -> int:
 
 
 def _create(arguments: argparse.Namespace) -> int:
+    from peerinfer.ids import peer_id_of
     from peerinfer.invites import KEY_BYTES, Invite, PrivateSwarm
     from peerinfer_node.swarm_file import read_swarm, swarm_path, write_swarm
 
+    for address in arguments.address or ():
+        _given_address(address, peer_id_of(bytes(32)))  # whoever this node will be
     home = home_of(arguments)
     swarm = PrivateSwarm(arguments.name, secrets.token_bytes(KEY_BYTES))
     home.prepare()
@@ -76,7 +79,7 @@ def _invite(arguments: argparse.Namespace) -> int:
     if own is None:
         raise UsageError("this home is in no private swarm; make one with: peerinfer swarm create NAME")
     peer_id = load_identity(home).peer_id
-    given = [address if "/p2p/" in address else f"{address}/p2p/{peer_id}" for address in arguments.address or ()]
+    given = [_given_address(address, peer_id) for address in arguments.address or ()]
     live = _live_addresses(arguments)
     addresses = [*given, *(live if live is not None else _own_addresses(arguments, peer_id)), *own.bootstrap]
     expires_at_s = int(time.time() + arguments.expires) if arguments.expires else 0
@@ -90,6 +93,19 @@ def _invite(arguments: argparse.Namespace) -> int:
     if not addresses:
         say("note: this node listens nowhere, so the invite names nobody to dial; it works on one local network only")
     return 0
+
+
+def _given_address(text: str, peer_id: str) -> str:
+    """Where a person says that this node, or another one, is dialled. Raises `UsageError`."""
+    from peerinfer.addresses import is_dialable
+
+    address = text if "/p2p/" in text else f"{text}/p2p/{peer_id}"
+    if not is_dialable(address):
+        raise UsageError(
+            f"--address: {text[:128]!r} is no address that can be dialled; write it like /dns4/lab.example.org/tcp/4001, "
+            "or /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW… for another peer"
+        )
+    return address
 
 
 def _live_addresses(arguments: argparse.Namespace) -> list[str] | None:

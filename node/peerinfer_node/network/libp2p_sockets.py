@@ -7,6 +7,8 @@ went out (TCP simultaneous open). That needs routers that keep the port of what 
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -42,10 +44,12 @@ async def open_listeners(
                 opened = await _open(each, port_wished)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
-                raise StateUnusable(
-                    f"cannot listen on port {each.port} of {each.host}: {reason}; "
-                    "stop what uses it, or choose another with --listen"
-                ) from error
+                advice = "stop what uses it, or choose another with --listen"
+                if error.errno == errno.EADDRNOTAVAIL:
+                    advice = "this machine has no such address; --listen /ip4/0.0.0.0/tcp/4001 takes all that it has"
+                elif error.errno == errno.EACCES:
+                    advice = "ports below 1024 are for the administrator; choose a higher one with --listen"
+                raise StateUnusable(f"cannot listen on port {each.port} of {each.host}: {reason}; {advice}") from error
             listeners.extend(opened)
             for listener in opened:
                 port = listener.socket.getsockname()[1]
@@ -75,6 +79,8 @@ async def connect(host: str, port: int) -> trio.SocketStream:
         if isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         reason = getattr(cause, "strerror", None) or str(cause)
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, trio.socket.gaierror):
+            reason = os.strerror(cause.errno)  # trio says address and port again
         raise DialFailed(f"cannot dial {host} port {port}: {reason.lower()}") from error
 
 

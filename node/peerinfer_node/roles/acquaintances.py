@@ -1,0 +1,112 @@
+"""Peers known from before: those that the owner or an invite named, and those remembered from the last run.
+
+A home that once met somebody needs no invite again. All that were named are dialled, one a moment after the other: an
+address of a machine that is off swallows what is sent there, and the one that lives may stand behind it in the invite.
+Each is reached once, so that swarms which met elsewhere become one; all of them again by a node that is alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from peerinfer.errors import PeerinferError, StateUnusable
+from peerinfer_node.log import Log
+from peerinfer_node.ports import LocalClock, Network, PeerRow, Store
+from peerinfer_node.roles.members import DIAL_STAGGER_S, MembersRole
+
+AGAIN_S = 5.0
+"""A node without any connection dials those that were named this often; with one, ever more seldom."""
+
+AGAIN_MAX_S = 60.0
+
+SAVED_FIRST_S = 2.0
+SAVED_EVERY_S = 30.0
+"""A node that is killed soon after its start finds its way back too; later, what changes is worth less."""
+
+REMEMBERED_DIALLED_MAX = 128
+"""Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
+
+
+class Acquaintances:
+    def __init__(
+        self,
+        *,
+        network: Network,
+        members: MembersRole,
+        store: Store,
+        clock: LocalClock,
+        log: Log,
+        named: Sequence[str],
+        remembers: bool,
+    ) -> None:
+        """`named` are addresses; without `remembers` nothing is read from the disk or written there."""
+        self._network = network
+        self._members = members
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._named = tuple(named)
+        self._remembers = remembers
+        self._waiting = dict.fromkeys(self._named)
+        self._told: dict[str, str] = {}
+        """Why each was not reached: the same news every few seconds would hide everything else."""
+        self._is_alone_told = False
+
+    async def run(self) -> None:
+        if self._remembers:
+            for row in (await self._store.peers())[:REMEMBERED_DIALLED_MAX]:
+                self._members.found(row.peer, row.addresses)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._save_now_and_then)
+            if self._named:
+                await self._reach_named()
+
+    async def _reach_named(self) -> None:
+        again_s = AGAIN_S
+        while True:
+            wanted = list(self._waiting) if self._network.connected() else self._named
+            async with trio.open_nursery() as nursery:
+                for address in wanted:
+                    nursery.start_soon(self._reach, address)
+                    await trio.sleep(DIAL_STAGGER_S)
+            if not self._network.connected() and not self._is_alone_told:
+                self._is_alone_told = True
+                self._log.warning(
+                    "none of the peers that were named answers, so this node is alone; it goes on trying. If they moved, "
+                    "ask a member for a new invite (peerinfer swarm invite) or give another --bootstrap"
+                )
+            await trio.sleep(again_s)
+            again_s = min(again_s * 1.5, AGAIN_MAX_S) if self._network.connected() else AGAIN_S
+
+    async def _reach(self, address: str) -> None:
+        try:
+            await self._network.dial(address)
+            self._waiting.pop(address, None)
+            self._told.pop(address, None)
+        except PeerinferError as error:
+            if self._told.get(address) != str(error):
+                self._log.warning("bootstrap peer not reached", address=address, reason=str(error))
+            self._told[address] = str(error)
+
+    async def _save_now_and_then(self) -> None:
+        every_s = SAVED_FIRST_S
+        while True:
+            await trio.sleep(every_s)
+            await self.save()
+            every_s = min(2 * every_s, SAVED_EVERY_S)
+
+    async def save(self) -> None:
+        """Writes down who is there."""
+        wall_s = self._clock.wall_s()
+        rows = [
+            PeerRow(member.peer, member.addresses, member.signed, wall_s)
+            for member in self._members.machine.members()
+            if member.state == "alive" and member.addresses
+        ]
+        if rows and self._remembers:
+            try:
+                await self._store.remember_peers(rows)
+            except StateUnusable as error:  # A full disk is no reason to stop: they are found again.
+                self._log.warning("peers not remembered", reason=str(error))
