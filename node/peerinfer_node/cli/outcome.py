@@ -143,7 +143,7 @@ def summary_json(job: Json, *, seconds: float, written: Written | None) -> Json:
         "failed_items": written.failed_items if written else failed_items(failed_tasks(job)),
         "retried": count_of(job, "retried"),
         "hedged": count_of(job, "hedged"),
-        "verified": _computed_twice(job),
+        "verified": _checks(job),
         "verification": job.get("verification") or {},
         "seconds": round(seconds, 3),
         "items_per_second": round(done / seconds, 3) if seconds > 0 else 0.0,
@@ -167,17 +167,22 @@ def summary_line(job: Json, *, seconds: float, written: Written) -> str:
     return f"{format_count(items, 'item')} in {format_duration(seconds)}{rate}{by}{checked}: {written.output}"
 
 
+BOUND_SHOWN_MIN = 1e-9
+"""Smaller bounds are not put in figures: the model behind them does not reach so far."""
+
+
 def level_text(job: Json) -> str:
-    """`12 of 240 tasks computed twice, at most 1 in 500 expected to be wrong`."""
-    twice, level = _computed_twice(job), job.get("verification")
+    """`12 checks of 240 tasks, at most 1 in 500 expected to be wrong`: every further time that a task was computed is one."""
+    checks, level = _checks(job), job.get("verification")
     bound = level.get("error_bound") if isinstance(level, dict) else None
-    if not twice or not isinstance(bound, int | float):
+    if not checks or not isinstance(bound, int | float):
         return ""
-    wrong = f", at most 1 in {format_count(round(1 / bound))} expected to be wrong" if bound > 0 else ""
-    return f"{format_count(twice)} of {format_count(count_of(job, 'tasks'), 'task')} computed twice{wrong}"
+    one_in = f"1 in {format_count(round(1 / bound))}" if bound >= BOUND_SHOWN_MIN else "1 in a billion"
+    wrong = f", at most {one_in} expected to be wrong" if bound > 0 else ""
+    return f"{format_count(checks, 'check')} of {format_count(count_of(job, 'tasks'), 'task')}{wrong}"
 
 
-def _computed_twice(job: Json) -> int:
+def _checks(job: Json) -> int:
     level = job.get("verification")
     return count_of(level, "audits") + count_of(level, "copies") if isinstance(level, dict) else 0
 

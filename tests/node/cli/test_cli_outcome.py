@@ -14,6 +14,7 @@ from peerinfer_node.cli.outcome import (
     failed_items,
     failed_tasks,
     is_worth_writing,
+    level_text,
     missing_items,
     ports_of,
     ranges_text,
@@ -154,8 +155,16 @@ def test_the_json_of_a_job_without_output_says_none() -> None:
 def test_the_summary_line_is_for_people() -> None:
     picture = job(items=20_000, peers=[{}, {}], verification={"audits": 1, "copies": 1, "error_bound": 0.002})
     line = summary_line(picture, seconds=2.0, written=Written("/o.npz", "/p", []))
-    level = "2 of 5 tasks computed twice, at most 1 in 500 expected to be wrong"
+    level = "2 checks of 5 tasks, at most 1 in 500 expected to be wrong"
     assert line == f"20,000 items in 2s (10,000/s) by 2 peers, {level}: /o.npz"
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [(1e-9, "1 in 1,000,000,000"), (9.9e-10, "1 in a billion"), (3.7e-12, "1 in a billion")]
+)
+def test_bounds_beyond_belief_are_not_put_in_figures(bound: float, said: str) -> None:
+    picture = job(verification={"audits": 2000, "copies": 0, "error_bound": bound})
+    assert level_text(picture) == f"2,000 checks of 5 tasks, at most {said} expected to be wrong"
 
 
 def test_results_that_nobody_could_verify_are_an_error_of_their_own() -> None:
