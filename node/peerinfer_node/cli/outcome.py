@@ -172,7 +172,7 @@ BOUND_SHOWN_MIN = 1e-9
 
 
 def level_text(job: Json) -> str:
-    """`12 checks of 240 tasks, at most 1 in 500 expected to be wrong`: every further time that a task was computed is one."""
+    """`12 checks of 240 tasks, at most 1 in 500 expected to be wrong`; a task that was computed again was checked."""
     checks, level = _checks(job), job.get("verification")
     bound = level.get("error_bound") if isinstance(level, dict) else None
     if not checks or not isinstance(bound, int | float):
