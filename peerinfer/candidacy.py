@@ -41,7 +41,8 @@ from peerinfer.committees import Seated, highest_round
 from peerinfer.fencing import Fencing
 from peerinfer.hearing import Hearing
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.journal_writer import JournalWriter
 from peerinfer.lease_messages import (
     Appended,
@@ -54,6 +55,7 @@ from peerinfer.lease_messages import (
     SealGiven,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Outlook, Round, Terms
@@ -352,6 +354,10 @@ class Candidacy:
                 self._effects += self._newcomers.journal(elector, reply, self._term, self._final)
             case JournalPart() if self._recovery is not None:
                 self._read_on(self._recovery.journal(elector, reply, now_s), now_s)
+            case SnapshotPart() if self._newcomers is not None and self._newcomers.awaits(elector, reply):
+                self._effects += self._newcomers.snapshot(elector, reply, self._term, self._final)
+            case SnapshotPart() if self._recovery is not None:
+                self._read_on(self._recovery.snapshot(elector, reply, now_s), now_s)
             case Granted() if self._tenure is not None:
                 self._tenure.granted(elector, reply, self._why, now_s)
             case Appended() if self._tenure is not None:
@@ -366,7 +372,7 @@ class Candidacy:
                     self._look_at_seals(now_s)
             case SeatTaken() if reply.epoch == self._standing.epoch and not reply.is_ready:
                 if self._newcomers is not None:
-                    self._effects += self._newcomers.wants(elector, reply.sequence)
+                    self._effects += self._newcomers.wants(elector, reply.sequence, reply.snapshot_bytes)
             case SeatTaken():
                 # An elector that has just learned of the job is asked again what everybody was asked.
                 if elector in self._asked.offered and self.phase not in _AT_REST:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from peerinfer.ids import PeerId
-from peerinfer.journal import NO_TERM, Entry
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     Append,
     Appended,
@@ -22,16 +22,19 @@ from peerinfer.lease_messages import (
     SealWanted,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
+    SnapshotWanted,
 )
 from peerinfer.messages import (
     Term,
 )
+from peerinfer.register import Entry
 
 HAND_OVER_S = 0.3
 """A lease that is given back on purpose is kept this long, at most, for what is not committed yet."""
 
-Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SealWanted
-Reply = SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SealGiven
+Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SnapshotWanted | SealWanted
+Reply = SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SnapshotPart | SealGiven
 
 
 @dataclass(frozen=True, slots=True)

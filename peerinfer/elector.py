@@ -45,13 +45,15 @@ from peerinfer.elector_events import (
 )
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import LeaseRefused, SeatOffered, SeatTaken
-from peerinfer.limits import REASON_CHARS_MAX, SEATS_BYTES_MAX, SEATS_MAX
+from peerinfer.limits import REASON_CHARS_MAX, REGISTERS_BYTES_MAX, SEATS_BYTES_MAX, SEATS_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.manifests import open_manifest
-from peerinfer.messages import Term
+from peerinfer.messages import Manifest, Term
 from peerinfer.seat import Seat
+from peerinfer.snapshots import bytes_max
 
 
 class Elector:
@@ -64,6 +66,8 @@ class Elector:
         self._sign = sign
         self._seats: dict[JobId, Seat] = {}
         self._manifest_bytes = 0
+        self._register_bytes = 0
+        """What their registers can take at most."""
         self._effects: list[Effect] = []
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
@@ -73,8 +77,8 @@ class Elector:
                 self._offered(peer, offer, token, now_s)
             case Asked(peer, request, token):
                 self._asked(peer, request, token, now_s)
-            case Restored(row, batches):
-                self._put(Seat.restored(self._own, self._sign, row, batches, now_s))
+            case Restored(row, batches, snapshot):
+                self._put(Seat.restored(self._own, self._sign, row, batches, now_s, snapshot))
             case SeatGivenUp(job):
                 if self._drop(job):
                     self._effects.append(ForgetSeat(job))
@@ -96,7 +100,7 @@ class Elector:
             if peer not in candidates_in(manifest, committees[-1]):
                 raise ProtocolError("only the committee and the submitter may offer a seat")
             if seat is None:
-                if len(self._seats) >= SEATS_MAX or self._manifest_bytes + len(offer.manifest) > SEATS_BYTES_MAX:
+                if not self._has_room(manifest, offer.manifest):
                     self._refuse(token, job, 0, "full", f"is an elector of {len(self._seats)} jobs already")
                     return
                 seat = Seat(self._own, self._sign, job, manifest, offer.manifest)
@@ -105,24 +109,33 @@ class Elector:
                     self._effects.append(PersistSeat(seat.row()))
             if start is not None and committees[-1].epoch > seat.epoch:
                 seat.begin_epoch(offer.changes, committees, start, now_s)
-            missing = seat.take_journal(offer.batches, seat.promised)
+            missing = seat.take_journal(offer.batches, seat.promised, offer.snapshot)
         except (DecodeError, ProtocolError) as error:
             if seat is not None:
                 self._take_effects(seat)
             self._refuse(token, "", 0, "denied", str(error))
             return
         self._take_effects(seat)
-        self._effects.append(Answer(token, SeatTaken(job, seat.epoch, missing, seat.is_ready)))
+        self._effects.append(Answer(token, SeatTaken(job, seat.epoch, missing, seat.is_ready, seat.snapshot_bytes)))
+
+    def _has_room(self, manifest: Manifest, signed: bytes) -> bool:
+        return (
+            len(self._seats) < SEATS_MAX
+            and self._manifest_bytes + len(signed) <= SEATS_BYTES_MAX
+            and self._register_bytes + bytes_max(manifest.tasks) <= REGISTERS_BYTES_MAX
+        )
 
     def _put(self, seat: Seat) -> None:
         self._drop(seat.job)
         self._seats[seat.job] = seat
         self._manifest_bytes += len(seat.signed_manifest)
+        self._register_bytes += bytes_max(seat.manifest.tasks)
 
     def _drop(self, job: JobId) -> bool:
         seat = self._seats.pop(job, None)
         if seat is not None:
             self._manifest_bytes -= len(seat.signed_manifest)
+            self._register_bytes -= bytes_max(seat.manifest.tasks)
         return seat is not None
 
     def _asked(self, peer: PeerId, request: Request, token: int, now_s: float) -> None:

@@ -20,10 +20,13 @@ from peerinfer.lease_messages import (
     SealWanted,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
+    SnapshotWanted,
 )
 from peerinfer.messages import Term
+from peerinfer.snapshots import Snapshot
 
-Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SealWanted
+Request = SeatOffered | Prepare | LeaseWanted | LeaseReleased | Append | JournalWanted | SnapshotWanted | SealWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Restored:
 
     row: SeatRow
     batches: tuple[bytes, ...]
+    """From the snapshot's base on, where there is one."""
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,15 @@ class PersistBatches:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistSnapshot:
+    """Durable before the next effect: this takes the place of the batches before `base`, all at once."""
+
+    job: JobId
+    base: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetSeat:
     job: JobId
 
@@ -100,10 +114,10 @@ class ForgetSeat:
 @dataclass(frozen=True, slots=True)
 class Answer:
     token: int
-    message: SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SealGiven
+    message: SeatTaken | Promise | Granted | LeaseRefused | Appended | JournalPart | SnapshotPart | SealGiven
 
 
-Effect = PersistSeat | PersistBatches | ForgetSeat | Answer
+Effect = PersistSeat | PersistBatches | PersistSnapshot | ForgetSeat | Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from peerinfer.envelope import Sign, seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.limits import PRIORITY_CHANGES_MAX
 
 

@@ -17,46 +17,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import replace
 
-import numpy as np
-
+from peerinfer import snapshots
 from peerinfer.codec import decode_as
-from peerinfer.committees import COMMITTEE, Seated, check_next, first_committee
+from peerinfer.committees import COMMITTEE, Seated, first_committee
 from peerinfer.envelope import unseal
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId
+from peerinfer.journal_rules import (
+    CHECKPOINT,
+    ENDED,
+    GENESIS,
+    MILESTONES,
+    NO_TERM,
+    OPENING,
+    Link,
+    check,
+    check_form,
+)
 from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
+    JournalState,
 )
-from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
+from peerinfer.limits import (
+    JOURNAL_BATCH_OVERHEAD_BYTES,
+    JOURNAL_BATCHES_PER_MESSAGE_MAX,
+    JOURNAL_MESSAGE_BYTES_MAX,
+    JOURNAL_TAIL_BYTES,
+)
 from peerinfer.messages import (
     Manifest,
     Signed,
     Term,
 )
-
-GENESIS = bytes(32)
-"""The hash before the first batch."""
-
-NO_TERM = Term(0, "")
-OPENING = ("accepted", "takeover")
-"""The first batch of every term has one of these events."""
-
-ENDED = ("done", "failed", "cancelled")
-PRIORITY = "priority"
-"""The owner has changed the job's priority: see `job_priority`."""
-
-EVENTS = ("", COMMITTEE, PRIORITY, *OPENING, *ENDED)
-
-DIGEST_BYTES = 16
-_PAGE_TASKS = 1024
-_SLOT_BYTES = DIGEST_BYTES + 4
-_EMPTY = bytes(_SLOT_BYTES)
-_NOBODY = bytes(4)
+from peerinfer.register import DIGEST_BYTES, Entry, Register
 
 
 class Divergence(Exception):
@@ -67,145 +64,48 @@ class Divergence(Exception):
         self.sequence = sequence
 
 
-class Entry(NamedTuple):
-    """What a register says of one task. A tuple, since a busy coordinator makes tens of thousands each second."""
-
-    task: int
-    digest: bytes
-    worker: str
-    """Peer id of who computed it; "" if the task failed for good."""
-
-
-class Register:
-    """Digest and worker of every written task: 20 bytes each, allocated by pages of 1,024 tasks."""
-
-    def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
-        self._peers: list[str] = [""]
-        self._numbers: dict[str, int] = {"": 0}
-        self.written = 0
-        self.failed = 0
-
-    def get(self, task: int) -> Entry | None:
-        slot = self._slot(task)
-        number = int.from_bytes(slot[DIGEST_BYTES:], "little")
-        return Entry(task, slot[:DIGEST_BYTES], self._peers[number - 1]) if number else None
-
-    def __contains__(self, task: int) -> bool:
-        return self._slot(task)[DIGEST_BYTES:] != _NOBODY
-
-    def put(self, entry: Entry) -> None:
-        page, place = divmod(entry.task, _PAGE_TASKS)
-        slots = self._pages.get(page)
-        if slots is None:
-            slots = self._pages[page] = bytearray(_PAGE_TASKS * _SLOT_BYTES)
-        number = self._number(entry.worker)
-        at = place * _SLOT_BYTES
-        assert slots[at + DIGEST_BYTES : at + _SLOT_BYTES] == _NOBODY, f"task {entry.task} is written already"
-        slots[at : at + _SLOT_BYTES] = entry.digest + (number + 1).to_bytes(4, "little")
-        self.written += 1
-        self.failed += not entry.worker
-
-    def put_all(self, batch: JournalBatch) -> None:
-        """Every entry of a batch of good form, page by page."""
-        tasks = np.array(batch.tasks, np.int64)
-        numbers = [self._number(peer) for peer in batch.peers]
-        chosen = np.array([0 if worker == FAILED_TASK else numbers[worker] for worker in batch.workers], np.uint32)
-        rows = np.empty((len(tasks), _SLOT_BYTES), np.uint8)
-        rows[:, :DIGEST_BYTES] = np.frombuffer(batch.digests, np.uint8).reshape(-1, DIGEST_BYTES)
-        rows[:, DIGEST_BYTES:] = (chosen + 1).astype("<u4").view(np.uint8).reshape(-1, 4)
-        pages = tasks // _PAGE_TASKS
-        for page in np.unique(pages):
-            slots = self._pages.setdefault(int(page), bytearray(_PAGE_TASKS * _SLOT_BYTES))
-            table = np.frombuffer(slots, np.uint8).reshape(_PAGE_TASKS, _SLOT_BYTES)
-            here = pages == page
-            places = tasks[here] % _PAGE_TASKS
-            assert not table[places, DIGEST_BYTES:].any(), f"a task of page {page} is written already"
-            table[places] = rows[here]
-        self.written += len(tasks)
-        self.failed += int((chosen == 0).sum())
-
-    def holds_any(self, tasks: Sequence[int]) -> bool:
-        """Whether one of the tasks is written."""
-        wanted = np.array(tasks, np.int64)
-        pages = wanted // _PAGE_TASKS
-        for page in np.unique(pages):
-            slots = self._pages.get(int(page))
-            if slots is not None:
-                table = np.frombuffer(slots, np.uint8).reshape(_PAGE_TASKS, _SLOT_BYTES)
-                if table[wanted[pages == page] % _PAGE_TASKS, DIGEST_BYTES:].any():
-                    return True
-        return False
-
-    def _number(self, peer: str) -> int:
-        number = self._numbers.setdefault(peer, len(self._peers))
-        if number == len(self._peers):
-            self._peers.append(peer)
-        return number
-
-    def erase(self, task: int) -> None:
-        entry = self.get(task)
-        assert entry is not None, f"task {task} is not written"
-        page, place = divmod(task, _PAGE_TASKS)
-        self._pages[page][place * _SLOT_BYTES : (place + 1) * _SLOT_BYTES] = _EMPTY
-        self.written -= 1
-        self.failed -= not entry.worker
-
-    def entries(self) -> Iterator[Entry]:
-        for page in sorted(self._pages):
-            for task in range(page * _PAGE_TASKS, (page + 1) * _PAGE_TASKS):
-                entry = self.get(task)
-                if entry is not None:
-                    yield entry
-
-    def _slot(self, task: int) -> bytes:
-        page, place = divmod(task, _PAGE_TASKS)
-        slots = self._pages.get(page)
-        return _EMPTY if slots is None else bytes(slots[place * _SLOT_BYTES : (place + 1) * _SLOT_BYTES])
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One batch of a chain."""
-
-    signed: bytes
-    hash: bytes
-    term: Term
-    event: str
-    epoch: int = 0
-    is_closing: bool = False
-    """The next committee has been named in this epoch: nothing follows but who took over, and the next epoch."""
-
-    @classmethod
-    def after(cls, before: Link | None, signed: bytes, digest: bytes, batch: JournalBatch) -> Link:
-        goes_on = before is not None and before.is_closing and before.epoch == batch.epoch
-        is_closing = batch.event == COMMITTEE or goes_on
-        return cls(signed, digest, batch.term, batch.event, batch.epoch, is_closing)
-
-
 class Chain:
-    """The batches that one node holds, and the register that they write."""
+    """The batches that one node holds, those before `base` as a snapshot alone, and the register that they write."""
 
     def __init__(self) -> None:
         self._links: list[Link] = []
+        """From `base` on."""
+        self.base = 0
+        self._before: Link | None = None
+        """The last batch before the base, without its bytes."""
+        self._checkpoint = b""
+        self._checkpoints: list[int] = []
+        """Of the batches from the base on."""
+        self._milestones: tuple[bytes, ...] = ()
+        """Of batches before the base: those with an event that is still to be known."""
+        self._tail_bytes = 0
         self._end = 0
         self.register = Register()
 
     def __len__(self) -> int:
-        return len(self._links)
+        return self.base + len(self._links)
+
+    @property
+    def _last(self) -> Link | None:
+        return self._links[-1] if self._links else self._before
 
     @property
     def head(self) -> bytes:
-        return self._links[-1].hash if self._links else GENESIS
+        return self._last.hash if self._last else GENESIS
 
     @property
     def last_term(self) -> Term:
-        return self._links[-1].term if self._links else NO_TERM
+        return self._last.term if self._last else NO_TERM
+
+    @property
+    def last_at_s(self) -> float:
+        """When the last batch was written, by the clock of who wrote it; 0 if there is none."""
+        return self._last.at_s if self._last else 0.0
 
     @property
     def ended(self) -> str:
         """done, failed or cancelled once a batch says that the job is over, else "". Final only once committed."""
-        return self._links[self._end - 1].event if self._end else ""
+        return self.link(self._end - 1).event if self._end else ""
 
     @property
     def end(self) -> int:
@@ -215,39 +115,57 @@ class Chain:
     @property
     def change(self) -> int:
         """How many batches there are up to the one that names the next committee, it included; 0 if none is named."""
-        if not self._links or not self._links[-1].is_closing:
+        if self._last is None or not self._last.is_closing:
             return 0
-        sequence = len(self._links)
-        while self._links[sequence - 1].event != COMMITTEE:
+        sequence = len(self)
+        while self.link(sequence - 1).event != COMMITTEE:
             sequence -= 1
         return sequence
 
     def holds(self, count: int, head: bytes) -> bool:
-        """True if the chain has `count` batches that end with this hash, or more after them."""
-        return len(self._links) >= count and self.hash_before(count) == head
+        """True if the chain has `count` batches that end with this hash, or more after them.
+
+        What was given up for a snapshot was committed, and so is whatever is asked for here.
+        """
+        return count < self.base or (len(self) >= count and self.hash_before(count) == head)
 
     def epoch_at(self, sequence: int) -> int:
         """Of this batch, or of the last one if there are fewer."""
-        return self._links[min(sequence, len(self._links) - 1)].epoch if self._links else 0
+        if self._before is not None and (sequence < self.base or not self._links):
+            return self._before.epoch
+        return self.link(min(sequence, len(self) - 1)).epoch if self._links else 0
 
     def cut(self, count: int) -> None:
         """Gives up everything after the first `count` batches."""
         self._cut(count)
 
     def link(self, sequence: int) -> Link:
-        return self._links[sequence]
+        """One that is here, not before the base."""
+        assert sequence >= self.base, f"batch {sequence} was given up, those from {self.base} on are here"
+        return self._links[sequence - self.base]
+
+    def term_of(self, sequence: int) -> Term:
+        """Of this batch; of those before the base, that of the last one."""
+        if sequence < self.base and self._before is not None:
+            return self._before.term
+        return self.link(sequence).term
 
     def batch(self, sequence: int) -> JournalBatch:
-        return _payload(self._links[sequence].signed)
+        return _payload(self.link(sequence).signed)
 
     def signed(self, first: int, count: int) -> tuple[bytes, ...]:
-        return tuple(link.signed for link in self._links[first : first + count])
+        """As far as they are here."""
+        start, stop = max(first - self.base, 0), max(first + count - self.base, 0)
+        return tuple(link.signed for link in self._links[start:stop])
 
     def part(self, first: int) -> tuple[bytes, ...]:
-        """As many batches from `first` on as one message may carry; none past the end."""
+        """As many batches from `first` on as one message may carry; none past the end, and none before the base."""
+        if first < self.base:
+            return ()
         found: list[bytes] = []
         size = 0
-        for link in self._links[first : first + JOURNAL_BATCHES_PER_MESSAGE_MAX]:
+        place = first - self.base
+        for link in self._links[place : place + JOURNAL_BATCHES_PER_MESSAGE_MAX]:
             size += len(link.signed)
             if found and size > JOURNAL_MESSAGE_BYTES_MAX:
                 break
@@ -256,21 +174,146 @@ class Chain:
 
     def handovers(self) -> list[tuple[Term, JournalBatch]]:
         """The opening batch of every term."""
-        return [(link.term, _payload(link.signed)) for link in self._links if link.event in OPENING]
+        opened = [_payload(signed) for signed in self._told(OPENING)]
+        return [(batch.term, batch) for batch in opened]
 
     def details(self, event: str) -> list[str]:
         """What every batch with this event says beside it."""
-        return [_payload(link.signed).detail for link in self._links if link.event == event]
+        return [_payload(signed).detail for signed in self._told((event,))]
+
+    def _told(self, events: Sequence[str]) -> list[bytes]:
+        """Every batch with one of these events, those that a snapshot has kept included."""
+        kept = [signed for signed in self._milestones if _payload(signed).event in events]
+        return kept + [link.signed for link in self._links if link.event in events]
 
     def certificate(self, term: Term) -> tuple[bytes, ...]:
         """The grants that made `term` its holder's; none if the chain does not know that term."""
-        for link in reversed(self._links):
-            if link.term == term and link.event in OPENING:
-                return _payload(link.signed).certificate
+        for signed in reversed(self._told(OPENING)):
+            batch = _payload(signed)
+            if batch.term == term:
+                return batch.certificate
         return ()
 
     def hash_before(self, sequence: int) -> bytes:
-        return self._links[sequence - 1].hash if sequence else GENESIS
+        """b"" where that is not known any more."""
+        if sequence <= self.base:
+            before = self._before.hash if self._before is not None else GENESIS
+            return before if sequence == self.base else b""
+        return self.link(sequence - 1).hash
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_long(self) -> bool:
+        """There are so many batches that a snapshot takes less room."""
+        since = self._checkpoints[-1] + 1 if self._checkpoints else 0
+        return since < len(self) and self._tail_bytes > max(
+            JOURNAL_TAIL_BYTES, self.register.written * (DIGEST_BYTES + 4) // 4
+        )
+
+    def state(self) -> bytes | None:
+        """The snapshot of all that is here, for a checkpoint that follows; None if it would be too large."""
+        milestones = snapshots.newest((*self._milestones, *self._events(len(self))))
+        return self._packed(len(self), self._last, self.register, milestones)
+
+    def _events(self, sequence: int) -> tuple[bytes, ...]:
+        """Batches from the base up to this one that a snapshot has to keep."""
+        return tuple(link.signed for link in self._links[: sequence - self.base] if link.event in MILESTONES)
+
+    @staticmethod
+    def _packed(sequence: int, last: Link | None, register: Register, milestones: tuple[bytes, ...]) -> bytes | None:
+        assert last is not None, "a snapshot of nothing"
+        return snapshots.packed(JournalState(sequence, last.hash, last.term, last.epoch, (), milestones), register)
+
+    def snapshot(self) -> snapshots.Snapshot | None:
+        """Of what is before the base; None while nothing is."""
+        if not self.base:
+            return None
+        register = self.register.copy()
+        for link in self._links:
+            for task in _payload(link.signed).tasks:
+                register.erase(task)
+        data = self._packed(self.base, self._before, register, self._milestones)
+        assert data is not None, "a snapshot became too large behind its checkpoint"
+        return snapshots.Snapshot(data, self._checkpoint)
+
+    def compact(self, known: int) -> bool:
+        """Gives up what is before the last checkpoint among the first `known` batches; False if there is none."""
+        for sequence in reversed(self._checkpoints):
+            link = self.link(sequence)
+            if self.base < sequence < known:
+                self._milestones = snapshots.newest((*self._milestones, *self._events(sequence)))
+                self._before = replace(self.link(sequence - 1), signed=b"")
+                self._checkpoint = link.signed
+                gone = self._links[: sequence - self.base]
+                self._tail_bytes -= sum(_size(one) for one in gone)
+                self._links = self._links[sequence - self.base :]
+                self._checkpoints = [one for one in self._checkpoints if one >= sequence]
+                self.base = sequence
+                return True
+        return False
+
+    def install(
+        self,
+        job: JobId,
+        manifest: Manifest,
+        term: Term,
+        taken: snapshots.Snapshot,
+        *,
+        floor: int = 0,
+        committees: Sequence[Seated] = (),
+    ) -> None:
+        """Begins with a snapshot in place of what is here, and the checkpoint that vouches for it.
+
+        Does nothing where all of it is here. Raises `DecodeError` or `ProtocolError` unless the checkpoint is of a term
+        that a quorum granted, not above `term`, and nothing final (`floor`) is lost; the chain is then as it was.
+        """
+        author, batch = unseal(JournalBatch, taken.checkpoint)
+        state, register = snapshots.unpacked(taken.data, manifest.tasks)
+        known = committees or (first_committee(manifest),)
+        said = (batch.job, batch.event, batch.sequence, batch.previous, batch.epoch, batch.term)
+        if said != (job, CHECKPOINT, state.sequence, state.head, state.epoch, state.term):
+            raise ProtocolError("a checkpoint is of something else than its snapshot")
+        if author != batch.term.candidate or batch.state != snapshots.digest(taken.data):
+            raise ProtocolError("a checkpoint does not vouch for its snapshot")
+        check_form(batch)
+        if batch.term.order > term.order or self.last_term.order > term.order:
+            raise ProtocolError("a snapshot is of a higher term than its holder's, or takes the place of one")
+        if not 0 <= batch.epoch - known[0].epoch < len(known):
+            raise ProtocolError(f"a snapshot is of epoch {batch.epoch}, whose committee is not known")
+        opened = [one for signed in state.milestones if (one := unseal(JournalBatch, signed)[1]).event in OPENING]
+        if not opened or opened[-1].term != batch.term:
+            raise ProtocolError("a snapshot does not say who granted its term")
+        electors = known[batch.epoch - known[0].epoch].electors
+        check_grants(electors, manifest.byzantine, job, batch.epoch, batch.term, opened[-1].certificate)
+        if self.holds(state.sequence, state.head) and len(self) > state.sequence:
+            return
+        if state.sequence < max(floor, self.base):
+            raise ProtocolError(f"a snapshot of {state.sequence} batches, and more are final here")
+        self._begin_with(state, register, taken.checkpoint)
+
+    def restore(self, taken: snapshots.Snapshot, tasks: int) -> None:
+        """As it was stored. Raises `DecodeError` or `ProtocolError` if it is damaged."""
+        _, batch = _opened(taken.checkpoint)
+        state, register = snapshots.unpacked(taken.data, tasks)
+        if batch.state != snapshots.digest(taken.data) or batch.sequence != state.sequence:
+            raise ProtocolError("a snapshot is not as it was written")
+        self._begin_with(state, register, taken.checkpoint)
+        self._drop_tail()
+
+    def _begin_with(self, state: JournalState, register: Register, checkpoint: bytes) -> None:
+        self._links, self._checkpoints, self._tail_bytes, self._end = [], [], 0, 0
+        self.base, self.register = state.sequence, register
+        self._before = Link(b"", state.head, state.term, "", state.epoch)
+        self._milestones, self._checkpoint = state.milestones, checkpoint
+        digest, batch = _opened(checkpoint)
+        self._add(Link.after(self._before, checkpoint, digest, batch), batch, is_checked=True)
+
+    def _drop_tail(self) -> None:
+        """What follows a stored snapshot is stored as well."""
+        self._links, self._checkpoints, self._tail_bytes = [], [], 0
+
+    # --- batches -----------------------------------------------------------------------------------------------------
 
     def take(self, signed: bytes) -> None:
         """Adds a batch that this node has stored or written itself.
@@ -278,12 +321,12 @@ class Chain:
         Raises `DecodeError` or `ProtocolError` if it is damaged or does not continue the chain; the chain stays as it is.
         """
         digest, batch = _opened(signed)
-        if batch.sequence != len(self._links) or batch.previous != self.head:
-            raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self._links)}")
-        _check_form(batch)
+        if batch.sequence != len(self) or batch.previous != self.head:
+            raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self)}")
+        check_form(batch)
         if self.register.holds_any(batch.tasks):
             raise ProtocolError("a batch writes a task that is written already")
-        self._add(Link.after(self._links[-1] if self._links else None, signed, digest, batch), batch)
+        self._add(Link.after(self._last, signed, digest, batch), batch, is_checked=True)
 
     def extend(
         self,
@@ -302,18 +345,20 @@ class Chain:
         first `floor` batches. `committees`: of every epoch, where there was more than the first. Raises `Divergence`, and
         `DecodeError` or `ProtocolError` for batches that no honest holder offers; the chain is then as it was.
         """
-        kept = len(self._links)
+        kept = len(self)
         place: int | None = None
         fresh: list[tuple[Link, JournalBatch]] = []
         for signed in batches:
             digest, batch = _opened(signed)
+            if place is None and batch.sequence < self.base:
+                continue  # Final, here and there.
             if place is None:
                 place = self._joint(batch)
             if batch.sequence != place or batch.previous != (fresh[-1][0].hash if fresh else self.hash_before(place)):
                 raise ProtocolError("the batches offered do not follow each other")
             place += 1
-            if not fresh and batch.sequence < len(self._links):
-                if self._links[batch.sequence].hash == digest:
+            if not fresh and batch.sequence < len(self):
+                if self.link(batch.sequence).hash == digest:
                     continue
                 kept = batch.sequence
                 if self.last_term.order >= term.order or kept < floor:
@@ -323,45 +368,64 @@ class Chain:
                 raise ProtocolError("a batch is signed by another than its term's candidate")
             if batch.job != job or batch.term.order > term.order:
                 raise ProtocolError("a batch is of another job, or of a higher term than its holder's")
-            before = fresh[-1][0] if fresh else self._links[kept - 1] if kept else None
+            before = fresh[-1][0] if fresh else self._link_before(kept)
             ended = 0 < self._end <= kept or any(link.event in ENDED for link, _ in fresh)
-            _check(manifest, batch, before, committees, ended=ended)
+            check(manifest, batch, before, committees, ended=ended)
             fresh.append((Link.after(before, signed, digest, batch), batch))
+        if place is None and batches:
+            raise Divergence(self.base)
         self._check_written_once(kept, [batch for _, batch in fresh])
         if fresh:
-            self._cut(kept)
+            self._replace(kept, fresh)
+        return (kept if fresh else len(self)), place or 0
+
+    def _replace(self, kept: int, fresh: Sequence[tuple[Link, JournalBatch]]) -> None:
+        given_up = self._links[kept - self.base :]
+        self._cut(kept)
+        try:
             for link, batch in fresh:
                 self._add(link, batch)
-        return (kept if fresh else len(self._links)), place or 0
+        except ProtocolError:
+            self._cut(kept)
+            for link in given_up:
+                self._add(link, _payload(link.signed), is_checked=True)
+            raise
+
+    def _link_before(self, sequence: int) -> Link | None:
+        return self._before if sequence == self.base else self.link(sequence - 1)
 
     def copy(self) -> Chain:
         """A chain of its own, for somebody who writes on it; the batches are shared."""
         other = Chain()
-        for link in self._links:
-            other._add(link, _payload(link.signed))
+        other._links, other.register = list(self._links), self.register.copy()
+        other._checkpoints = list(self._checkpoints)
+        other.base, other._before, other._checkpoint = self.base, self._before, self._checkpoint
+        other._milestones, other._tail_bytes, other._end = self._milestones, self._tail_bytes, self._end
         return other
 
     def _joint(self, batch: JournalBatch) -> int:
         """Where the batches offered join the chain."""
         place = batch.sequence
-        if place > len(self._links):
-            raise Divergence(len(self._links))
+        if place > len(self):
+            raise Divergence(len(self))
         if self.hash_before(place) != batch.previous:
             if place == 0:
                 raise ProtocolError("a first batch that continues something")
+            if place == self.base:
+                raise ProtocolError("a batch that continues something else than what is final here")
             raise Divergence(self._term_start(place - 1))
         return place
 
     def _term_start(self, sequence: int) -> int:
         """The first batch of the term that `sequence` is of: what differs there may differ from there on."""
-        term = self._links[sequence].term
-        while sequence and self._links[sequence - 1].term == term:
+        term = self.link(sequence).term
+        while sequence > self.base and self.link(sequence - 1).term == term:
             sequence -= 1
         return sequence
 
     def _check_written_once(self, kept: int, fresh: Sequence[JournalBatch]) -> None:
         given_up: set[int] = set()
-        for link in self._links[kept:]:
+        for link in self._links[kept - self.base :]:
             given_up.update(_payload(link.signed).tasks)
         seen: set[int] = set()
         for batch in fresh:
@@ -370,25 +434,37 @@ class Chain:
                 raise ProtocolError("a batch writes a task that is written already")
             seen.update(batch.tasks)
 
-    def _add(self, link: Link, batch: JournalBatch) -> None:
+    def _add(self, link: Link, batch: JournalBatch, *, is_checked: bool = False) -> None:
+        """Raises `ProtocolError` for a checkpoint of something else than what is here, unless that was looked at."""
+        if link.event == CHECKPOINT and not is_checked and batch.state != snapshots.digest(self.state() or b""):
+            raise ProtocolError("a checkpoint is of another journal than this one")
         if batch.tasks:
             self.register.put_all(batch)
+        if link.event == CHECKPOINT:
+            self._checkpoints.append(len(self))
         self._links.append(link)
+        self._tail_bytes += _size(link)
         if link.event in ENDED and not self._end:
-            self._end = len(self._links)
+            self._end = len(self)
 
     def _cut(self, sequence: int) -> None:
-        for link in self._links[sequence:]:
+        if sequence < self.base:
+            assert sequence == 0, f"{self.base} batches are final, and {sequence} should be left"
+            self.__init__()  # type: ignore[misc]
+            return
+        for link in self._links[sequence - self.base :]:
+            self._tail_bytes -= _size(link)
             for task in _payload(link.signed).tasks:
                 self.register.erase(task)
-        del self._links[sequence:]
+        del self._links[sequence - self.base :]
+        self._checkpoints = [one for one in self._checkpoints if one < sequence]
         if self._end > sequence:
             self._end = 0
 
     def check(self) -> None:
-        before = GENESIS
+        before = self._before.hash if self._before is not None else GENESIS
         written = 0
-        for sequence, link in enumerate(self._links):
+        for sequence, link in enumerate(self._links, self.base):
             digest, batch = _opened(link.signed)
             assert batch.sequence == sequence, f"batch {batch.sequence} stands at {sequence}"
             assert batch.previous == before, f"batch {sequence} does not continue the chain"
@@ -397,58 +473,15 @@ class Chain:
                 assert self.register.get(entry.task) == entry, f"task {entry.task} is not as batch {sequence} wrote it"
             written += len(batch.tasks)
             before = link.hash
-        assert written == self.register.written, f"{self.register.written} tasks written, {written} in the batches"
+        assert written == self.register.written or (self.base and written <= self.register.written), (
+            f"{self.register.written} tasks written, {written} in the batches"
+        )
+        assert self._tail_bytes == sum(map(_size, self._links)), f"{self._tail_bytes} bytes of batches"
 
 
-def _check_form(batch: JournalBatch) -> None:
-    count = len(batch.tasks)
-    if len(batch.digests) != DIGEST_BYTES * count or len(batch.workers) != count:
-        raise ProtocolError("a batch's tasks, digests and workers are not as many")
-    if len(set(batch.tasks)) != count:
-        raise ProtocolError("a batch names a task twice")
-    if any(worker >= len(batch.peers) and worker != FAILED_TASK for worker in batch.workers):
-        raise ProtocolError("a batch names a worker that it does not list")
-    if "" in batch.peers:
-        raise ProtocolError("a batch lists a worker without a name")
-    if batch.event not in EVENTS:
-        raise ProtocolError("a batch has an event that this version does not know")
-    if not batch.tasks and not batch.event:
-        raise ProtocolError("a batch says nothing")
-    if (batch.event == COMMITTEE) != bool(batch.committee) or (batch.committee and batch.tasks):
-        raise ProtocolError("a batch names a committee or tasks, and says so")
-
-
-def _check(
-    manifest: Manifest, batch: JournalBatch, link: Link | None, committees: Sequence[Seated], *, ended: bool
-) -> None:
-    """Raises `ProtocolError` unless the batch may follow `link`."""
-    known = committees or (first_committee(manifest),)
-    first = known[0].epoch
-    before = link.term if link else NO_TERM
-    epoch = link.epoch if link else first
-    _check_form(batch)
-    if any(task >= manifest.tasks for task in batch.tasks):
-        raise ProtocolError("a batch names a task that the job has not")
-    if batch.term.order < before.order:
-        raise ProtocolError("terms only grow along a journal")
-    opens = batch.event in OPENING
-    if opens != (batch.term != before) or (batch.event == "accepted") != (batch.sequence == 0):
-        raise ProtocolError("a term begins with an opening batch, and only there")
-    if ended and (not opens or batch.tasks):
-        raise ProtocolError("nothing follows the end of a job but who took it over")
-    if batch.epoch != epoch and not (
-        batch.epoch == epoch + 1 and opens and link is not None and link.event == COMMITTEE
-    ):
-        raise ProtocolError("an epoch begins with an opening batch, after the change of the committee")
-    if link is not None and link.is_closing and (not opens or batch.tasks):
-        raise ProtocolError("nothing follows the end of an epoch but who took over, and the next epoch")
-    if batch.epoch - first >= len(known):
-        raise ProtocolError(f"a batch is of epoch {batch.epoch}, whose committee is not known")
-    if batch.event == COMMITTEE:
-        check_next(known[batch.epoch - first], batch.committee)
-    if opens:
-        electors = known[batch.epoch - first].electors
-        check_grants(electors, manifest.byzantine, batch.job, batch.epoch, batch.term, batch.certificate)
+def _size(link: Link) -> int:
+    """What it takes in memory."""
+    return len(link.signed) + JOURNAL_BATCH_OVERHEAD_BYTES
 
 
 def entries_of(batch: JournalBatch) -> Iterator[Entry]:

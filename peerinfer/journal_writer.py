@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from peerinfer.committees import COMMITTEE
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import DIGEST_BYTES, Chain, Entry
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import CHECKPOINT
 from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
@@ -17,6 +18,8 @@ from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.register import DIGEST_BYTES, Entry
+from peerinfer.snapshots import digest
 
 
 class JournalWriter:
@@ -80,6 +83,12 @@ class JournalWriter:
         self.write(term)
         self._add_batch(term, (), COMMITTEE, "", (), committee)
 
+    def checkpoint(self, term: Term) -> None:
+        """Where all that is here is committed: from now on everybody may give it up for a snapshot."""
+        state = self._chain.state()
+        if state is not None:
+            self._add_batch(term, (), CHECKPOINT, "", (), state=digest(state))
+
     def _add_batch(
         self,
         term: Term,
@@ -88,6 +97,7 @@ class JournalWriter:
         detail: str,
         certificate: tuple[bytes, ...],
         committee: tuple[str, ...] = (),
+        state: bytes = b"",
     ) -> None:
         peers = tuple(dict.fromkeys(entry.worker for entry in entries if entry.worker))
         places = {peer: place for place, peer in enumerate(peers)}
@@ -106,5 +116,6 @@ class JournalWriter:
             certificate=certificate,
             at_s=self._wall_s(),
             committee=committee,
+            state=state,
         )
         self._chain.take(seal(batch, self._own, self._sign))

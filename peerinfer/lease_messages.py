@@ -9,7 +9,10 @@ from peerinfer.limits import (
     EPOCHS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
+    MILESTONES_BYTES_MAX,
     REASON_CHARS_MAX,
+    SNAPSHOT_PART_BYTES,
+    SNAPSHOT_PEERS_MAX,
 )
 from peerinfer.messages import Term
 
@@ -18,6 +21,7 @@ _reason = text(REASON_CHARS_MAX)
 _digest = blob(32, exactly=32)
 _statement = blob(4096)
 _change = blob(16384)
+_part = blob(SNAPSHOT_PART_BYTES + (1 << 15))
 
 
 @message(60)
@@ -30,6 +34,8 @@ class SeatOffered:
     """Every `CommitteeChange` since, in order: the seat is one of the last one's committee."""
     batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
     """Of the journal up to that change, as far as the elector said that it has not got them."""
+    snapshot: bytes = wire(_part, default=b"")
+    """As in `Append`."""
 
 
 @message(61)
@@ -40,6 +46,8 @@ class SeatTaken:
     """The first batch that is missing or differs here; it matters where the seat is not ready."""
     is_ready: bool = wire(flag, default=True)
     """False while the journal here does not reach up to the change that began the epoch: nothing is promised before."""
+    snapshot_bytes: int = wire(uint(48), default=0)
+    """As in `Appended`."""
 
 
 @message(62)
@@ -156,6 +164,8 @@ class JournalBatch:
     """Wall clock of the holder, for people."""
     committee: tuple[str, ...] = wire(listed(_id, COMMITTEE_MAX), default=())
     """With committee, the last entry of an epoch: who elects in the next one."""
+    state: bytes = wire(blob(32), default=b"")
+    """With checkpoint: SHA-256 of the journal's `JournalState` and register up to here. All before is committed."""
 
 
 FAILED_TASK = 0xFFFFFFFF
@@ -170,6 +180,8 @@ class Append:
     term: Term = wire(record(Term))
     nonce: int = wire(uint(63))
     batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
+    snapshot: bytes = wire(_part, default=b"")
+    """In place of batches that the holder has not got any more: the next `SnapshotPart`."""
 
 
 @message(72)
@@ -181,6 +193,8 @@ class Appended:
     term: Term = wire(record(Term))
     sequence: int = wire(uint(32))
     head: bytes = wire(_digest)
+    snapshot_bytes: int = wire(uint(48), default=0)
+    """So much of a snapshot has come, while it is on its way."""
 
 
 @message(73)
@@ -199,6 +213,8 @@ class JournalPart:
     first: int = wire(uint(32))
     batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
     """None when there are no more."""
+    base: int = wire(uint(32), default=0)
+    """Batches before this one are to be had as a snapshot alone."""
 
 
 @message(75)
@@ -240,6 +256,44 @@ class SealGiven:
     job: str = wire(_id)
     nonce: int = wire(uint(63))
     statement: bytes = wire(_statement)
+
+
+@message(51)
+class JournalState:
+    """What a snapshot says of the batches before it, beside their register. Stands before it in a snapshot's bytes."""
+
+    sequence: int = wire(uint(32))
+    """How many batches there were."""
+    head: bytes = wire(_digest)
+    """Hash of the last of them, whose term and epoch these are."""
+    term: Term = wire(record(Term))
+    epoch: int = wire(uint(32))
+    peers: tuple[str, ...] = wire(listed(_id, SNAPSHOT_PEERS_MAX))
+    """Who computed, in the order of their names."""
+    milestones: tuple[bytes, ...] = wire(listed(blob(1 << 17), MILESTONES_BYTES_MAX // 64))
+    """Batches with an event that is still to be known: who took over, and when the owner changed the priority."""
+
+
+@message(52)
+class SnapshotWanted:
+    """In place of batches before a journal's base: its snapshot from this byte on. Answered by `SnapshotPart`."""
+
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    offset: int = wire(uint(48))
+
+
+@message(53)
+class SnapshotPart:
+    """Some bytes of a snapshot. It counts when all have come and their hash is what the checkpoint says."""
+
+    job: str = wire(_id)
+    nonce: int = wire(uint(63))
+    total: int = wire(uint(48))
+    offset: int = wire(uint(48))
+    checkpoint: bytes = wire(_change)
+    """The `Signed` `JournalBatch` that vouches for it."""
+    data: bytes = wire(blob(SNAPSHOT_PART_BYTES))
 
 
 @message(78)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peerinfer.ids import PeerId
-from peerinfer.journal import NO_TERM
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     LeaseRefused,
 )

@@ -208,6 +208,25 @@ JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
 PRIORITY_CHANGES_MAX = 256
 """Of one job: each stands in its journal for ever."""
 
+JOURNAL_TAIL_BYTES = 4 * MIB
+"""Batches that a journal keeps behind its last checkpoint, or a quarter of its register's size if that is more: what a node
+holds of a journal is bounded by its job's tasks, however many batches they come in."""
+
+JOURNAL_BATCH_OVERHEAD_BYTES = 512
+"""What a batch in memory takes beside its bytes (measured: 470)."""
+
+MILESTONES_BYTES_MAX = 256 * KIB
+"""Of hand-overs and other events that a snapshot carries: the first, and the newest that fit."""
+
+SNAPSHOT_PEERS_MAX = 4096
+"""Workers that a snapshot names. A journal with more is not cut."""
+
+SNAPSHOT_PART_BYTES = 512 * KIB
+"""So much of a snapshot travels in one message."""
+
+REGISTERS_BYTES_MAX = 1 * GIB
+"""Registers of all seats of an elector together, were all their tasks written: 53 million tasks."""
+
 JOURNAL_MESSAGE_BYTES_MAX = 512 * KIB
 """So large may several batches in one message be together; half of a header, so that the last may be a large one."""
 

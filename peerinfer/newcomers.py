@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from peerinfer.candidacy_events import Ask
+from peerinfer.codec import encode
 from peerinfer.committees import Seated, Start
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
-from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered
+from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
+from peerinfer.snapshots import Assembly, Snapshot
 
 
 class Newcomers:
@@ -39,8 +41,11 @@ class Newcomers:
         self._start = start
         self._chain = chain
         self._new_nonce = new_nonce
-        self._unready: dict[PeerId, int] = {}
-        """From where on they lack it."""
+        self._unready: dict[PeerId, tuple[int, int]] = {}
+        """From where on they lack it, and how much of a snapshot they had when they were given more of it."""
+        self._snapshot: tuple[int, Snapshot] | None = None
+        self._assembly: Assembly | None = None
+        """A snapshot that is fetched here, to be handed on."""
         self._sought: tuple[PeerId, int] | None = None
         """Whom it was asked of, and the nonce."""
 
@@ -48,16 +53,26 @@ class Newcomers:
     def _has_journal(self) -> bool:
         return self._chain.holds(self._start.batches, self._start.head)
 
-    def wants(self, elector: PeerId, first: int) -> list[Ask]:
-        """The elector is not ready: it lacks everything from `first` on."""
+    def wants(self, elector: PeerId, first: int, offset: int) -> list[Ask]:
+        """The elector is not ready: it lacks everything from `first` on, and has so many bytes of a snapshot."""
         if not self._has_journal:
-            self._unready[elector] = first
+            self._unready[elector] = first, -1
             return []
+        if self._unready.get(elector) == (first, offset):
+            return []  # It was given this, and did not take it.
+        self._unready[elector] = first, offset
+        if first < self._chain.base:
+            whole = self._whole()
+            return [Ask(elector, replace(self._seat, snapshot=encode(whole.part(self._job, 0, offset))))]
         batches = self._chain.part(first)[: max(self._start.batches - first, 0)]
-        if self._unready.get(elector) == first or not batches:
-            return []  # It was given these, and did not take them.
-        self._unready[elector] = first
-        return [Ask(elector, replace(self._seat, batches=batches))]
+        return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
+
+    def _whole(self) -> Snapshot:
+        if self._snapshot is None or self._snapshot[0] != self._chain.base:
+            found = self._chain.snapshot()
+            assert found is not None, "batches are missing, and no snapshot is there"
+            self._snapshot = self._chain.base, found
+        return self._snapshot[1]
 
     def seek(self, elector: PeerId) -> list[Ask]:
         """This elector is ready."""
@@ -66,7 +81,7 @@ class Newcomers:
         self._sought = elector, self._new_nonce()
         return [Ask(elector, JournalWanted(self._job, self._sought[1], len(self._chain)))]
 
-    def awaits(self, elector: PeerId, part: JournalPart) -> bool:
+    def awaits(self, elector: PeerId, part: JournalPart | SnapshotPart) -> bool:
         return self._sought == (elector, part.nonce)
 
     def journal(self, elector: PeerId, part: JournalPart, term: Term, floor: int) -> list[Ask]:
@@ -77,7 +92,37 @@ class Newcomers:
             self._chain.extend(*offered, floor=floor, committees=self._committees)
         except (Divergence, ProtocolError):
             return []
+        if part.base > len(self._chain) and not part.batches:
+            self._assembly = Assembly(self._manifest.tasks)
+            return self._seek_part(elector)
+        return self._hand_on(elector, len(self._chain) > before)
+
+    def snapshot(self, elector: PeerId, part: SnapshotPart, term: Term, floor: int) -> list[Ask]:
+        self._sought = None
+        assembly, whole = self._assembly, None
+        if assembly is None:
+            return []
+        before = assembly.held
+        try:
+            whole = assembly.take(part)
+            if whole is not None:
+                offered = (self._job, self._manifest, term, whole)
+                self._chain.install(*offered, floor=floor, committees=self._committees)
+        except ProtocolError:
+            self._assembly = None
+            return []
+        if whole is None:
+            return self._seek_part(elector) if assembly.held > before else []
+        self._assembly = None
+        return self._hand_on(elector, True)
+
+    def _seek_part(self, elector: PeerId) -> list[Ask]:
+        assert self._assembly is not None
+        self._sought = elector, self._new_nonce()
+        return [Ask(elector, SnapshotWanted(self._job, self._sought[1], self._assembly.held))]
+
+    def _hand_on(self, elector: PeerId, has_more: bool) -> list[Ask]:
         if self._has_journal:
             waiting, self._unready = self._unready, {}
-            return [ask for unready, first in waiting.items() for ask in self.wants(unready, first)]
-        return self.seek(elector) if len(self._chain) > before else []
+            return [ask for unready, (first, _) in waiting.items() for ask in self.wants(unready, first, 0)]
+        return self.seek(elector) if has_more else []

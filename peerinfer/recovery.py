@@ -24,11 +24,14 @@ from peerinfer.lease_messages import (
     JournalWanted,
     LeaseRefused,
     Promise,
+    SnapshotPart,
+    SnapshotWanted,
 )
 from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.snapshots import Assembly
 from peerinfer.standing import Standing
 
 Length = tuple[tuple[int, str], int]
@@ -39,6 +42,8 @@ class _Copying:
     source: PeerId
     first: int
     nonce: int
+    snapshot: Assembly | None = None
+    """While the elector hands out a snapshot in place of batches."""
     is_forward: bool = False
     """The place where the two journals part has been found."""
 
@@ -118,6 +123,9 @@ class Recovery:
         copying = self._copying
         if copying is None or (elector, part.nonce) != (copying.source, copying.nonce):
             return []
+        if not part.batches and part.base > max(copying.first, self._chain.base):
+            copying.snapshot = Assembly(self._manifest.tasks)
+            return [self._ask_part(copying, now_s)]
         try:
             first = self._take(copying, part)
         except (DecodeError, ProtocolError) as error:
@@ -126,6 +134,34 @@ class Recovery:
             self._copying = None
             return self._go_on(now_s)
         return [self._ask(copying, first, now_s)]
+
+    def snapshot(self, elector: PeerId, part: SnapshotPart, now_s: float) -> list[Ask]:
+        copying = self._copying
+        if copying is None or copying.snapshot is None or (elector, part.nonce) != (copying.source, copying.nonce):
+            return []
+        before = copying.snapshot.held
+        try:
+            whole = copying.snapshot.take(part)
+            if whole is not None:
+                offered = (self._job, self._manifest, self._term, whole)
+                self._chain.install(*offered, floor=self._committed, committees=self._committees)
+        except (DecodeError, ProtocolError) as error:
+            return self._leave_out(elector, f"its journal is not sound: {error}", now_s)
+        if whole is None and copying.snapshot.held <= before:
+            return self._leave_out(elector, "it was asked for another part of its snapshot", now_s)
+        if whole is None:
+            return [self._ask_part(copying, now_s)]
+        copying.snapshot = None
+        if self._mine >= _length(self._promised[copying.source]):
+            self._copying = None
+            return self._go_on(now_s)
+        return [self._ask(copying, self._chain.base, now_s)]
+
+    def _ask_part(self, copying: _Copying, now_s: float) -> Ask:
+        assert copying.snapshot is not None
+        copying.nonce = self._new_nonce()
+        self._answer_until_s = now_s + self._answer_s
+        return Ask(copying.source, SnapshotWanted(self._job, copying.nonce, copying.snapshot.held))
 
     def refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> list[Ask] | None:
         """None if the refusal does not answer a wish for the journal."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from peerinfer.codec import encode
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.lease_messages import (
@@ -17,9 +18,8 @@ from peerinfer.lease_messages import (
     Appended,
     LeaseRefused,
 )
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
+from peerinfer.snapshots import Snapshot
 
 APPENDS_IN_FLIGHT_MAX = 4
 
@@ -36,6 +36,8 @@ class _Copy:
     """The messages that were not answered yet: nonce, and first batch."""
     overdue: tuple[int, ...] = ()
     """Those that were in flight at the last renewal already."""
+    snapshot_bytes: int = 0
+    """So much of a snapshot it has, while that is on its way."""
     is_open: bool = False
     """It has granted the term, and neither refused nor lost a message since."""
 
@@ -43,6 +45,7 @@ class _Copy:
         """Everything that was not acknowledged is to be sent again, later."""
         self.next = min((self.matched or self.next, *self.in_flight.values()))
         self.in_flight.clear()
+        self.snapshot_bytes = 0
         self.is_open = False
 
 
@@ -72,6 +75,8 @@ class Replication:
         self.stalled_renewals = 0
         """For how many renewals not everything has been committed, and nothing more."""
         self._committed_before = 0
+        self._snapshot: tuple[int, Snapshot] | None = None
+        """Of the batches before this one, while some elector lacks them."""
 
     def granted(self, elector: PeerId) -> None:
         """The elector serves this term: it may be sent batches."""
@@ -82,7 +87,11 @@ class Replication:
         found = []
         for elector, copy in self._copies.items():
             while copy.is_open and copy.next < len(self._chain) and len(copy.in_flight) < APPENDS_IN_FLIGHT_MAX:
+                if copy.next < self._chain.base and copy.in_flight:
+                    break  # Parts of a snapshot go one after the other.
                 found.append((elector, self._append(copy)))
+        if self._snapshot is not None and all(copy.next >= self._chain.base for copy in self._copies.values()):
+            self._snapshot = None
         return found
 
     def renewing(self) -> None:
@@ -101,6 +110,7 @@ class Replication:
         copy.in_flight.pop(answer.nonce, None)
         if answer.term != self._term or answer.sequence > len(self._chain):
             return False
+        copy.snapshot_bytes = answer.snapshot_bytes
         if self._chain.hash_before(answer.sequence) != answer.head:
             return False
         copy.matched = max(copy.matched, answer.sequence)
@@ -137,17 +147,27 @@ class Replication:
         return all(copy.matched == len(self._chain) for copy in self._copies.values())
 
     def _append(self, copy: _Copy) -> Append:
-        batches = self._chain.part(copy.next)
         nonce = self._new_nonce()
         copy.in_flight[nonce] = copy.next
+        if copy.next < self._chain.base:
+            part = self._whole().part(self._job, nonce, copy.snapshot_bytes)
+            return Append(self._job, self._epoch, self._term, nonce, (), encode(part))
+        batches = self._chain.part(copy.next)
         copy.next += len(batches)
         return Append(self._job, self._epoch, self._term, nonce, batches)
+
+    def _whole(self) -> Snapshot:
+        if self._snapshot is None or self._snapshot[0] != self._chain.base:
+            found = self._chain.snapshot()
+            assert found is not None, "batches are missing, and no snapshot is there"
+            self._snapshot = self._chain.base, found
+        return self._snapshot[1]
 
     def _commit(self) -> bool:
         matched = sorted((copy.matched for copy in self._copies.values()), reverse=True)
         reached = matched[self._quorum - 1]
         # A batch of an older term counts only together with one of this term (Raft §5.4.2, figure 8).
-        if reached <= self.committed or self._chain.link(reached - 1).term != self._term:
+        if reached <= self.committed or self._chain.term_of(reached - 1) != self._term:
             return False
         self.committed = reached
         return True

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from peerinfer.committees import Seated
 from peerinfer.errors import LimitExceeded
 from peerinfer.ids import JobId
-from peerinfer.journal import Chain, Entry
+from peerinfer.journal import Chain
 from peerinfer.lease_messages import Generation
 from peerinfer.limits import ELECTORS_BEFORE_MAX, GENERATIONS_MAX
+from peerinfer.register import Entry
 
 
 @dataclass(frozen=True, slots=True)

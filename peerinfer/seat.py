@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from peerinfer.codec import decode_as
 from peerinfer.committees import (
     Seated,
     Start,
@@ -24,6 +25,7 @@ from peerinfer.elector_events import (
     Effect,
     PersistBatches,
     PersistSeat,
+    PersistSnapshot,
     Request,
     SeatPicture,
     SeatRow,
@@ -31,7 +33,8 @@ from peerinfer.elector_events import (
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain, Divergence
+from peerinfer.journal import Chain, Divergence
+from peerinfer.journal_rules import CHECKPOINT, NO_TERM
 from peerinfer.lease_messages import (
     Append,
     Appended,
@@ -49,11 +52,14 @@ from peerinfer.lease_messages import (
     SealWanted,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
+    SnapshotWanted,
 )
 from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
-from peerinfer.limits import REASON_CHARS_MAX, TERM_ROUND_STEP_MAX
+from peerinfer.limits import REASON_CHARS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
+from peerinfer.snapshots import Assembly, Snapshot
 
 
 class Seat:
@@ -84,6 +90,10 @@ class Seat:
         self.change = b""
         self.statement = b""
         self.effects: list[Effect] = []
+        self._incoming: Assembly | None = None
+        """A snapshot on its way here."""
+        self._served: tuple[int, Snapshot] | None = None
+        """One on its way to somebody else, with the base that it is of."""
 
     @property
     def seated(self) -> Seated:
@@ -117,7 +127,13 @@ class Seat:
 
     @classmethod
     def restored(
-        cls, own: PeerId, sign: Callable[[bytes], bytes], row: SeatRow, batches: Iterable[bytes], now_s: float
+        cls,
+        own: PeerId,
+        sign: Callable[[bytes], bytes],
+        row: SeatRow,
+        batches: Iterable[bytes],
+        now_s: float,
+        snapshot: Snapshot | None = None,
     ) -> Seat:
         """As it was stored. Raises `DecodeError` or `ProtocolError` if it is damaged."""
         job, manifest = open_manifest(row.manifest)
@@ -132,6 +148,8 @@ class Seat:
         if row.granted != NO_TERM:
             seat.deadline_s = now_s + row.lease_s
             seat.granted_at_s = now_s
+        if snapshot is not None:
+            seat.chain.restore(snapshot, manifest.tasks)
         for batch in batches:
             seat.chain.take(batch)
         # It may have crashed between the two writes with which an epoch begins, or a generation.
@@ -164,12 +182,15 @@ class Seat:
             self.chain.cut(start.batches)
             self.effects.append(PersistBatches(self.job, start.batches, ()))
 
-    def take_journal(self, batches: Sequence[bytes], term: Term) -> int:
+    def take_journal(self, batches: Sequence[bytes], term: Term, part: bytes = b"") -> int:
         """Batches of a journal whose end is known by its hash, whoever brings them; returns the first that is missing.
 
         Raises `DecodeError`, `ProtocolError`.
         """
-        if self.start is None or self.is_ready or not batches:
+        if self.start is None or self.is_ready or not (batches or part):
+            return len(self.chain)
+        if part:
+            self._take_part(part, Term(TERM_ROUND_MAX, ""))
             return len(self.chain)
         try:
             changed, _ = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)
@@ -180,6 +201,38 @@ class Seat:
         if changed < len(self.chain):
             self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
         return len(self.chain)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """How much of a snapshot has come, while it is on its way."""
+        return self._incoming.held if self._incoming is not None else 0
+
+    def _take_part(self, part: bytes, term: Term) -> None:
+        """Of a snapshot that whoever holds the lease brings, or whose end is known. Raises as `Chain.install`."""
+        if self._incoming is None:
+            self._incoming = Assembly(self.manifest.tasks)
+        whole = self._incoming.take(decode_as(SnapshotPart, part))
+        if whole is None:
+            return
+        self._incoming = None
+        self.chain.install(self.job, self.manifest, term, whole, committees=self.committees)
+        self._served = None
+        self.effects.append(PersistSnapshot(self.job, self.chain.base, whole))
+        self.effects.append(
+            PersistBatches(self.job, self.chain.base, self.chain.signed(self.chain.base, len(self.chain)))
+        )
+
+    def _give_part(self, asked: SnapshotWanted, token: int) -> None:
+        if self._served is None or self._served[0] != self.chain.base:
+            found = self.chain.snapshot()
+            if found is None:
+                self._refuse(token, asked.nonce, "denied", "there is no snapshot of this journal", self.promised)
+                return
+            self._served = self.chain.base, found
+        part = self._served[1].part(self.job, asked.nonce, asked.offset)
+        if part.offset + len(part.data) >= part.total:
+            self._served = None
+        self.effects.append(Answer(token, part))
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -192,8 +245,10 @@ class Seat:
         elif not self.may_ask(peer):
             self._refuse(token, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
         elif isinstance(request, JournalWanted):
-            part = JournalPart(self.job, nonce, request.first, self.chain.part(request.first))
+            part = JournalPart(self.job, nonce, request.first, self.chain.part(request.first), self.chain.base)
             self.effects.append(Answer(token, part))
+        elif isinstance(request, SnapshotWanted):
+            self._give_part(request, token)
         elif request.term.candidate != peer:
             self._refuse(token, nonce, "denied", "a term names its own candidate", self.promised)
         elif request.epoch < self.epoch:
@@ -269,9 +324,13 @@ class Seat:
             self._refuse(token, asked.nonce, "stale", "the term does not hold the lease here", self.promised)
             return
         try:
-            changed, matched = self.chain.extend(
-                self.job, self.manifest, asked.term, asked.batches, committees=self.committees
-            )
+            if asked.snapshot:
+                self._take_part(asked.snapshot, asked.term)
+                changed = matched = len(self.chain)
+            else:
+                changed, matched = self.chain.extend(
+                    self.job, self.manifest, asked.term, asked.batches, committees=self.committees
+                )
         except Divergence as gap:
             self._refuse(token, asked.nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
             return
@@ -280,8 +339,18 @@ class Seat:
             return
         if changed < len(self.chain):
             self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
+            self._compact(changed)
         head = self.chain.hash_before(matched)
-        self.effects.append(Answer(token, Appended(self.job, asked.nonce, asked.term, matched, head)))
+        done = Appended(self.job, asked.nonce, asked.term, matched, head, self.snapshot_bytes)
+        self.effects.append(Answer(token, done))
+
+    def _compact(self, changed: int) -> None:
+        """Whoever holds the lease has written a checkpoint: what is before it is committed, and not needed any more."""
+        events = (self.chain.link(sequence).event for sequence in range(max(changed, self.chain.base), len(self.chain)))
+        if CHECKPOINT in events and self.chain.compact(len(self.chain)):
+            found = self.chain.snapshot()
+            assert found is not None
+            self.effects.append(PersistSnapshot(self.job, self.chain.base, found))
 
     def _seal(self, asked: SealWanted, token: int) -> None:
         try:

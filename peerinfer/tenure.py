@@ -27,7 +27,8 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.fencing import Fencing
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import ENDED, PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import ENDED, PRIORITY
 from peerinfer.journal_writer import JournalWriter
 from peerinfer.lease_messages import (
     Appended,
@@ -217,6 +218,8 @@ class Tenure:
 
     def _flush(self, event: str = "", detail: str = "") -> None:
         self._flush_s = NEVER
+        if self._chain.is_long and not event and self.phase is Phase.HOLDING and self.committed < len(self._chain):
+            return  # A checkpoint comes first, as soon as all that was written is committed; entries wait for that.
         if not self._chain.change:
             self._writer.write(self._term, event, detail)
         self._send_batches()
@@ -250,6 +253,17 @@ class Tenure:
             self.effects.append(Won(self._term))
         elif self._leaving is not None and self.committed == len(self._chain):
             self._end("left", self._leaving)
+        else:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Lets everybody give up a long journal's batches for a snapshot, once all of them are committed."""
+        self._chain.compact(self.committed)
+        if self.committed == len(self._chain) and not self._chain.change:
+            if self._chain.is_long:
+                self._writer.checkpoint(self._term)
+            if self._writer.waiting:
+                self._flush()
 
     @property
     def _final(self) -> int:

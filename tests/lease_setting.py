@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from peerinfer.envelope import seal
-from peerinfer.journal import GENESIS, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import GENESIS
 from peerinfer.lease_messages import (
     FAILED_TASK,
     Grant,

@@ -16,6 +16,7 @@ from peerinfer.batch_size import Measure
 from peerinfer.elector_events import SeatRow
 from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.snapshots import Snapshot
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.record_rows import RecordRow
 
@@ -236,7 +237,13 @@ class SeatStore(Protocol):
     async def save_seat(self, row: SeatRow) -> None: ...
 
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
-        """Replaces the job's journal from `first` on."""
+        """Replaces the job's journal from `first` on; a snapshot of more than that goes as well."""
+
+    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+        """Takes the place of the batches before `base`, all at once."""
+
+    async def snapshots(self) -> dict[JobId, Snapshot]:
+        """Of the seats that have one."""
 
     async def forget(self, job: JobId, at_s: float) -> None:
         """Drops the seat and its journal, but not that there was one: see `given_up`."""
@@ -245,7 +252,7 @@ class SeatStore(Protocol):
         """Jobs whose seats were forgotten, the last `SEATS_GIVEN_UP_MAX` of them."""
 
     async def seats(self) -> list[tuple[SeatRow, tuple[bytes, ...]]]:
-        """Every seat with its journal."""
+        """Every seat with its journal, from the base of its snapshot on."""
 
     async def forgot_at_s(self) -> float | None:
         """Wall clock of the moment at which promises were lost, or None."""

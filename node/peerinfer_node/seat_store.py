@@ -24,14 +24,20 @@ from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.limits import SEATS_GIVEN_UP_MAX
 from peerinfer.messages import Term
+from peerinfer.snapshots import Snapshot
 from peerinfer_node.lane import Call, Lane
 from peerinfer_node.store_schema import Damaged, is_damage, unusable
 
 T = TypeVar("T")
 
-_VERSION = 3
+_VERSION = 4
 _BEFORE_EPOCHS = 2
 """Seats of this version are all of a first epoch."""
+_BEFORE_SNAPSHOTS = 3
+"""Journals of this version are all there from their first batch on."""
+_SNAPSHOTS = """CREATE TABLE snapshots (
+    job TEXT PRIMARY KEY REFERENCES seats(job) ON DELETE CASCADE, base INTEGER NOT NULL, data BLOB NOT NULL,
+    checkpoint BLOB NOT NULL) WITHOUT ROWID"""
 
 _SCHEMA = (
     """CREATE TABLE seats (
@@ -44,6 +50,7 @@ _SCHEMA = (
         job TEXT NOT NULL REFERENCES seats(job) ON DELETE CASCADE, sequence INTEGER NOT NULL, signed BLOB NOT NULL,
         PRIMARY KEY (job, sequence)) WITHOUT ROWID""",
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
+    _SNAPSHOTS,
 )
 _FORGOT = "forgot_at_s"
 _GIVEN_UP = "given up "
@@ -114,6 +121,7 @@ class SqliteSeatStore:
 
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
         def work() -> None:
+            self._connection.execute("DELETE FROM snapshots WHERE job = ? AND base > ?", (job, first))
             self._connection.execute("DELETE FROM batches WHERE job = ? AND sequence >= ?", (job, first))
             rows = [(job, first + place, batch) for place, batch in enumerate(batches)]
             self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?)", rows)
@@ -138,6 +146,21 @@ class SqliteSeatStore:
                 "SELECT key FROM facts WHERE key LIKE ? ORDER BY value, key", (_GIVEN_UP + "%",)
             )
             return [JobId(key.removeprefix(_GIVEN_UP)) for (key,) in rows.fetchall()]
+
+        return await self._call(work)
+
+    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+        def work() -> None:
+            values = (job, base, snapshot.data, snapshot.checkpoint)
+            self._connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", values)
+            self._connection.execute("DELETE FROM batches WHERE job = ? AND sequence < ?", (job, base))
+
+        await self._call(work)
+
+    async def snapshots(self) -> dict[JobId, Snapshot]:
+        def work() -> dict[JobId, Snapshot]:
+            rows = self._connection.execute("SELECT job, data, checkpoint FROM snapshots").fetchall()
+            return {JobId(job): Snapshot(data, checkpoint) for job, data, checkpoint in rows}
 
         return await self._call(work)
 
@@ -191,6 +214,8 @@ class MemorySeatStore:
     def __init__(self) -> None:
         self._seats: dict[JobId, SeatRow] = {}
         self._batches: dict[JobId, list[bytes]] = {}
+        """From the base on."""
+        self._snapshots: dict[JobId, tuple[int, Snapshot]] = {}
         self._given_up: dict[JobId, float] = {}
 
     async def save_seat(self, row: SeatRow) -> None:
@@ -198,11 +223,24 @@ class MemorySeatStore:
         self._batches.setdefault(row.job, [])
 
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
-        self._batches[job][first:] = batches
+        base = self._snapshots[job][0] if job in self._snapshots else 0
+        if first < base:
+            del self._snapshots[job]
+            base, self._batches[job] = 0, []
+        self._batches[job][first - base :] = batches
+
+    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+        before = self._snapshots[job][0] if job in self._snapshots else 0
+        self._snapshots[job] = base, snapshot
+        del self._batches[job][: base - before]
+
+    async def snapshots(self) -> dict[JobId, Snapshot]:
+        return {job: snapshot for job, (_, snapshot) in self._snapshots.items()}
 
     async def forget(self, job: JobId, at_s: float) -> None:
         self._seats.pop(job, None)
         self._batches.pop(job, None)
+        self._snapshots.pop(job, None)
         self._given_up[job] = at_s
 
     async def given_up(self) -> list[JobId]:
@@ -272,16 +310,18 @@ def _open_checked(path: Path, *, is_new_node: bool) -> sqlite3.Connection:
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise Damaged(str(found).replace("\n", " "))
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _BEFORE_EPOCHS, _VERSION):
+        if version not in (0, _BEFORE_EPOCHS, _BEFORE_SNAPSHOTS, _VERSION):
             raise Damaged(f"its version is {version}, and this peerinfer knows {_VERSION}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         if version == 0:
             _make(connection, is_new_node=is_new_node)
-        if version == _BEFORE_EPOCHS:
+        if version in (_BEFORE_EPOCHS, _BEFORE_SNAPSHOTS):
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ALTER TABLE seats ADD COLUMN epochs TEXT NOT NULL DEFAULT ''")
+            if version == _BEFORE_EPOCHS:
+                connection.execute("ALTER TABLE seats ADD COLUMN epochs TEXT NOT NULL DEFAULT ''")
+            connection.execute(_SNAPSHOTS)
             connection.execute(f"PRAGMA user_version={_VERSION}")
             connection.execute("COMMIT")
         for values in connection.execute(_SEATS):

@@ -15,6 +15,7 @@ import trio
 from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId, PeerId
+from peerinfer.snapshots import Snapshot
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
 from peerinfer_node.record_rows import RecordRow
@@ -105,6 +106,7 @@ class SimSeats(MemorySeatStore):
         self.is_dead = True
         fresh = SimSeats(self._disk)
         fresh._given_up = dict(self._given_up)
+        fresh._snapshots = dict(self._snapshots)
         fresh._seats, fresh._batches = dict(self._seats), {job: list(held) for job, held in self._batches.items()}
         return fresh
 
@@ -117,6 +119,11 @@ class SimSeats(MemorySeatStore):
         if not self.is_dead:
             self._disk.check_room()
             await super().save_batches(job, first, batches)
+
+    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+        if not self.is_dead:
+            self._disk.check_room()
+            await super().save_snapshot(job, base, snapshot)
 
     async def forget(self, job: JobId, at_s: float) -> None:
         if not self.is_dead:

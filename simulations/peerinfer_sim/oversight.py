@@ -11,7 +11,7 @@ from typing import Protocol
 
 from peerinfer.candidacy import Candidacy
 from peerinfer.ids import JobId
-from peerinfer.journal import Entry
+from peerinfer.register import Entry
 
 
 class Participant(Protocol):

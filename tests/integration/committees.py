@@ -14,8 +14,9 @@ import httpx
 from swarm import Daemon, Process, Swarm, wait_for
 
 from peerinfer.committee import ELIGIBLE_AFTER_S
-from peerinfer.journal import Chain, Entry, entries_of
+from peerinfer.journal import Chain, entries_of
 from peerinfer.manifests import open_manifest
+from peerinfer.register import Entry
 
 NAMES = ("ada", "bob", "cyd", "dan", "eve")
 POLL_S = 0.03

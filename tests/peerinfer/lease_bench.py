@@ -12,12 +12,13 @@ from peerinfer.candidacy import Candidacy
 from peerinfer.candidacy_events import Ask, Campaign, Heard, LeaseSeen, Write
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked
-from peerinfer.journal import Chain, Entry
+from peerinfer.journal import Chain
 from peerinfer.lease_messages import (
     Granted,
 )
 from peerinfer.lease_profile import LAN, LeaseProfile
 from peerinfer.machine import NEVER, Tick
+from peerinfer.register import Entry
 
 SUBMITTER = 7
 ROUND_TRIP_S = 0.01

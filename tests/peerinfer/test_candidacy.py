@@ -23,7 +23,6 @@ from peerinfer.candidacy_events import (
     Write,
 )
 from peerinfer.envelope import seal
-from peerinfer.journal import Entry
 from peerinfer.lease_messages import (
     Append,
     Grant,
@@ -38,6 +37,7 @@ from peerinfer.machine import NEVER
 from peerinfer.messages import (
     Term,
 )
+from peerinfer.register import Entry
 
 
 @pytest.fixture(

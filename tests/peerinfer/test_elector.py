@@ -17,7 +17,8 @@ from peerinfer.elector_events import Answer, Asked, ForgetSeat, PersistBatches, 
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     Append,
     Appended,

@@ -10,7 +10,8 @@ from peerinfer.errors import ProtocolError
 from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
 from peerinfer.job_priority import JobPriority, check_room, detail_of, in_batch, newest, opened, stated
-from peerinfer.journal import PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.limits import PRIORITY_CHANGES_MAX, REASON_CHARS_MAX
 
 JOB = Setting()

@@ -15,7 +15,8 @@ from wire_strategies import SAME_EVERY_TIME
 from peerinfer.codec import decode_as, encode
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
-from peerinfer.journal import GENESIS, NO_TERM, Chain, Divergence, Entry, Register, entries_of
+from peerinfer.journal import Chain, Divergence, entries_of
+from peerinfer.journal_rules import GENESIS, NO_TERM
 from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     FAILED_TASK,
@@ -25,6 +26,7 @@ from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BY
 from peerinfer.messages import (
     Signed,
 )
+from peerinfer.register import Entry, Register
 
 JOB = Setting()
 ONE, TWO, THREE, FOUR = term(1, 0), term(2, 1), term(3, 2), term(4, 0)

@@ -18,7 +18,8 @@ from peerinfer.cost import growth
 from peerinfer.errors import InputError, LimitExceeded, PeerinferError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
-from peerinfer.journal import PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.messages import JobBrief, Manifest, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log

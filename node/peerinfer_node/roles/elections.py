@@ -37,13 +37,15 @@ from peerinfer.elector_events import (
     ForgetSeat,
     PersistBatches,
     PersistSeat,
+    PersistSnapshot,
     Restored,
     SeatGivenUp,
     SeatRow,
 )
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     Append,
     Granted,
@@ -54,6 +56,7 @@ from peerinfer.lease_messages import (
     Prepare,
     SealWanted,
     SeatOffered,
+    SnapshotWanted,
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
@@ -64,6 +67,8 @@ from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.register import Entry
+from peerinfer.snapshots import Snapshot
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -169,16 +174,17 @@ class Elections:
             self._nursery = nursery
             self._forgot_at_s = await self._seats.forgot_at_s()
             self._given_up |= dict.fromkeys(await self._seats.given_up())
+            snapshots = await self._seats.snapshots()
             for row, batches in await self._seats.seats():
-                self._restore(row, batches)
+                self._restore(row, batches, snapshots.get(row.job))
             nursery.start_soon(self._elector_driver.run)
             task_status.started()
             await trio.sleep_forever()
 
-    def _restore(self, row: SeatRow, batches: tuple[bytes, ...]) -> None:
+    def _restore(self, row: SeatRow, batches: tuple[bytes, ...], snapshot: Snapshot | None) -> None:
         """A seat that cannot be restored stays out of service: something was promised, and it is not known what."""
         try:
-            self.elector.handle(Restored(row, batches), self._clock.elector_s())
+            self.elector.handle(Restored(row, batches, snapshot), self._clock.elector_s())
         except (DecodeError, ProtocolError) as error:
             self._broken[row.job] = "lost what it had promised for this job"
             self._log.error("seat cannot be restored", job=row.job, reason=str(error))
@@ -440,6 +446,7 @@ class Elections:
                     LeaseReleased,
                     Append,
                     JournalWanted,
+                    SnapshotWanted,
                     SealWanted,
                     KeepAlive,
                     Goodbye,
@@ -511,6 +518,8 @@ class Elections:
                 await self._persist(row.job, lambda: self._seats.save_seat(row))
             case PersistBatches(job, first, batches):
                 await self._persist(job, lambda: self._seats.save_batches(job, first, batches))
+            case PersistSnapshot(job, base, snapshot):
+                await self._persist(job, lambda: self._seats.save_snapshot(job, base, snapshot))
             case ForgetSeat(job):
                 await self._persist(job, lambda: self._seats.forget(job, self._clock.wall_s()))
             case Answer(token, message):

@@ -20,6 +20,7 @@ from peerinfer.lease_messages import (
     Promise,
     SealGiven,
     SeatTaken,
+    SnapshotPart,
 )
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -146,7 +147,7 @@ class ElectorLines:
         while True:
             reply: Any
             reply, _ = await stream.receive_as(
-                SeatTaken, Promise, Granted, LeaseRefused, Appended, JournalPart, SealGiven
+                SeatTaken, Promise, Granted, LeaseRefused, Appended, JournalPart, SnapshotPart, SealGiven
             )
             if not line.asked:
                 raise PeerinferError("the elector answered what was not asked")

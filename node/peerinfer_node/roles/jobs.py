@@ -23,7 +23,8 @@ from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
 from peerinfer.ids import JobId, is_job_id, job_id_of
-from peerinfer.journal import PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
     JournalBatch,
 )

@@ -110,7 +110,7 @@ class Keeping:
         elector = self._elections.elector
         chain, signed = elector.chain(job), elector.manifest(job)
         created_s = open_manifest(signed)[1].created_at_s if signed is not None else 0.0
-        return max(created_s, chain.batch(len(chain) - 1).at_s if chain is not None and len(chain) else 0.0)
+        return max(created_s, chain.last_at_s if chain is not None else 0.0)
 
     # --- letting go --------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from peerinfer.assignment import JobEnded, JobPicture
 from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
 from peerinfer.job_priority import JobPriority
-from peerinfer.journal import Chain, Entry
+from peerinfer.journal import Chain
 from peerinfer.messages import Manifest
+from peerinfer.register import Entry
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.job_views import handovers
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob

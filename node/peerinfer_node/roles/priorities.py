@@ -13,7 +13,8 @@ from peerinfer.errors import UsageError
 from peerinfer.fairness import Priority
 from peerinfer.ids import PeerId
 from peerinfer.job_priority import JobPriority, check_room, detail_of, in_batch, newest, opened, stated
-from peerinfer.journal import PRIORITY, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.replica_messages import JobPriorityWanted
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections

@@ -15,7 +15,8 @@ from typing import Any
 import trio
 
 from peerinfer.ids import PeerId
-from peerinfer.journal import DIGEST_BYTES, Chain, Entry
+from peerinfer.journal import Chain
+from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.tensors import TensorSpec, dtype_name
 from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes

@@ -18,7 +18,8 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.envelope import seal
 from peerinfer.errors import JobFailed, PeerinferError, ProtocolError, StreamClosed, UsageError
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import PRIORITY, Chain, Divergence
+from peerinfer.journal import Chain, Divergence
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
     JournalPart,
     JournalWanted,
@@ -27,11 +28,14 @@ from peerinfer.lease_messages import (
     SealGiven,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
+    SnapshotWanted,
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.limits import TERM_ROUND_MAX
 from peerinfer.messages import Term
 from peerinfer.rescue import Standings, carried, longest, next_generation
+from peerinfer.snapshots import Assembly, Snapshot
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Keys, LocalClock, Network, Store
@@ -223,12 +227,30 @@ class Rescuing:
             while True:
                 await stream.send(JournalWanted(live.job, 1, len(chain)))
                 reply, _ = await stream.receive_as(JournalPart, LeaseRefused)
+                if isinstance(reply, JournalPart) and reply.base > len(chain):
+                    whole = await self._snapshot(stream, live)
+                    chain.install(live.job, live.manifest, top, whole, committees=committees)
+                    continue
                 if isinstance(reply, LeaseRefused) or not reply.batches:
                     return chain
                 before = len(chain)
                 chain.extend(live.job, live.manifest, top, reply.batches, committees=committees)
                 if len(chain) == before:
                     raise ProtocolError(f"{elector} was asked for other batches")
+
+    async def _snapshot(self, stream: MessageStream, live: LiveJob) -> Snapshot:
+        assembly = Assembly(live.manifest.tasks)
+        while True:
+            await stream.send(SnapshotWanted(live.job, 1, assembly.held))
+            part, _ = await stream.receive_as(SnapshotPart, LeaseRefused)
+            if isinstance(part, LeaseRefused):
+                raise ProtocolError(f"it gives no snapshot: {part.reason}")
+            before = assembly.held
+            whole = assembly.take(part)
+            if whole is not None:
+                return whole
+            if assembly.held == before:
+                raise ProtocolError("it was asked for another part of its snapshot")
 
     # --- the new one -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from math import inf
 from peerinfer.committee import quorum
 from peerinfer.elector_events import SeatRow
 from peerinfer.ids import PeerId
-from peerinfer.journal import NO_TERM, Chain, entries_of
+from peerinfer.journal import Chain, entries_of
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.limits import EPOCHS_MAX, GENERATION_ROUNDS
 from peerinfer.messages import Term
 from peerinfer_sim.watch import Violation
@@ -153,5 +154,13 @@ class _Generation:
         if len(chain) < known:
             raise Violation(f"I3: node {node} has {len(chain)} batches, and {known} were committed", [])
         # Hashes chain: the last one stands for all before it.
-        if known and chain.link(known - 1).hash != self._final[known - 1]:
-            raise Violation(f"I3: batch {known - 1} of node {node} is not the one that was committed", [])
+        at = max(known, chain.base)
+        if known and at <= len(self._final) and chain.hash_before(at) != self._final[at - 1]:
+            raise Violation(f"I3: batch {at - 1} of node {node} is not the one that was committed", [])
+        if chain.base > len(self._final):
+            raise Violation(f"node {node} has given up {chain.base} batches, and {len(self._final)} were committed", [])
+        if up_to is None:
+            for task, digest in self._digests.items():
+                entry = chain.register.get(task)
+                if entry is None or entry.digest != digest:
+                    raise Violation(f"I3: node {node} does not know task {task} as it was committed", [])

@@ -11,7 +11,8 @@ from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked, Effect, Event
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
-from peerinfer.journal import NO_TERM, Chain
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     LEASE_REFUSALS,
     Append,
@@ -102,7 +103,7 @@ class Liar(Elector):
                     epoch=0,
                     term=Term(7, self._own),
                     sequence=request.first,
-                    previous=chain.hash_before(min(request.first, len(chain))),
+                    previous=chain.hash_before(min(request.first, len(chain))) or bytes(32),
                     tasks=(1,),
                     digests=bytes(16),
                     workers=(0,),

@@ -17,6 +17,7 @@ from peerinfer.committees import Seated
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, PersistSeat
 from peerinfer.envelope import unseal
+from peerinfer.journal import Chain
 from peerinfer.lease_messages import (
     Grant,
     Granted,
@@ -25,6 +26,7 @@ from peerinfer.lease_messages import (
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.messages import Term
 from peerinfer.recovery import Recovery
+from peerinfer.register import Register
 from peerinfer.replication import Replication
 from peerinfer.sealing import Sealing
 from peerinfer.seat import Seat
@@ -243,6 +245,32 @@ def _terms_begin_anew_with_a_generation() -> Patches:
     return [(committees, "lowest_term", lambda generation: Term(0, ""))]
 
 
+def _a_checkpoint_comes_before_the_commit() -> Patches:
+    def mutant(self: Tenure) -> None:
+        self._chain.compact(self.committed)
+        if self._chain.is_long and not self._chain.change:
+            self._writer.checkpoint(self._term)
+
+    flush = Tenure._flush
+
+    def flushed(self: Tenure, event: str = "", detail: str = "") -> None:
+        flush(self, event, detail)
+        if self.phase is Phase.HOLDING and not self._chain.ended:
+            self._checkpoint()
+            self._send_batches()
+
+    return [(Tenure, "_checkpoint", mutant), (Tenure, "_flush", flushed)]
+
+
+def _a_snapshot_loses_its_register() -> Patches:
+    begin = Chain._begin_with
+
+    def mutant(self: Chain, state: Any, register: Any, checkpoint: bytes) -> None:
+        begin(self, state, Register(), checkpoint)
+
+    return [(Chain, "_begin_with", mutant)]
+
+
 MUTANTS: dict[str, Callable[[], Patches]] = {
     "restart-forgets-its-wait": _restart_forgets_its_wait,
     "holder-counts-from-receipt": _holder_counts_from_receipt,
@@ -263,6 +291,8 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
     "sealed-elector-goes-on": _a_sealed_elector_goes_on,
     "old-generation-goes-on": _an_old_generation_goes_on,
     "terms-begin-anew": _terms_begin_anew_with_a_generation,
+    "checkpoint-before-commit": _a_checkpoint_comes_before_the_commit,
+    "register-lost": _a_snapshot_loses_its_register,
 }
 
 

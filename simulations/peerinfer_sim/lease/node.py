@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peerinfer.candidacy import Candidacy
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Asked, SeatRow
 from peerinfer.ids import PeerId
+from peerinfer.snapshots import Snapshot
 
 
 class Node:
@@ -31,6 +32,9 @@ class Node:
         """What happened meanwhile."""
         self.row: SeatRow | None = None
         self.batches: list[bytes] = []
+        """From the base of the snapshot on."""
+        self.base = 0
+        self.snapshot: Snapshot | None = None
         self.disk_is_full = False
         self.elector: Elector | None = None
         self.candidate: Candidacy | None = None
@@ -41,6 +45,18 @@ class Node:
         self.open_requests: dict[int, tuple[float, PeerId]] = {}
         self.sweep_is_due = False
         self.writes_until = 0
+
+    def forget_disk(self) -> None:
+        self.row, self.batches, self.base, self.snapshot = None, [], 0, None
+
+    def write_batches(self, first: int, batches: Sequence[bytes]) -> None:
+        if first < self.base:
+            self.batches, self.base, self.snapshot = [], 0, None
+        self.batches[first - self.base :] = batches
+
+    def write_snapshot(self, base: int, snapshot: Snapshot) -> None:
+        del self.batches[: base - self.base]
+        self.base, self.snapshot = base, snapshot
 
     def suspend(self, for_s: float) -> None:
         self._suspended_s += for_s

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from peerinfer.committees import committees_of
 from peerinfer.envelope import seal
 from peerinfer.ids import JobId
-from peerinfer.journal import Chain, Entry
+from peerinfer.journal import Chain
 from peerinfer.messages import Manifest
+from peerinfer.register import Entry
 from peerinfer.rescue import carried, longest, next_generation
 from peerinfer_sim.lease.node import Node
 
@@ -37,7 +38,7 @@ class Owner:
         changes = known if known else self.changes
         committees, _ = committees_of(self._job, self._manifest, changes)
         electors = committees[-1].electors
-        journals = [chain_of(node.batches) for node in reached if node.peer in electors]
+        journals = [chain_of(node, self._manifest.tasks) for node in reached if node.peer in electors]
         assert self.node.candidate is not None
         journals.append(self.node.candidate.chain.copy())
         sizes = [size for size in (1, 3, 3, 5) if size <= len(fit)]
@@ -48,8 +49,11 @@ class Owner:
         self.changes = (seal(named, self.node.peer, self.node.sign),)
 
 
-def chain_of(batches: Sequence[bytes]) -> Chain:
+def chain_of(node: Node, tasks: int) -> Chain:
+    """What its elector has on disk."""
     chain = Chain()
-    for batch in batches:
+    if node.snapshot is not None:
+        chain.restore(node.snapshot, tasks)
+    for batch in node.batches:
         chain.take(batch)
     return chain

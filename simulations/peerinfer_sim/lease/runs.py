@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from peerinfer import journal
+from peerinfer import journal, snapshots
 from peerinfer.errors import PeerinferError
 from peerinfer_sim.lease import signatures
 from peerinfer_sim.lease.scenario import Scenario, draw
@@ -26,7 +26,11 @@ class Failure:
 def play(scenario: Scenario, trace: list[str] | None = None) -> Failure | None:
     """One run, with signatures that cost nothing."""
     try:
-        with patch.object(journal, "JOURNAL_BATCHES_PER_MESSAGE_MAX", scenario.batches_per_message):
+        with (
+            patch.object(journal, "JOURNAL_BATCHES_PER_MESSAGE_MAX", scenario.batches_per_message),
+            patch.object(journal, "JOURNAL_TAIL_BYTES", scenario.tail_bytes),
+            patch.object(snapshots, "SNAPSHOT_PART_BYTES", scenario.part_bytes),
+        ):
             World(scenario, signatures.identity, trace=trace).run()
     except Violation as violation:
         return Failure(scenario, violation.what, tuple(violation.history))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from peerinfer.committee import quorum
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
+from peerinfer.limits import JOURNAL_TAIL_BYTES, SNAPSHOT_PART_BYTES
 
 LIARS = ("yes", "boaster", "withholder", "refuser", "forgetful")
 """Kinds of lying electors; see `liars`."""
@@ -19,6 +20,9 @@ CHANGES_SHARE = 0.5
 
 RESCUES_SHARE = 0.4
 """In so many of these the owner names a committee anew: its quorum is lost for good, or comes back just then."""
+
+SNAPSHOTS_SHARE = 0.5
+"""In so many runs journals are cut after a few batches."""
 
 SPARES = 2
 
@@ -97,6 +101,9 @@ class Scenario:
     chaos_s: float
     faults: tuple[Fault, ...]
     profile: LeaseProfile = LAN
+    tail_bytes: int = JOURNAL_TAIL_BYTES
+    """How long a journal becomes before a checkpoint is written."""
+    part_bytes: int = SNAPSHOT_PART_BYTES
     spares: tuple[int, ...] = ()
     """Nodes that may become electors."""
     at_seals: tuple[Fault, ...] = ()
@@ -115,7 +122,7 @@ class Scenario:
             f"seed {self.seed}: {self.electors} electors, {self.byzantine} liars tolerated, {self.nodes} nodes, "
             f"submitter {self.submitter}, a lease of {self.profile.lease_s:g} s, "
             f"latency {1000 * self.latency_s:.1f} ms, sync {1000 * self.sync_s:.1f} ms, "
-            f"{self.tasks} tasks, {self.chaos_s:.1f} s of faults"
+            f"{self.tasks} tasks, checkpoints after {self.tail_bytes} bytes, {self.chaos_s:.1f} s of faults"
         ]
         lines += [f"  node {node} lies: {kind}" for node, kind in self.liars.items()]
         lines += [f"  node {node} ends for good at {at_s:.2f} s" for node, at_s in self.dead.items()]
@@ -168,6 +175,9 @@ def draw(seed: int) -> Scenario:
         owner = random.Random(f"{seed}:owner")
         if not byzantine and owner.random() < RESCUES_SHARE:
             found = _rescued(found, owner)
+    length = random.Random(f"{seed}:length")
+    if length.random() < SNAPSHOTS_SHARE:
+        found = replace(found, tail_bytes=length.choice((1, 4000, 8000)), part_bytes=length.choice((300, 1 << 19)))
     distance = random.Random(f"{seed}:distance")
     return _far(found, distance) if distance.random() < FAR_SHARE else found
 

@@ -36,10 +36,11 @@ from peerinfer.candidacy_events import (
 from peerinfer.codec import decode, encode
 from peerinfer.committees import committees_of
 from peerinfer.elector import Elector
-from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, Restored
+from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, PersistSnapshot, Restored
 from peerinfer.envelope import seal
 from peerinfer.ids import PeerId
-from peerinfer.journal import NO_TERM, Chain, Entry
+from peerinfer.journal import Chain
+from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
     Granted,
     LeaseRefused,
@@ -53,6 +54,7 @@ from peerinfer.messages import (
     Manifest,
     Term,
 )
+from peerinfer.register import Entry
 from peerinfer_sim.event_log import brief
 from peerinfer_sim.lease import links
 from peerinfer_sim.lease.checks import Checks, generation_of
@@ -286,7 +288,7 @@ class World:
         if is_torn and node.performing and not node.disk_is_full:
             self._write(node, node.performing[0])
         if self.scenario.liars.get(node.number) == "forgetful":
-            node.row, node.batches = None, []
+            node.forget_disk()
         node.is_up = False
         node.life += 1
         node.elector = node.candidate = None
@@ -315,7 +317,7 @@ class World:
             else:
                 node.elector = Liar(node.peer, node.sign, kind, random.Random(f"{seed}:lies"))
             if node.row is not None:
-                node.elector.handle(Restored(node.row, tuple(node.batches)), node.elector_s(self.now_s))
+                node.elector.handle(Restored(node.row, tuple(node.batches), node.snapshot), node.elector_s(self.now_s))
         if node.number == self.scenario.submitter:
             self._stand(node)
             self._candidate(node, Campaign())
@@ -367,7 +369,7 @@ class World:
         """Performs the elector's effects up to the next that takes time."""
         while node.performing:
             effect, event = node.performing[0]
-            if isinstance(effect, PersistSeat | PersistBatches):
+            if isinstance(effect, PersistSeat | PersistBatches | PersistSnapshot):
                 self._at(self.now_s + self.scenario.sync_s, self._in, node, node.life, self._synced)
                 return
             node.performing.pop(0)
@@ -390,7 +392,9 @@ class World:
                 self.checks.kept(node.number, node.row, effect.row, self.now_s)
             node.row = effect.row
         elif isinstance(effect, PersistBatches):
-            node.batches[effect.first :] = effect.batches
+            node.write_batches(effect.first, effect.batches)
+        elif isinstance(effect, PersistSnapshot):
+            node.write_snapshot(effect.base, effect.snapshot)
 
     def _cannot_write(self, node: Node, event: Asked) -> None:
         """What was not written is forgotten, as if the elector had restarted, and nothing of it is answered."""
@@ -400,7 +404,7 @@ class World:
         if node.row is None:
             node.elector = Elector(node.peer, node.sign)
         else:
-            node.elector.handle(Restored(node.row, tuple(node.batches)), node.elector_s(self.now_s))
+            node.elector.handle(Restored(node.row, tuple(node.batches), node.snapshot), node.elector_s(self.now_s))
         job = getattr(event.request, "job", "")
         nonce = getattr(event.request, "nonce", 0)
         self._answer(node, event, LeaseRefused(job, nonce, "full", "the disk is full", NO_TERM))

@@ -6,8 +6,9 @@ import trio
 import trio.testing
 
 from peerinfer.ids import PeerId
-from peerinfer.journal import DIGEST_BYTES, Chain, Entry
+from peerinfer.journal import Chain
 from peerinfer.messages import Frame, OutputGroup, Term
+from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.roles.answers import Answer
 from peerinfer_node.roles.recorder import COPIES_TOGETHER_MAX, Recorder, digest_of_rows, digests_of, named_in
