@@ -31,6 +31,9 @@ CPU_THREADS_MAX = 1024
 CACHE_BYTES_MIN = 64 * MIB
 """A smaller cache could not hold one usual model, and would fetch it again for every frame."""
 
+VRAM_BYTES_MIN = 256 * MIB
+"""A driver and ONNX Runtime take about as much before there is a model."""
+
 DAILY_BYTES_MIN = 64 * MIB
 """Being a member takes 6 MB a day, and one usual model more than the rest of this."""
 
@@ -97,7 +100,7 @@ def _whole_number(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+    if not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text):
         raise UsageError(f"not a number: {text[:64]!r}")
     return float(text)
 
@@ -154,6 +157,11 @@ def _check_name(value: str) -> None:
 def _check_cache(value: int) -> None:
     if value < CACHE_BYTES_MIN:
         raise UsageError(f"{format_size(value)} is too little: give at least {format_size(CACHE_BYTES_MIN)}")
+
+
+def _check_vram(value: int | None) -> None:
+    if value is not None and value < VRAM_BYTES_MIN:
+        raise UsageError(f"{format_size(value)} is too little: give at least {format_size(VRAM_BYTES_MIN)}")
 
 
 def _check_rate(value: int | None) -> None:
@@ -275,7 +283,7 @@ class NodeConfig:
         None,
         "max_vram",
         _or_none("none", parse_size),
-        _fits,
+        _check_vram,
         show=_show_none_as("none", _show_size),
     )
     """GPU memory to lend; None lends what is free. A worker that takes more is ended."""

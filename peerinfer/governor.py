@@ -61,6 +61,24 @@ class Limits:
 NO_LIMITS = Limits()
 
 
+def limit_words(limits: Limits) -> str:
+    """When devices are lent, as their owner reads it: "at 22:00-08:00, while nobody uses this machine, below 80 °C"."""
+    parts = [f"at {', '.join(str(window.window) for window in limits.schedule)}"] if limits.schedule else []
+    if limits.idle_only:
+        parts.append("while nobody uses this machine")
+    if limits.exclusive:
+        parts.append(f"while none of these runs: {', '.join(limits.exclusive)}")
+    if limits.max_temp_c is not None:
+        parts.append(f"below {limits.max_temp_c:g} °C")
+    if limits.max_power_w is not None:
+        parts.append(f"below {limits.max_power_w:g} W")
+    if limits.max_vram_bytes is not None:
+        parts.append(f"within {format_size(limits.max_vram_bytes)} of a card's memory")
+    if limits.max_daily_bytes is not None:
+        parts.append(f"until {format_size(limits.max_daily_bytes)} have gone over the line, each day")
+    return ", ".join(parts) or "at any time"
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSample:
     """What a device's sensors say now; None is unknown."""

@@ -19,7 +19,7 @@ from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest, Json
 from peerinfer.coordination import Coordination
 from peerinfer.errors import NoSuitablePeer
-from peerinfer.governor import NO_LIMITS, Limits
+from peerinfer.governor import NO_LIMITS, Limits, limit_words
 from peerinfer.ids import JobId, PeerId
 from peerinfer.invites import parse_invite
 from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
@@ -351,6 +351,7 @@ class Node:
             "api": self.settings.api,
             "devices": [device.name for device in self.advertiser.devices],
             "sandbox": self.executor.sandbox,
+            "lends": limit_words(self.settings.limits),
         }
 
     def _look_for_workers(self) -> None:

@@ -16,6 +16,7 @@ from peerinfer.contribution import CONFIRMATIONS_MAX
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.forecast import forecast
+from peerinfer.governor import Reason
 from peerinfer.ids import JobId, PeerId
 from peerinfer.membership_events import Member
 from peerinfer.reputation_words import own_words, words_of
@@ -131,13 +132,13 @@ class NodeControl:
 
     def _reasons(self, otherwise: str) -> list[Json]:
         """Why the node does not work, each with its end; `otherwise` is what the worker says where no limit speaks."""
-        told = [
-            {"reason": reason.words, "until": self._wall(reason.until_s), "name": reason.name}
-            for reason in self._node.governor.reasons
-        ]
+        told = [self._rest(reason) for reason in self._node.governor.reasons]
         if words := self._node.worker.unsandboxed_words:
             told.append({"reason": words, "until": None, "name": "sandbox"})
         return told or ([{"reason": otherwise, "until": None}] if otherwise else [])
+
+    def _rest(self, reason: Reason) -> Json:
+        return {"reason": reason.words, "until": self._wall(reason.until_s), "name": reason.name}
 
     def _wall(self, until_s: float) -> float | None:
         clock = self._node.ports.clock
@@ -185,6 +186,7 @@ class NodeControl:
             "certified": device.kind == "cpu" or device.gemm_gflops > 0,
             "state": state,
             "reasons": words,
+            "rests": [self._rest(reason) for reason in reasons],
         }
 
     async def models(self) -> list[Json]:

@@ -11,6 +11,7 @@ owns, and rows that point behind the end of their spool (their tasks simply run 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import struct
@@ -367,3 +368,13 @@ def _make_agree(writer: sqlite3.Connection, spool: Spool) -> None:
         writer.execute(
             "DELETE FROM records WHERE number = ? AND record_offset >= ? AND tasks != x''", (number, spool.end(job))
         )
+
+
+def setting_in(path: Path, key: str) -> str | None:
+    """A setting of a store that may not be there, or not be ours; it is looked at and not opened as one's own."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as reader:
+            row = reader.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return None if row is None else str(row[0])

@@ -54,6 +54,7 @@ class FakeControl:
         self.state = "running"
         self.reachability = "unknown"
         self.until_s: float | None = None
+        self.limits: list[Json] = []
         self.has_left = trio.Event()
         self.streams_open = 0
         self.held_jobs: dict[str, FakeJob] = {}
@@ -69,7 +70,8 @@ class FakeControl:
             "swarm": "",
             "addresses": [f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"],
             "state": self.state,
-            "reasons": [{"reason": "paused by its owner", "until": self.until_s}] if self.state == "paused" else [],
+            "reasons": [{"reason": "paused by its owner", "until": self.until_s}] * (self.state == "paused")
+            + self.limits,
             "reachability": self.reachability,
             "peers": {"alive": 1, "suspect": 0, "relayed": 0},
             "devices": await self.devices(),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ from peerinfer_node.devices.card_names import AMD
 from peerinfer_node.devices.choice import judge
 from peerinfer_node.devices.sysfs import read_cards
 from peerinfer_node.devices.vulkan import Adapter, Answer
+from peerinfer_node.gateway.metrics import NodeMetrics
 from peerinfer_node.gateway.server import open_gateway
 from peerinfer_node.home import Home
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
+from peerinfer_node.serving import Serving
 from peerinfer_tui.device_view import device_page
 from peerinfer_tui.snapshot import read_snapshot
 
@@ -116,17 +120,22 @@ async def test_an_rx580_is_that_card_for_the_command_line_for_others_and_in_the_
     machine: Path, tmp_path: Path
 ) -> None:
     home = home_in(tmp_path)
+    config = NodeConfig(mdns=False, listen=("/ip4/127.0.0.1/tcp/0",))
     async with (
-        open_node(home, NodeConfig(mdns=False), lends=True, networked=False, log=Log(lambda line: None)) as node,
+        open_node(home, config, lends=True, networked=True, log=Log(lambda line: None)) as node,
         open_gateway(node.control, home.socket, lambda line: None),
     ):
         await until(lambda: shows(node, temperature_c=54.0))
 
-        async def asked(*arguments: str) -> bytes:
-            command = [sys.executable, "-m", "peerinfer_node", *arguments]
-            environment = {**os.environ, "PEERINFER_HOME": str(tmp_path / "home")}
-            done = await trio.run_process(command, capture_stdout=True, env=environment)
-            return bytes(done.stdout)
+        def started(folder: str, *arguments: str) -> dict[str, Any]:
+            others = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+            return {
+                "command": [sys.executable, "-m", "peerinfer_node", *arguments],
+                "env": {**others, "PEERINFER_HOME": str(tmp_path / folder)},
+            }
+
+        async def asked(*arguments: str, folder: str = "home") -> bytes:
+            return bytes((await trio.run_process(**started(folder, *arguments), capture_stdout=True)).stdout)
 
         devices = json.loads(await asked("devices", "--json"))
         card = card_of(devices)
@@ -140,6 +149,21 @@ async def test_an_rx580_is_that_card_for_the_command_line_for_others_and_in_the_
         assert [(device.name, device.memory_bytes) for device in advert.devices if device.kind == "gpu"] == [
             ("Radeon RX 580", 8 << 30)
         ]
+
+        async def other_sees() -> bool:
+            seen = json.loads(await asked("peers", "--json", folder="other"))
+            cards = [device for peer in seen for device in peer["devices"] if device["kind"] == "gpu"]
+            return [card["name"] for card in cards] == ["Radeon RX 580"]
+
+        joining = ("join", "--no-mdns", "--device", "cpu", "--listen", "/ip4/127.0.0.1/tcp/0")
+        async with trio.open_nursery() as nursery:
+            other = started("other", *joining, "--bootstrap", node.ready()["addresses"][0])
+            process = await nursery.start(partial(trio.run_process, **other, stdout=subprocess.PIPE, check=False))
+            assert process.stdout is not None
+            while b"ready" not in await process.stdout.receive_some():
+                pass
+            await until(other_sees)
+            process.kill()
 
         page = device_page(read_snapshot(await node.control.status(), devices, [], []), 100, 0.0)
         text = "\n".join("".join(words for words, _ in line) for line in page)
@@ -234,13 +258,27 @@ async def test_a_pause_and_a_limit_are_told_with_their_names_and_resume_lifts_on
         await node.control.pause(until_s=until_s)
         await until(lambda: is_in(node, "paused"))
         (reason,) = (await node.control.status())["reasons"]
+        assert (await node.control.devices())[0]["rests"] == [reason]
+        assert exported(node, "peerinfer_device_rests") == {"paused": 1}
+        assert exported(node, "peerinfer_device_rests_until_timestamp_seconds") == {
+            "paused": pytest.approx(until_s, abs=1)
+        }
         assert (reason["name"], reason["reason"]) == ("paused", "paused by its owner")
         assert reason["until"] == pytest.approx(until_s, abs=1)
         (machine / RX580 / "hwmon" / "hwmon3" / "temp1_input").write_text("95000\n")
         await until(lambda: has_reasons(node, ["paused", "temperature"]))
+        assert exported(node, "peerinfer_device_rests") == {"paused": 1, "temperature": 1}
+        assert exported(node, "peerinfer_device_rests_until_timestamp_seconds").keys() == {"paused"}
         await node.control.resume()
         await until(lambda: has_reasons(node, ["temperature"]))
         assert await is_in(node, "paused")
+
+
+def exported(node: Node, name: str) -> dict[str, float]:
+    """A metric's values by their reason."""
+    serving = Serving(online=node.online, blobs=node.ports.blobs, in_thread=node.ports.in_thread, folder=Path("/none"))
+    families = [family for family in NodeMetrics(node, serving).collect() if family.name == name]
+    return {sample.labels["reason"]: sample.value for family in families for sample in family.samples}
 
 
 async def is_in(node: Node, state: str) -> bool:

@@ -22,6 +22,7 @@ from peerinfer.governor import (
     Sample,
     Sampled,
     SetDevices,
+    limit_words,
 )
 from peerinfer.machine import NEVER, Tick
 from peerinfer.units import DAYS, MINUTES_PER_WEEK, WeeklyWindow, parse_weekly
@@ -265,3 +266,22 @@ WINDOWS = st.builds(
 def test_windows_overlap_exactly_if_they_share_a_minute(first: WeeklyWindow, second: WeeklyWindow) -> None:
     shared = any(first.holds(minute) and second.holds(minute) for minute in range(MINUTES_PER_WEEK))
     assert first.overlaps(second) == shared
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(), "at any time"),
+        (
+            Limits(schedule=(parse_weekly("22:00-08:00"),), idle_only=True, max_temp_c=80),
+            "at 22:00-08:00, while nobody uses this machine, below 80 °C",
+        ),
+        (
+            Limits(exclusive=("game",), max_power_w=90.5, max_vram_bytes=4 << 30, max_daily_bytes=5 << 30),
+            "while none of these runs: game, below 90.5 W, within 4 GiB of a card's memory, "
+            "until 5 GiB have gone over the line, each day",
+        ),
+    ],
+)
+def test_when_devices_are_lent_is_said_in_words(limits: Limits, words: str) -> None:
+    assert limit_words(limits) == words

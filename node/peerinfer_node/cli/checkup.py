@@ -52,6 +52,7 @@ def examine(home: Home) -> list[Finding]:
         ("python", check_python),
         ("onnxruntime", check_onnxruntime),
         ("graphics", check_graphics),
+        ("measured", lambda: check_figures(home.state_db)),
         ("processors", check_processors),
         ("memory", check_memory),
         ("disk", lambda: check_disk(home.cache)),
@@ -118,6 +119,17 @@ def check_graphics() -> Finding:
     else:
         state, advice = "warn", advice or ["nothing can be done here; the processor computes"]
     return Finding("graphics", state, "; ".join(found), "; ".join(advice))
+
+
+def check_figures(state_db: Path) -> Finding:
+    """What the devices were good for when a node measured them last."""
+    from peerinfer_node.devices.figures import kept_figures
+
+    kept = kept_figures(state_db)
+    if kept is None:
+        return Finding("measured", "ok", "nothing yet; peerinfer bench and peerinfer join measure each device")
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.measured_at_s))
+    return Finding("measured", "ok", "; ".join(f"{name}: {words}" for name, words in kept.devices) + f" (on {at})")
 
 
 def check_processors() -> Finding:

@@ -140,6 +140,8 @@ def ready_lines(ready: Json, devices: list[Json]) -> list[str]:
     lines = [f"peer id    {ready.get('peer_id')}"]
     lines += [f"address    {address}" for address in addresses] or ["address    none: this node dials others"]
     lines += [f"sandbox    {ready.get('sandbox')}"]
+    if ready.get("lends") and devices:
+        lines.append(f"lends      {ready['lends']}")
     if ready.get("reachability"):
         lines.append(f"reachable  {ready['reachability']}")
     if ready.get("http"):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from peerinfer.control import Control
 from peerinfer_node.home import Home
 
 if TYPE_CHECKING:
     from peerinfer_node.config_file import Resolved
+
+
+T = TypeVar("T")
 
 
 class TakesArguments(Protocol):
@@ -42,14 +45,14 @@ def resolved(arguments: argparse.Namespace, home: Home, flags: Mapping[str, obje
     return resolve(flags, os.environ, path, must_exist=must_exist)
 
 
-def with_daemon(arguments: argparse.Namespace, act: Callable[[Control], Awaitable[None]]) -> None:
+def with_daemon(arguments: argparse.Namespace, act: Callable[[Control], Awaitable[T]]) -> T:
     """Runs `act` with the daemon of this home. Raises `NoDaemon` if there is none."""
     import trio
 
     from peerinfer.client.daemon import HttpControl
 
-    async def connected() -> None:
+    async def connected() -> T:
         async with HttpControl(home_of(arguments).socket) as control:
-            await act(control)
+            return await act(control)
 
-    trio.run(connected)
+    return trio.run(connected)

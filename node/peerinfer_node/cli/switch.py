@@ -6,12 +6,13 @@ import argparse
 import time
 from datetime import datetime, timedelta
 
-from peerinfer.control import Control
+from peerinfer.control import Control, Json
 from peerinfer.errors import UsageError
 from peerinfer.units import format_duration, parse_clock
 from peerinfer_node.cli.arguments import Subcommands, add_command, duration, read_as
 from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import add_place, with_daemon
+from peerinfer_node.cli.view import reason_line
 
 
 def add(commands: Subcommands) -> None:
@@ -64,8 +65,15 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    with_daemon(arguments, lambda control: control.resume())
-    say("lending again")
+    async def resume(control: Control) -> list[Json]:
+        await control.resume()
+        return list((await control.status()).get("reasons") or ())
+
+    # The pause itself may not have gone from the picture yet.
+    resting = [
+        reason_line(reason) for reason in with_daemon(arguments, resume) if reason.get("name") not in (None, "paused")
+    ]
+    say(f"the pause is over; the devices still rest: {'; '.join(resting)}" if resting else "lending again")
     return 0
 
 

@@ -115,7 +115,7 @@ def status_lines(status: Json) -> list[str]:
         ("name", status.get("name")),
         ("swarm", status.get("swarm")),
         ("state", status.get("state")),
-        *((" because", _reason(reason)) for reason in status.get("reasons") or ()),
+        *((" because", reason_line(reason)) for reason in status.get("reasons") or ()),
         *(("address", address) for address in status.get("addresses") or ()),
         ("reachability", status.get("reachability")),
         ("peers", counts),
@@ -200,7 +200,7 @@ def device_lines(devices: list[Json]) -> list[str]:
             _unit((device.get("benchmark") or {}).get("bandwidth_gbs"), "GB/s"),
             _unit(device.get("temperature_c"), "°C"),
             device.get("state"),
-            "; ".join(_reason(reason) for reason in device.get("reasons") or ()),
+            "; ".join(reason_line(reason) for reason in device.get("rests") or device.get("reasons") or ()),
         )
         for device in devices
     ]
@@ -229,7 +229,7 @@ def _device(device: Any) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _reason(reason: Any) -> str:
+def reason_line(reason: Any) -> str:
     if not isinstance(reason, dict):
         return str(reason)
     until_s: Any = reason.get("until")

@@ -6,6 +6,7 @@ docs/METRICS.md, and a test holds page, dashboard and this module together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -103,9 +104,22 @@ class NodeMetrics(Collector):
         power = GaugeMetricFamily(
             "peerinfer_device_power_watts", "Power that a device takes", labels=["device", "kind"]
         )
+        rests = GaugeMetricFamily(
+            "peerinfer_device_rests", "1 while a device rests for this reason", labels=["device", "kind", "reason"]
+        )
+        until = GaugeMetricFamily(
+            "peerinfer_device_rests_until_timestamp_seconds",
+            "When a reason to rest ends, where that can be known",
+            labels=["device", "kind", "reason"],
+        )
+        clock = self._node.ports.clock
         for number, executor in enumerate(self._node.worker.executors):
-            sample, _ = self._node.governor.of(executor)
+            sample, reasons = self._node.governor.of(executor)
             labels = [str(number), executor.device.kind]
+            for reason in reasons:
+                rests.add_metric([*labels, reason.name], 1)
+                if math.isfinite(reason.until_s):
+                    until.add_metric([*labels, reason.name], clock.wall_s() + reason.until_s - clock.now_s())
             for family, value in (
                 (temperature, sample.temperature_c),
                 (busy, sample.busy_ratio),
@@ -113,7 +127,7 @@ class NodeMetrics(Collector):
             ):
                 if value is not None:
                     family.add_metric(labels, value)
-        yield from (temperature, busy, power)
+        yield from (temperature, busy, power, rests, until)
         yield CounterMetricFamily(
             "peerinfer_energy_joules", "Energy spent on tasks of others", value=self._node.worker.energy_j
         )

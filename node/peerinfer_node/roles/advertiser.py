@@ -12,6 +12,7 @@ import trio
 from peerinfer.envelope import seal
 from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Advert, DeviceAdvert
+from peerinfer_node.devices.figures import keep_figures
 from peerinfer_node.ports import Device, Ports
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.kept_models import KeptModels
@@ -84,6 +85,7 @@ class Advertiser:
     async def measure(self) -> None:
         """Benchmarks the devices and states the figures."""
         self.devices = [await executor.benchmark() for executor in self._worker.executors]  # one core each, in turn
+        await keep_figures(self._ports.store, self.devices, self._ports.clock.wall_s())
         self._changed.set()
 
     async def say_left(self) -> None:

@@ -51,6 +51,7 @@ class GovernorRole:
         self._machine = Governor(limits, [executor.device.kind for executor in executors])
         self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
         self._is_holding = False
+        self._told: dict[Executor, str] = {}
         worker.power_of = lambda executor: self.of(executor)[0].power_w
 
     async def run(self) -> None:
@@ -109,7 +110,11 @@ class GovernorRole:
             if reasons
         }
         for executor, words in resting.items():
-            self._log.info("device rests", device=executor.device.name, reason=words)
+            if self._told.get(executor) != words:  # an end that moves with every keystroke is no news
+                self._log.info("device rests", device=executor.device.name, reason=words)
+        for executor in self._told.keys() - resting.keys():
+            self._log.info("device works again", device=executor.device.name)
+        self._told = resting
         if len(resting) == len(self._executors):
             self._worker.pause("; ".join(reason.words for reason in self.reasons))
             self._is_holding = True

@@ -135,8 +135,18 @@ def test_status_shows_why_the_node_rests(fake: FakeControl, capsys: pytest.Captu
     answer(capsys, "pause --for 2h")
     text = answer(capsys, "status")
     assert "paused by its owner until 20" in text
-    answer(capsys, "resume")
+    assert main(["resume"]) == 0
+    assert capsys.readouterr().err == "lending again\n"
     assert "paused" not in answer(capsys, "status")
+
+
+def test_resuming_says_what_keeps_the_devices_at_rest_all_the_same(
+    fake: FakeControl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.limits = [{"name": "schedule", "reason": "outside the hours to lend in (22:00-08:00)", "until": None}]
+    assert main(["resume"]) == 0
+    words = "the pause is over; the devices still rest: outside the hours to lend in (22:00-08:00)\n"
+    assert capsys.readouterr().err == words
 
 
 def test_why_names_the_reason_and_gives_the_node_an_absolute_path(

@@ -15,9 +15,12 @@ from hardware_tree import lay_out
 from peerinfer_node.cli import checkup, main
 from peerinfer_node.devices import probe
 from peerinfer_node.devices.choice import judge
+from peerinfer_node.devices.figures import keep_figures
 from peerinfer_node.devices.sysfs import read_cards
 from peerinfer_node.devices.vulkan import Adapter, Answer
 from peerinfer_node.home import Home
+from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER, Device
+from peerinfer_node.store import SqliteStore
 
 
 def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +31,7 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
             "python",
             "onnxruntime",
             "graphics",
+            "measured",
             "processors",
             "memory",
             "disk",
@@ -47,7 +51,7 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
 def test_doctor_tells_people_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)
 
 
@@ -63,6 +67,22 @@ def test_doctor_says_of_every_card_what_it_is_good_for_or_what_helps(
         assert finding.state == state
         assert ("Radeon RX 580, 8 GiB, good for fp32" in finding.found) == (state == "ok")
         assert finding.advice
+
+
+async def test_doctor_says_what_the_devices_were_good_for_when_they_were_measured(home: Home) -> None:
+    assert "nothing yet" in checkup.check_figures(home.state_db).found
+    home.data.mkdir(parents=True, exist_ok=True)
+    card = Device("RX 580", "gpu", WEBGPU_PROVIDER, 8 << 30, gemm_gflops=4000, resnet50_images_s=41, agreement=9e-5)
+    with SqliteStore.open(home.state_db) as store:
+        await keep_figures(store, [card, Device("CPU", "cpu", CPU_PROVIDER, 0)], 1.8e9)
+        found = checkup.check_figures(home.state_db).found
+        assert found.startswith("RX 580: fp32, 41 images/s ResNet-50, agrees with the CPU to 1e-4 (on 2027-01-1")
+        await keep_figures(store, [Device("CPU", "cpu", CPU_PROVIDER, 0)], 1.9e9)  # nothing was measured: the old stays
+        assert checkup.check_figures(home.state_db).found == found
+        await store.set_setting("devices/figures", "[1]")
+        assert "nothing yet" in checkup.check_figures(home.state_db).found
+    home.state_db.write_bytes(b"no database")
+    assert "nothing yet" in checkup.check_figures(home.state_db).found
 
 
 def test_an_identity_that_others_may_read_fails_with_the_remedy(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +150,7 @@ def test_a_check_that_breaks_does_not_stop_the_others(home: Home, monkeypatch: p
 
     monkeypatch.setattr(checkup, "check_memory", faints)
     findings = checkup.examine(home)
-    assert len(findings) == 12
+    assert len(findings) == 13
     assert "no /proc here" in next(finding.found for finding in findings if finding.check == "memory")
 
 
