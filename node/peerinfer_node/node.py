@@ -494,6 +494,7 @@ async def open_node(
             await traffic.restore()
             network = _within_limits(network, config, traffic)
             devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today)
+            stack.callback(devices.sampler.close)
             ports = Ports(
                 network=network,
                 store=store,

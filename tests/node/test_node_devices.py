@@ -258,7 +258,8 @@ async def test_a_pause_and_a_limit_are_told_with_their_names_and_resume_lifts_on
         await node.control.pause(until_s=until_s)
         await until(lambda: is_in(node, "paused"))
         (reason,) = (await node.control.status())["reasons"]
-        assert (await node.control.devices())[0]["rests"] == [reason]
+        (rest,) = (await node.control.devices())[0]["rests"]
+        assert (rest["name"], rest["until"]) == ("paused", pytest.approx(until_s, abs=1))
         assert exported(node, "peerinfer_device_rests") == {"paused": 1}
         assert exported(node, "peerinfer_device_rests_until_timestamp_seconds") == {
             "paused": pytest.approx(until_s, abs=1)

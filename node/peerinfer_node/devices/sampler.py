@@ -22,7 +22,7 @@ from peerinfer_node.devices import nvidia, sysfs
 from peerinfer_node.devices.sysfs import Card, Readings
 
 NVIDIA_EVERY_S = 4.0
-"""NVIDIA's tool takes a tenth of a second, so its cards are asked less often."""
+"""The tool takes a tenth of a second for each question, so it is asked this often where it does not speak on its own."""
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _TERMINAL = re.compile(r"tty[0-9]+")
@@ -67,6 +67,7 @@ class Sampler:
         self._own_cpu_s = self._own_processor_s()
         self._own_gpu: dict[int, _OwnUse] = {}
         self._nvidia: dict[str, Readings] = {}
+        self._nvidia_watch = nvidia.Watch()
         self._nvidia_at_s = -NVIDIA_EVERY_S
         psutil.cpu_percent()  # the first call has nothing to compare with
 
@@ -78,6 +79,9 @@ class Sampler:
             return self._sample()
         finally:
             self._busy.release()
+
+    def close(self) -> None:
+        self._nvidia_watch.close()
 
     def _sample(self) -> Sample:
         now_s = time.monotonic()
@@ -150,7 +154,9 @@ class Sampler:
         )
 
     def _ask_nvidia(self, now_s: float) -> None:
-        if now_s - self._nvidia_at_s >= NVIDIA_EVERY_S:
+        if said := self._nvidia_watch.readings(now_s):
+            self._nvidia = said
+        elif now_s - self._nvidia_at_s >= NVIDIA_EVERY_S:
             self._nvidia = {card.address: card.readings for card in nvidia.query()}
             self._nvidia_at_s = now_s
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peerinfer.errors import DeviceUnfit
+from peerinfer_node.devices.native import NATIVES
 from peerinfer_node.inference.halves import CAST_NAMES
 from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER
 
@@ -31,7 +32,10 @@ def session_maker(onnxruntime: Any, provider: str, device_ids: tuple[int, int] =
     if provider == WEBGPU_PROVIDER:
         return _webgpu(onnxruntime, device_ids)
     if provider not in onnxruntime.get_available_providers():
-        raise DeviceUnfit(f"this ONNX Runtime has no {provider}: install the package that brings it")
+        package = next(
+            (native.package for native in NATIVES if native.provider == provider), "the package that brings it"
+        )
+        raise DeviceUnfit(f"this ONNX Runtime has no {provider}: install {package} in place of onnxruntime")
     return _built_in(onnxruntime, provider)
 
 

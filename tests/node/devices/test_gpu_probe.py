@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,6 +179,61 @@ def test_nvidias_tool_may_be_missing_or_broken(tmp_path: Path) -> None:
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
     tool.chmod(stat.S_IRWXU)
     assert nvidia.query(str(tool)) == []
+
+
+SMI = """#!/bin/sh
+case "$*" in *--loop-ms=500*) ;; *) exit 9;; esac
+while [ -e "{folder}/lives" ]; do
+    echo "00000000:01:00.0, Quadro P400, 2048, 100, $(cat "{folder}/heat"), [N/A], 7, 30"
+    sleep 0.05
+done
+"""
+
+
+def test_nvidias_tool_is_left_running_and_a_card_that_gets_hot_is_seen_at_once(tmp_path: Path) -> None:
+    tool, heat, lives = tmp_path / "nvidia-smi", tmp_path / "heat", tmp_path / "lives"
+    tool.write_text(SMI.format(folder=tmp_path))
+    tool.chmod(stat.S_IRWXU)
+    heat.write_text("41")
+    lives.touch()
+    watch, now_s = nvidia.Watch(str(tool)), 1000.0
+
+    def wait_for(wanted: float | None) -> None:
+        until_s = time.monotonic() + 20
+        while (found := watch.readings(now_s).get("0000:01:00.0")) is None or found.temperature_c != wanted:
+            if found is None and wanted is None:
+                return
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+
+    try:
+        wait_for(41.0)
+        heat.write_text("95")
+        wait_for(95.0)
+        lives.unlink()  # its driver fell over
+        wait_for(None)
+        lives.touch()
+        assert watch.readings(now_s + nvidia.STARTED_EVERY_S - 1) == {}
+        now_s += nvidia.STARTED_EVERY_S
+        wait_for(95.0)
+    finally:
+        watch.close()
+    assert watch.readings(now_s + 1) == {}
+
+
+def test_a_tool_of_nvidias_that_keeps_silent_is_given_up(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 600\n")
+    tool.chmod(stat.S_IRWXU)
+    watch = nvidia.Watch(str(tool))
+    assert watch.readings(0.0) == {}
+    child = watch._child
+    assert child is not None
+    assert watch.readings(nvidia.SILENT_S) == {}
+    assert child.poll() is None
+    watch.readings(nvidia.SILENT_S + 0.1)
+    assert child.poll() is not None
+    assert nvidia.Watch(str(tmp_path / "none")).readings(0.0) == {}
 
 
 # --- asking Vulkan -------------------------------------------------------------------------------------------------
