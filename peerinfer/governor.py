@@ -139,13 +139,18 @@ class Confined:
 Event = Sampled | PauseAsked | ResumeAsked | Confined
 
 
+REASONS = (
+    "paused", "schedule", "battery", "exclusive", "quota", "in_use", "shared", "temperature", "power", "memory",
+    "quarantine", "sensors",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a device rests."""
 
     name: str
-    """paused, schedule, battery, exclusive, quota, in_use, shared, temperature, power, memory, quarantine or
-    sensors."""
+    """One of `REASONS`."""
     words: str
     until_s: float = NEVER
     """When it ends, on the machine's clock; `NEVER` if nobody can know."""
@@ -326,7 +331,7 @@ class Governor:
         for reasons in self._told:
             names = [reason.name for reason in reasons]
             assert len(names) == len(set(names)), f"said twice: {names}"
-            assert all(reason.words for reason in reasons)
+            assert all(reason.words and reason.name in REASONS for reason in reasons)
 
 
 def _stepped(until_s: float) -> float:

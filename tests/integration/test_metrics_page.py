@@ -9,6 +9,8 @@ import httpx
 import pytest
 from swarm import Swarm
 
+from peerinfer.governor import REASONS
+
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIXES = ("_bucket", "_count", "_sum")
 
@@ -32,6 +34,12 @@ def test_exactly_the_documented_names_are_exported_with_bounded_labels(swarm: Sw
     for name, labels in re.findall(r"^(peerinfer_\w+)\{([^}]*)\}", answer.text, flags=re.MULTILINE):
         base = next((name.removesuffix(suffix) for suffix in SUFFIXES if name.removesuffix(suffix) in listed()), name)
         assert set(re.findall(r"(\w+)=", labels)) - {"le"} == listed()[base], name
+
+
+def test_the_page_names_every_reason_to_rest() -> None:
+    assert {"device", "kind", "reason"} == listed()["peerinfer_device_rests"]
+    page = (ROOT / "docs" / "METRICS.md").read_text()
+    assert f"`reason`: {', '.join(REASONS)} |" in page
 
 
 def test_the_dashboards_ask_for_documented_names_alone() -> None:
