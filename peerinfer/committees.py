@@ -179,6 +179,16 @@ def lowest_term(generation: int) -> Term:
     return Term(generation * GENERATION_ROUNDS, "")
 
 
+def number_of(term: Term) -> int:
+    """As people count: the first term of every generation is near 1, whatever its round."""
+    return term.round % GENERATION_ROUNDS
+
+
+def generation_of(term: Term) -> int:
+    """0 before the first rescue."""
+    return term.round // GENERATION_ROUNDS
+
+
 def highest_round(generation: int) -> int:
     return (generation + 1) * GENERATION_ROUNDS - 1
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from peerinfer.committees import number_of
 from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
 from peerinfer.limits import COORDINATORS_MAX, FRAMES_IN_FLIGHT_PER_DEVICE, WINDOW_FRAMES_MAX
@@ -289,10 +290,12 @@ class Volunteering:
             reason = f"serves {COORDINATORS_MAX} coordinators already; try later"
             self._effects.append(RefuseFrame(key, reason, final=False))
         elif newest is not None and term.order < newest.order:
-            reason = f"term {term.round} is over: the job is coordinated in term {newest.round}"
+            reason = f"term {number_of(term)} is over: the job is coordinated in term {number_of(newest)}"
             self._effects.append(RefuseFrame(key, reason, final=True))
         elif newest is not None and not offered.is_certified and term.candidate != newest.candidate:
-            reason = f"term {term.round} has no certificate, and the job is coordinated in term {newest.round}"
+            reason = (
+                f"term {number_of(term)} has no certificate, and the job is coordinated in term {number_of(newest)}"
+            )
             self._effects.append(RefuseFrame(key, reason, final=True))
         elif self.state != "running":
             self._effects.append(RefuseFrame(key, self.reason, final=False))

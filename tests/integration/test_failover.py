@@ -286,6 +286,9 @@ def test_the_owner_goes_on_without_a_quorum_and_nobody_follows_the_old_one(five,
     view = job.wait_ended(timeout_s=180)
     assert view["state"] == "done", view
     assert view["generation"] == 1
+    assert view["term"] < 100, "terms are counted anew"
+    (after,) = [each for each in view["handovers"] if each["why"] == "rescued by its owner"]
+    assert after["generation"] == 1
     job.fetch("ada", tmp_path / "out.npz")
     assert_same(tmp_path / "out.npz", slow_job[2], atol=SLOW_ATOL)
     over = five.swarm.run("ada", "jobs", "rescue", job.id, "--yes")

@@ -325,7 +325,7 @@ def job_lines(job: Json) -> list[str]:
         ("model", job.get("model")),
         ("submitter", job.get("submitter")),
         ("coordinator", job.get("coordinator")),
-        ("term", job.get("term")),
+        ("term", _term(job)),
         ("committee", ", ".join(str(peer) for peer in job.get("committee") or ())),
         ("lease", _duration(job.get("lease_s"))),
         ("items", format_count(count_of(job, "items"))),
@@ -345,7 +345,13 @@ def job_lines(job: Json) -> list[str]:
 def _handover(each: Json) -> str:
     at_s = each.get("at")
     when = time.strftime("%H:%M:%S", time.localtime(at_s)) if isinstance(at_s, (int, float)) else "?"
-    return f"{when} term {each.get('term')} to {str(each.get('coordinator'))[-8:]}: {each.get('why')}"
+    return f"{when} term {_term(each)} to {str(each.get('coordinator'))[-8:]}: {each.get('why')}"
+
+
+def _term(each: Json) -> str | None:
+    """Terms are counted anew after every rescue."""
+    term, generation = each.get("term"), each.get("generation")
+    return None if term is None else f"{term} of generation {generation}" if generation else str(term)
 
 
 def _duration(value: Any) -> str | None:

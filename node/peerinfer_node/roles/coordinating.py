@@ -12,6 +12,7 @@ import trio
 
 from peerinfer.assignment import JobEnded, JobSpec
 from peerinfer.candidacy import Candidacy
+from peerinfer.committees import number_of
 from peerinfer.comparators import comparator_of
 from peerinfer.control import JobRequest
 from peerinfer.cost import growth
@@ -140,7 +141,7 @@ class Coordinating:
         if not self._elections.holds(job, term):
             return
         live.body, live.waiting, live.end = body, "", None
-        self._log.info("job accepted", job=job, term=term.round, items=files.split.items, tasks=files.split.tasks)
+        self._log.info("job accepted", job=job, term=number_of(term), items=files.split.items, tasks=files.split.tasks)
         is_takeover = len(machine.chain.handovers()) > 1
         self._coordinator.accept(self._spec(live, final, failed, kept, is_takeover=is_takeover), body)
         live.accepted.set()

@@ -29,7 +29,7 @@ from peerinfer.candidacy_events import (
     Won,
     Write,
 )
-from peerinfer.committees import Seated, committees_of
+from peerinfer.committees import Seated, committees_of, number_of
 from peerinfer.elector import Elector
 from peerinfer.elector_events import (
     Answer,
@@ -386,7 +386,7 @@ class Elections:
             case Won(term):
                 self.won += 1
                 candidate.won_s = self._clock.holder_s()
-                self._log.info("lease won", job=job, term=term.round)
+                self._log.info("lease won", job=job, term=number_of(term))
                 candidate.on_won(term)
             case Lost(reason):
                 self.lost += 1

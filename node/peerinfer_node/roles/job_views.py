@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from peerinfer.assignment import JobPicture
+from peerinfer.committees import generation_of, number_of
 from peerinfer.control import Json
 from peerinfer.envelope import unseal
 from peerinfer.ids import PeerId
@@ -91,8 +92,18 @@ def handovers(chain: Chain, created_at_s: float, last: Term) -> list[Json]:
         if term.order > last.order:
             break
         at_s = batch.at_s or created_at_s
-        why = "submitted" if batch.event == "accepted" else batch.detail or "the lease of the one before ran out"
-        found.append({"term": term.round, "coordinator": term.candidate, "at": at_s, "why": why})
+        generation = generation_of(term)
+        first = "rescued by its owner" if generation else "submitted"
+        why = first if batch.event == "accepted" else batch.detail or "the lease of the one before ran out"
+        found.append(
+            {
+                "term": number_of(term),
+                "generation": generation,
+                "coordinator": term.candidate,
+                "at": at_s,
+                "why": why,
+            }
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from peerinfer.assignment import JobEnded, JobPicture
+from peerinfer.committees import number_of
 from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
 from peerinfer.job_priority import JobPriority
@@ -75,7 +76,7 @@ class LiveJob:
 def plain(known: Json) -> Json:
     """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
     kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "verification")
-    more = ("priority", "peers", "survives", "handovers", "coordinator", "term")
+    more = ("priority", "peers", "survives", "handovers", "coordinator", "term", "generation")
     return {name: known[name] for name in (*kept, *more) if name in known}
 
 
@@ -84,7 +85,7 @@ def led(chain: Chain, manifest: Manifest) -> Json:
     last = chain.link(chain.end - 1).term if chain.end else chain.last_term
     return {
         "coordinator": last.candidate,
-        "term": last.round,
+        "term": number_of(last),
         "handovers": handovers(chain, manifest.created_at_s, last),
     }
 

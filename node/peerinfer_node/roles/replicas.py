@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import trio
 
+from peerinfer.committees import number_of
 from peerinfer.elector import Elector
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
@@ -249,7 +250,7 @@ class Replicas:
     async def _take_record(self, job: JobId, manifest: Manifest, peer: PeerId, copy: RecordCopy, body: bytes) -> None:
         chain = self._elector.chain(job)
         if chain is None or copy.term.order < chain.last_term.order or self._elector.is_fenced(job, copy.term):
-            raise ProtocolError(f"term {copy.term.round} is over")
+            raise ProtocolError(f"term {number_of(copy.term)} is over")
         kept = self._kept.setdefault((job, copy.term.order), {})
         if copy.number not in kept:
             # What the holder says last of a task counts: it may have voided what it said before.
