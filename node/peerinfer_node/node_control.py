@@ -55,7 +55,7 @@ class NodeControl:
             "addresses": list(node.ports.network.addresses()),
             "state": picture.state,
             "reasons": self._reasons(picture.reason),
-            "reachability": node.reachability.text,
+            "reachability": "; ".join(filter(None, (node.reachability.text, node.punching.text))),
             "peers": {
                 "alive": sum(member.state == "alive" for member in members),
                 "suspect": sum(member.state == "suspect" for member in members),

@@ -63,10 +63,11 @@ class Internet:
             ip("-n", namespace, "addr", "add", f"192.168.{number}.2/32", "dev", "lo")
         return f"/ip4/192.168.{number}.2/tcp/0" if home else f"/ip4/203.0.113.{number}/tcp/0"
 
-    def behind_nat(self, name: str, number: int) -> str:
+    def behind_nat(self, name: str, number: int, *, symmetric: bool = False) -> str:
         """A machine 192.168.`number`.2 behind a router that is 203.0.113.`number` outside. Returns where to listen.
 
-        The router keeps the ports of what goes out where it can. Skips the test where nftables is missing or not permitted.
+        The router keeps the ports of what goes out where it can; a symmetric one gives every connection another. Skips
+        the test where nftables is missing or not permitted.
         """
         router = f"{name}r"
         self.machine(router, number)
@@ -83,7 +84,7 @@ class Internet:
             router,
             "add table ip home",
             "add chain ip home out { type nat hook postrouting priority 100; }",
-            "add rule ip home out oifname eth0 masquerade",
+            f"add rule ip home out oifname eth0 masquerade{' fully-random' if symmetric else ''}",
             "add chain ip home through { type filter hook forward priority 0; policy drop; }",
             "add rule ip home through ct state established,related accept",
             "add rule ip home through iifname != eth0 accept",

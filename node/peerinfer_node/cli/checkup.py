@@ -234,8 +234,7 @@ def check_reachability(path: Path) -> Finding:
         return Finding(
             "reachability", "ok", "only a running daemon learns how others see it", "start one: peerinfer join"
         )
-    is_direct = not found.startswith(("0 peers", "listens nowhere", "unknown"))
-    if is_direct or "by relay" in found:
+    if not found.startswith(("0 peers", "listens nowhere", "unknown")):
         return Finding("reachability", "ok", found)
     if found.startswith("unknown"):
         return Finding(
@@ -245,13 +244,17 @@ def check_reachability(path: Path) -> Finding:
             "if no peer comes, give this node one: peerinfer join --bootstrap ADDR, or an INVITE",
         )
     ports = sorted({address.split("/")[4] for address in addresses if "/p2p-circuit" not in address}, key=int)
+    if ports:
+        forward = (
+            f"forward TCP port{'s' if len(ports) > 1 else ''} {' and '.join(ports)} of your router to this machine and let "
+            "it through the firewall"
+        )
+    else:
+        forward = "listen somewhere (peerinfer config set listen --unset)"
+    if "by relay" in found:
+        return Finding("reachability", "ok", found, f"work goes by relay, in small frames; for a direct way {forward}")
     relay = (
         "ask a friend whose machine can be dialled to run: peerinfer join --relay; this node then finds it by itself, "
         "or is led to it by: peerinfer join --bootstrap ADDR, with the address that the friend's node prints"
     )
-    if not ports:
-        return Finding(
-            "reachability", "warn", found, f"listen somewhere (peerinfer config set listen --unset), or {relay}"
-        )
-    forward = f"forward TCP port{'s' if len(ports) > 1 else ''} {' and '.join(ports)} of your router to this machine"
-    return Finding("reachability", "warn", found, f"{forward} and let it through the firewall, or {relay}")
+    return Finding("reachability", "warn", found, f"{forward}, or {relay}")

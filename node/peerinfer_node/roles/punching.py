@@ -52,6 +52,13 @@ class Punching:
         """How often, and when again."""
         self._under_way: dict[PeerId, None] = {}
 
+    @property
+    def text(self) -> str:
+        """For people: with how many of those that a relay connects it did not work; "" for none."""
+        vain = sum(peer not in self._under_way and self._network.path(peer) == "relay" for peer in self._tried)
+        peers = "1 peer" if vain == 1 else f"{vain} peers"
+        return f"no way to meet {peers} half way, so the relay goes on carrying" if vain else ""
+
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
@@ -75,12 +82,7 @@ class Punching:
         return self._tried.get(peer, (0, 0.0))[1]
 
     async def _begin(self, peer: PeerId) -> None:
-        times = self._tried.get(peer, (0, 0.0))[0] + 1
-        self._tried.pop(peer, None)
-        # A peer with which it never worked is not worth another try before long.
-        self._tried[peer] = (times, self._clock.now_s() + AGAIN_S * 2 ** min(times - 1, TRIES_MAX))
-        if len(self._tried) > PEERS_REMEMBERED_MAX:
-            del self._tried[next(iter(self._tried))]
+        self._note_vain(peer)  # until it has worked
         try:
             with trio.fail_after(TALK_WITHIN_S):
                 await self._ask(peer)
@@ -137,8 +139,17 @@ class Punching:
                 await stream.send(MeetWanted(self._seen_host(), hole.port))
                 await stream.receive_as(MeetNow)
                 await self._network.punch(hole, peer, wanted.host, wanted.port, opens=False, within_s=MEET_WITHIN_S)
+            self._tried.pop(peer, None)
         except DialFailed as error:
+            self._note_vain(peer)
             await say_goodbye(stream, str(error))
+
+    def _note_vain(self, peer: PeerId) -> None:
+        """A peer with which it never worked is not worth another try before long."""
+        times = self._tried.pop(peer, (0, 0.0))[0] + 1
+        self._tried[peer] = (times, self._clock.now_s() + AGAIN_S * 2 ** min(times - 1, TRIES_MAX))
+        if len(self._tried) > PEERS_REMEMBERED_MAX:
+            del self._tried[next(iter(self._tried))]
 
     def _check_place(self, place: MeetWanted) -> None:
         """Raises `ProtocolError` or `DialFailed` for an address that nobody can be asked to dial."""

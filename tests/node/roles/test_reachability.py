@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -87,6 +88,59 @@ async def test_who_can_be_dialled_is_told_so(monkeypatch):
         await wait_for(lambda: a.reach.text == "1 peer can dial you directly")
         await wait_for(lambda: b.reach.text == "1 peer can dial you directly")
         assert a.reach.addresses() == a.network.addresses()
+
+
+async def test_a_node_that_is_seen_at_several_addresses_announces_them_all(monkeypatch):
+    """Of both kinds, each where somebody has reached it."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setattr(reachability, "LOOK_EVERY_S", 0.05)
+    home = Peer((ANY_PORT, "/ip6/::1/tcp/0"))
+    old, new = Peer((ANY_PORT,)), Peer(("/ip6/::1/tcp/0",))
+    async with home.run(), old.run(), new.run():
+        for other in (old, new):
+            await home.network.dial(other.network.addresses()[0])
+        await wait_for(lambda: home.reach.text == "2 peers can dial you directly")
+        assert set(home.reach.addresses()) == set(home.network.addresses())
+        assert {address.split("/")[1] for address in home.reach.addresses()} == {"ip4", "ip6"}
+        for other in (old, new):
+            await wait_for(lambda o=other: addresses_known(o, home) == set(home.reach.addresses()))
+
+
+def addresses_known(of, peer):
+    member = of.members.machine.member(peer.keys.peer_id)
+    return set(member.advert.addresses) if member and member.advert else set()
+
+
+async def test_addresses_seen_from_outside_are_announced_before_the_own(monkeypatch):
+    """As behind a router that forwards the port: the world sees another address than the node's own."""
+    monkeypatch.setattr(reachability, "LOOK_EVERY_S", 0.05)
+    home, others = Peer(), [Peer(), Peer()]
+    outside = iter(("198.51.100.7", "2001:db8::7"))
+    for other, host in zip(others, outside, strict=True):
+        monkeypatch.setattr(other.network, "remote_host", lambda peer, host=host: host)
+
+        async def answers_at(address):
+            return True
+
+        monkeypatch.setattr(other.network, "answers_at", answers_at)
+    async with home.run(), others[0].run(), others[1].run():
+        for other in others:
+            await home.network.dial(other.network.addresses()[0])
+        port = home.network.addresses()[0].split("/")[4]
+        wanted = {f"/ip4/198.51.100.7/tcp/{port}", f"/ip6/2001:db8::7/tcp/{port}"}
+        await wait_for(lambda: len(home.reach.addresses()) == 3)
+        assert {address.partition("/p2p/")[0] for address in home.reach.addresses()[:2]} == wanted
+        assert home.reach.addresses()[2] == home.network.addresses()[0]
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
 
 
 async def test_who_cannot_be_dialled_is_reached_by_a_relay(monkeypatch):
