@@ -24,8 +24,10 @@ from peerinfer_sim.linear_model import write_inputs, write_model
 
 pytestmark = pytest.mark.slow
 
-NODES = 24
-TABLE = 12
+NODES = 16
+TABLE = 8
+PATIENCE_S = 150.0
+"""All of them share one thread of one process, and perhaps a busy machine: only what never happens is a failure."""
 
 
 def node_of(number: int, bootstrap: tuple[str, ...], *, kind: str = "cpu") -> Node:
@@ -50,9 +52,16 @@ async def run_job(node: Node, folder, **wanted):
     inputs = write_inputs(np.random.default_rng(1), 50)
     (folder / "model.onnx").write_bytes(model)
     np.savez(folder / "inputs.npz", x=inputs)
-    request = JobRequest(str(folder / "model.onnx"), (str(folder / "inputs.npz"),), batch=10, verify="none", **wanted)
+    request = JobRequest(
+        str(folder / "model.onnx"),
+        (str(folder / "inputs.npz"),),
+        batch=10,
+        verify="none",
+        timeout_s=PATIENCE_S,
+        **wanted,
+    )
     shown = {}
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_S):
         async for picture in node.control.watch(await node.control.submit(request)):
             shown = picture
     return shown
@@ -60,6 +69,16 @@ async def run_job(node: Node, folder, **wanted):
 
 def knows(node: Node, other: Node) -> bool:
     return node.members.machine.member(other.peer_id) is not None
+
+
+async def wait_stranger(nodes: list[Node], to: Node) -> Node:
+    """Somebody who does not know this one; tables are samples that keep changing."""
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            strangers = [node for node in nodes if node is not to and not knows(node, to)]
+            if strangers:
+                return strangers[0]
+            await trio.sleep(0.05)
 
 
 async def live(node: Node, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
@@ -76,17 +95,16 @@ async def test_the_one_card_of_a_swarm_is_found_by_a_node_that_does_not_know_it(
         nodes = [node_of(number, bootstrap, kind="gpu" if number == 1 else "cpu") for number in range(NODES)]
         for node in nodes:
             await nursery.start(live, node, all_stop)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE_S):
             while not all(node.members.machine.is_full for node in nodes):  # noqa: ASYNC110
                 await trio.sleep(0.05)
         boot_stops.set()  # Whom everybody came in by is gone before anybody searches.
         card = nodes[1]
-        strangers = [node for node in nodes if node is not card and not knows(node, card)]
-        assert strangers, "somebody does not know the card, or the test shows nothing"
-        shown = await run_job(strangers[0], tmp_path, device_kind="gpu")
+        stranger = await wait_stranger(nodes, card)
+        shown = await run_job(stranger, tmp_path, device_kind="gpu")
         assert shown["state"] == "done", shown["reason"]
         assert [peer["peer_id"] for peer in shown["peers"]] == [card.peer_id]
-        assert knows(strangers[0], card)
+        assert knows(stranger, card)
         for node in nodes:
             node.members.machine.check()
             node.members.searches.machine.check()
