@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-failover test check bench bench-peers simulate lock clean
+.PHONY: help demo demo-failover test check bench bench-peers simulate figures lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,8 +36,10 @@ bench-peers: bench ## the same work on ZeroMQ, Ray and Celery, in an environment
 simulate: $(READY) ## run a swarm under a virtual clock, tear at lease and journal in 10,000 runs, and let saboteurs at it
 	$(BIN)/python -m peerinfer_sim $(ARGS)
 	$(BIN)/python -m peerinfer_sim.lease --seed 0 --runs 10000
-	$(BIN)/python -m peerinfer_sim.attacks --quick
-	$(BIN)/python -m peerinfer_sim.balance --seed 1 --quick
+	$(BIN)/python -m peerinfer_sim.figures --quick
+
+figures: $(READY) ## every promised figure of placement, verification and trust, with plots: half an hour
+	$(BIN)/python -m peerinfer_sim.figures $(ARGS)
 
 lock: ## resolve the dependencies anew into requirements/locked.txt (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --no-emit-index-url \

@@ -113,7 +113,6 @@ class Vouching:
         self._own = own
         self._said: dict[PeerId, _Said] = {}
         self._reckoned = _Reckoned()
-        self._is_stale = True
 
     # --- what is said ----------------------------------------------------------------------------------------------
 
@@ -132,8 +131,8 @@ class Vouching:
             return 0.0
         self._said.pop(author, None)
         self._said[author] = _Said(attestation.issued_at_s, attestation.until_s, about, signed)
-        self._is_stale = True
         if len(self._said) > ATTESTERS_MAX:
+            self._reckon(wall_s)
             trust = self._reckoned.trust
             del self._said[next((name for name in self._said if not trust.get(name)), next(iter(self._said)))]
         return attestation.until_s

@@ -318,6 +318,9 @@ class ListJob:
         first = dict([self.kept[task]]) if task in self.kept else {}
         return first | self.copies.get(task, {})
 
+    async def evidence(self, task: int, peer: PeerId) -> None:
+        del task, peer
+
     async def audit(
         self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
     ) -> Mapping[int, Verdict]:

@@ -66,7 +66,7 @@ def test_the_text_holds_nothing_out_of_place(what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "demo-failover", "test", "check", "bench", "bench-peers", "simulate", "lock", "clean"]
+    "target", ["demo", "demo-failover", "test", "check", "bench", "bench-peers", "simulate", "figures", "lock", "clean"]
 )
 def test_make_has_every_target_and_explains_it(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -16,13 +16,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from peerinfer_node.roles.worker import WorkerRole
+from peerinfer_node.roles.models_at_work import ModelsAtWork
 
-honest = WorkerRole._run
+honest = ModelsAtWork.run
 
 
-async def lie(self, held, executor, batch):
-    result = await honest(self, held, executor, batch)
+async def lie(self, brief, coordinator, executor, batch):
+    result = await honest(self, brief, coordinator, executor, batch)
     groups = []
     for group in result.groups:
         values = np.frombuffer(bytes(group.body), dtype=group.tensors[0].dtype).copy()
@@ -30,7 +30,7 @@ async def lie(self, held, executor, batch):
     return replace(result, groups=tuple(groups))
 
 
-WorkerRole._run = lie
+ModelsAtWork.run = lie
 '''
 
 ROWS = np.random.default_rng(0).standard_normal((60, 1)).astype(np.float32)

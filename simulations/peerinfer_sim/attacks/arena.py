@@ -46,6 +46,8 @@ class Attack:
     """Caught ones come back at once under a new name."""
     limited: bool = True
     """New names pay their dues: so many from one subnet in a day, and a bounded part of the work."""
+    copies: bool = False
+    """As a checker it computes nothing: it gives what the other gave, whoever that was."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,8 @@ class Arena:
         if actor.saboteur:
             self.tally.computed_by_saboteurs += 1
             is_right = actor.audits < self.attack.sleeps_until or self._rng.random() >= self.attack.rate
+            if self.attack.copies and as_copy:
+                is_right = next(iter(self._answers[key].values()))
             self.tally.wrong_given += not is_right
         elif actor.lies_as_auditor and as_copy:
             is_right = False

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from peerinfer.estimates import Estimate
-from peerinfer.ids import Cid, PeerId
+from peerinfer.evidence_messages import Attestation, Attested
+from peerinfer.ids import Cid, PeerId, peer_id_of, public_key_of
+from peerinfer.limits import ATTESTED_MAX
 from peerinfer.placement import strategy_named
 from peerinfer.placement_table import Candidate, CandidateTable, Demand
-from peerinfer.reputation import Reputation
+from peerinfer.reputation import UNITS_MAX, Reputation
 from peerinfer.trust import Received, flow_into, spread
 from peerinfer.verification_events import Policy
+from peerinfer.vouching import ATTESTATION_LASTS_S, ATTESTERS_MAX, Vouching
 from peerinfer_sim.attacks.arena import Arena, Attack
+from peerinfer_sim.attacks.live import HostileSwarm
+from peerinfer_sim.balance.swarm import Scenario
 
 ERROR_MAX = 1e-4
 COST_MAX = 1.20
@@ -31,6 +37,7 @@ SABOTAGE = (
     Attack("sleeper, then 2%", 0.02, sleeps_until=20),
     Attack("sleeper, worst rate", 0.0, sleeps_until=20),
     Attack("always wrong, names without limit", 1.0, limited=False),
+    Attack("free-riders who copy", 0.3, copies=True),
     Attack("no saboteur", 0.0, saboteurs=0.0),
 )
 
@@ -46,6 +53,31 @@ class Figure:
     @property
     def holds(self) -> bool:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    @property
+    def line(self) -> str:
+        sign, verdict = "≥" if self.at_least else "≤", "holds" if self.holds else "MISSED"
+        return f"{self.attack:44} {self.what:42} {self.value:>12.3g}  {sign} {self.bound:<8.3g} {verdict}"
+
+
+TASKS, TASKS_QUICK = 800_000, 80_000
+
+
+def setting(seed: int, *, quick: bool) -> str:
+    policy, tasks = (POLICY_QUICK, TASKS_QUICK) if quick else (POLICY, TASKS)
+    return f"seed {seed}, {tasks:,} tasks, {WORKERS} workers, p {policy.audit_share:g}, W {policy.window:,}"
+
+
+def all_figures(seed: int, *, quick: bool) -> Iterator[Figure]:
+    policy, tasks = (POLICY_QUICK, TASKS_QUICK) if quick else (POLICY, TASKS)
+    yield from newcomer(seed)
+    yield from hearsay(seed)
+    yield from sybils(seed)
+    yield from slander(seed)
+    yield from lying_auditors(seed, tasks // 10, policy)
+    yield from whitewashing(seed, tasks, policy)
+    yield from sabotage(seed, tasks, policy)
+    yield from live(seed, quick=quick)
 
 
 def sabotage(seed: int, tasks: int, policy: Policy) -> Iterator[Figure]:
@@ -128,8 +160,82 @@ def slander(seed: int) -> Iterator[Figure]:
     yield Figure("slander by 27%", "trust that victims lose", trust_lost, len(liars) / len(names))
 
 
+def hearsay(seed: int) -> Iterator[Figure]:
+    """What attestations buy in the node's own `Vouching`: ballots stuffed by a veteran, and a flood of false names."""
+    rng = random.Random(f"{seed}:hearsay")
+    veterans = [_peer(f"veteran {number}") for number in range(12)]
+    reputation = Reputation()
+    for name in veterans:
+        for _ in range(150):
+            reputation.passed(name, 0.0)
+        reputation.worked(name, 0.0, rng.uniform(1e9, 1e12))
+    vouching = Vouching(reputation)
+    honest, friends = _peer("honest newcomer"), [_peer(f"friend {number}") for number in range(ATTESTED_MAX)]
+    for name in veterans[1:]:
+        vouching.hear(name, _saying((honest, 1e9, 100)), b"", 0.0)
+    vouching.hear(veterans[0], _saying(*((name, UNITS_MAX, 10**9) for name in friends)), b"", 0.0)
+    for number in range(2 * ATTESTERS_MAX):
+        vouching.hear(_peer(f"sybil {number}"), _saying(*((name, UNITS_MAX, 10**9) for name in friends)), b"", 0.0)
+    spared = 20 - vouching.opinion(honest, 0.0).probation
+    yield Figure("eleven veterans vouch for a newcomer", "doubled tasks that it is spared", spared, 3, at_least=True)
+    yield Figure("eleven veterans vouch for a newcomer", "the same, at most", spared, 10)
+    stuffed = f"one veteran and {2 * ATTESTERS_MAX:,} Sybils stuff ballots"
+    bought = max(20 - vouching.opinion(friend, 0.0).probation for friend in friends)
+    yield Figure(stuffed, "doubled tasks that a friend is spared", bought, 1)
+    trust = sum(vouching.opinion(friend, 0.0).trust for friend in friends)
+    yield Figure(
+        stuffed, "trust of all friends against the veteran's", trust / vouching.opinion(veterans[0], 0.0).trust, 1.0
+    )
+
+
+def _peer(name: str) -> PeerId:
+    return peer_id_of(hashlib.sha256(name.encode()).digest())
+
+
+def _saying(*about: tuple[PeerId, float, int]) -> Attestation:
+    attested = tuple(Attested(public_key_of(name), units, audits) for name, units, audits in about)
+    return Attestation(0.0, ATTESTATION_LASTS_S, attested)
+
+
+LIVE = (
+    Attack("always wrong", 1.0),
+    Attack("1% wrong", 0.01),
+    Attack("free-riders who copy", 0.3, copies=True),
+    Attack("no saboteur", 0.0, saboteurs=0.0),
+)
+LIVE_TASKS, LIVE_TASKS_QUICK = 800_000, 60_000
+"""Sixty workers have full windows after 390,000 tasks. A short job is settled by its peers' record."""
+
+LIVE_QUICK_ERROR_MAX, LIVE_QUICK_COST_MAX = 1e-3, 1.35
+"""What `adaptive` promises of short jobs (`Policy.doubt_max`), which state the error they expect."""
+
+
+def live(seed: int, *, quick: bool) -> Iterator[Figure]:
+    """The whole coordinator against a tenth of saboteurs."""
+    tasks = LIVE_TASKS_QUICK if quick else LIVE_TASKS
+    scenario = Scenario("live", WORKERS, ideal_s=tasks * 3e-4, task_s=0.02, verify="adaptive", rtt_s=(0.005, 0.05))
+    for attack in LIVE:
+        found = HostileSwarm(scenario, attack, seed).fight()
+        name = f"coordinator: {attack.name}"
+        error_max, cost_max = (LIVE_QUICK_ERROR_MAX, LIVE_QUICK_COST_MAX) if quick else (ERROR_MAX, COST_MAX)
+        yield Figure(name, "share of final results that are wrong", found.error, error_max)
+        yield Figure(name, "executions for each task", found.cost, cost_max)
+        yield Figure(name, "honest workers caught", found.honest_caught, 0)
+        if attack.saboteurs:
+            yield Figure(name, "names caught", found.caught, 1, at_least=True)
+
+
+FULL_SHARE = 0.95
+
+
 def newcomer(seed: int) -> Iterator[Figure]:
     """An honest newcomer among veterans of the same speed: after how many tasks has it its full share?"""
+    full_after = next((done for done, share in newcomer_path(seed) if share >= FULL_SHARE), 10**9)
+    yield Figure("honest newcomer", "tasks until its share is full", full_after, 50)
+
+
+def newcomer_path(seed: int) -> list[tuple[int, float]]:
+    """Tasks that it has done, and its part of the last 200 tasks, of what would be its fair one."""
     rng = random.Random(f"{seed}:newcomer")
     table, reputation, strategy = CandidateTable(), Reputation(), strategy_named("adaptive")
     demand = Demand(Cid("model"))
@@ -145,7 +251,7 @@ def newcomer(seed: int) -> Iterator[Figure]:
         table.set_speed(name, demand.model, Estimate(0.0, 0.3, 0.0 if name == fresh else 20.0))
     waiting: list[PeerId] = []
     recent: list[bool] = []
-    done, full_after = 0, -1
+    done, path = 0, []
     for _ in range(6000):
         standing = reputation.standing(fresh, 0.0)
         table.update(fresh, p_ok=standing.p_ok, copies=2.0 if standing.is_newcomer else 1.0)
@@ -165,6 +271,6 @@ def newcomer(seed: int) -> Iterator[Figure]:
                 reputation.answered(fresh, 0.0, in_time=True)
                 if standing.is_newcomer or rng.random() < POLICY.audit_share:
                     reputation.passed(fresh, 0.0)
-                if full_after < 0 and len(recent) == 200 and sum(recent) >= 0.95 * 200 / len(table):
-                    full_after = done
-    yield Figure("honest newcomer", "tasks until its share is full", full_after if full_after > 0 else 1e9, 50)
+                if len(recent) == 200:
+                    path.append((done, sum(recent) * len(table) / 200))
+    return path

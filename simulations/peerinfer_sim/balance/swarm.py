@@ -19,6 +19,7 @@ from peerinfer.assignment import (
     CancelFrame,
     CompareCopies,
     CopiesCompared,
+    DropWorker,
     Event,
     FrameAnswered,
     JobAccepted,
@@ -69,18 +70,23 @@ class Scenario:
     large_share: float = 0.0
     """Of the work, the part that needs a large device; one worker in five has one."""
     model_load_s: float = 0.0
+    verify: str = "spot"
 
 
 @dataclass(slots=True)
-class _Frame:
+class SwarmFrame:
     number: int
     job: JobId
-    tasks: int
+    numbers: tuple[int, ...]
     compute_s: float = 0.0
+
+    @property
+    def tasks(self) -> int:
+        return len(self.numbers)
 
 
 @dataclass(slots=True)
-class _Worker:
+class SwarmWorker:
     peer: PeerId
     seconds: float
     rtt_s: float
@@ -89,8 +95,8 @@ class _Worker:
     is_up: bool = False
     life: int = 0
     """Counts its sessions, so that what belongs to an earlier one is ignored."""
-    queue: deque[_Frame] = field(default_factory=deque)
-    running: _Frame | None = None
+    queue: deque[SwarmFrame] = field(default_factory=deque)
+    running: SwarmFrame | None = None
     warm: set[JobId] = field(default_factory=set)
 
 
@@ -121,7 +127,7 @@ class Swarm:
         self._audited = 0
         self._copied = 0
         self._answers: dict[tuple[JobId, int], list[PeerId]] = {}
-        """Whose answers to a task are kept; all of them are right."""
+        """Whose answers to a task are kept."""
         self._audits_end_s = 0.0
         self._running = {spec.job for spec in self.jobs}
         self._events: list[tuple[float, int, str, tuple[object, ...]]] = []
@@ -131,7 +137,7 @@ class Swarm:
 
     # --- the world -------------------------------------------------------------------------------------------------
 
-    def _make_worker(self, number: int) -> _Worker:
+    def _make_worker(self, number: int) -> SwarmWorker:
         scenario, rng = self.scenario, self._world
         seconds = scenario.task_s * math.exp(rng.gauss(0.0, scenario.spread))
         sessions: list[tuple[float, float]] = [(0.0, math.inf)]
@@ -143,7 +149,7 @@ class Swarm:
                 sessions.append((at_s, at_s + length))
                 at_s += length + rng.expovariate(4 / scenario.session_s)
         rtt_s = math.exp(rng.uniform(math.log(scenario.rtt_s[0]), math.log(scenario.rtt_s[1])))
-        return _Worker(PeerId(f"worker-{number}"), seconds, rtt_s, number % 5 == 0, sessions)
+        return SwarmWorker(PeerId(f"worker-{number}"), seconds, rtt_s, number % 5 == 0, sessions)
 
     def _make_jobs(self, strategy: str) -> list[JobSpec]:
         scenario = self.scenario
@@ -158,7 +164,7 @@ class Swarm:
                 items_per_task=1,
                 bytes_per_task=10_000,
                 seconds_per_item=scenario.task_s * 3,
-                verify="spot",
+                verify=scenario.verify,
                 patience_s=600.0,
                 memory_bytes_min=number * 16 * GIB,
                 strategy=strategy,
@@ -218,7 +224,7 @@ class Swarm:
 
     # --- workers ---------------------------------------------------------------------------------------------------
 
-    def _up(self, worker: _Worker) -> None:
+    def _up(self, worker: SwarmWorker) -> None:
         worker.is_up, worker.life = True, worker.life + 1
         worker.queue.clear()
         worker.running = None
@@ -227,22 +233,25 @@ class Swarm:
         self._tell(WorkerJoined(worker.peer, offer))
         self._tell(WindowSet(worker.peer, WINDOW, ""))
 
-    def _down(self, worker: _Worker) -> None:
+    def _stop(self, worker: SwarmWorker) -> None:
         worker.is_up, worker.life = False, worker.life + 1
         worker.queue.clear()
         worker.running = None
+
+    def _down(self, worker: SwarmWorker) -> None:
+        self._stop(worker)
         self._at(self.now_s + LOST_AFTER_S, "lost", worker, worker.life)
 
-    def _lost(self, worker: _Worker, life: int) -> None:
+    def _lost(self, worker: SwarmWorker, life: int) -> None:
         if life == worker.life:
             self._tell(WorkerLost(worker.peer, "silent"))
 
-    def _arrive(self, worker: _Worker, life: int, frame: _Frame) -> None:
+    def _arrive(self, worker: SwarmWorker, life: int, frame: SwarmFrame) -> None:
         if life == worker.life:
             worker.queue.append(frame)
             self._start(worker)
 
-    def _cancel(self, worker: _Worker, life: int, number: int) -> None:
+    def _cancel(self, worker: SwarmWorker, life: int, number: int) -> None:
         if life != worker.life:
             return
         if worker.running is not None and worker.running.number == number:
@@ -250,7 +259,7 @@ class Swarm:
         worker.queue = deque(frame for frame in worker.queue if frame.number != number)
         self._start(worker)
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: SwarmWorker) -> None:
         if worker.running is None and worker.queue:
             frame = worker.running = worker.queue.popleft()
             load_s = 0.0 if frame.job in worker.warm else self.scenario.model_load_s
@@ -264,7 +273,7 @@ class Swarm:
             return sum(math.exp(self._noise.gauss(-NOISE * NOISE / 2, NOISE)) for _ in range(tasks))
         return max(0.5 * tasks, self._noise.gauss(tasks, NOISE * math.sqrt(tasks)))
 
-    def _computed(self, worker: _Worker, life: int, frame: _Frame) -> None:
+    def _computed(self, worker: SwarmWorker, life: int, frame: SwarmFrame) -> None:
         if life != worker.life or worker.running is not frame:
             return
         worker.running = None
@@ -272,7 +281,7 @@ class Swarm:
         self._start(worker)
         self._at(self.now_s + worker.rtt_s / 2, "answered", worker, life, frame)
 
-    def _answered(self, worker: _Worker, life: int, frame: _Frame) -> None:
+    def _answered(self, worker: SwarmWorker, life: int, frame: SwarmFrame) -> None:
         if life == worker.life:
             done = tuple(range(frame.tasks))
             self._tell(FrameAnswered(worker.peer, frame.number, done, (), frame.compute_s))
@@ -290,7 +299,7 @@ class Swarm:
                 case SendFrame(peer, number, job, tasks, _):
                     worker = self._by_peer[peer]
                     self._frames += 1
-                    frame = _Frame(number, job, len(tasks))
+                    frame = SwarmFrame(number, job, tasks)
                     self._at(self.now_s + worker.rtt_s / 2, "arrive", worker, worker.life, frame)
                 case CancelFrame(peer, number, _):
                     worker = self._by_peer[peer]
@@ -300,14 +309,19 @@ class Swarm:
                 case VoidResults(job, _, tasks, _):
                     for task in tasks:
                         self._answers.pop((job, task), None)
+                case DropWorker(peer, _):
+                    self._dropped(peer)
                 case CompareCopies(peer, _, job, tasks):
                     self._compare(job, peer, tasks)
                 case Audit(job, task, peers):
                     task_s = self.scenario.task_s / (AUDITOR_SHARE * self.scenario.workers)
                     self._audits_end_s = max(self._audits_end_s, self.now_s) + task_s
                     self._audited += 1
-                    self._at(self._audits_end_s, "tell", AuditDone(job, task, tuple(peers)))
-                case Settle(job, _, settled, _):
+                    right = tuple(peer for peer in peers if self._is_right(job, task, peer))
+                    wrong = tuple(peer for peer in peers if peer not in right)
+                    self._at(self._audits_end_s, "tell", AuditDone(job, task, right, wrong, "off by nine"))
+                case Settle(job, peer, settled, _):
+                    self._settled(job, peer, settled)
                     self._at(self.now_s + COMMIT_S, "tell", TasksCommitted(job, settled))
                 case JobEnded(job, state, reason, _, _):
                     if state != "done":
@@ -318,11 +332,25 @@ class Swarm:
             self._wake_s = wake_s
             self._at(max(wake_s, self.now_s), "tick", wake_s)
 
+    # --- what another world has besides ------------------------------------------------------------------------------
+
+    def _is_right(self, job: JobId, task: int, peer: PeerId) -> bool:
+        """Wrong answers to a task are all the same: whoever lies, lies together."""
+        del job, task, peer
+        return True
+
+    def _settled(self, job: JobId, peer: PeerId, tasks: tuple[int, ...]) -> None:
+        """These answers are final."""
+
+    def _dropped(self, peer: PeerId) -> None:
+        """The coordinator wants nothing more of a worker."""
+
     def _compare(self, job: JobId, peer: PeerId, tasks: tuple[int, ...]) -> None:
         agrees = []
         for task in tasks:
             others = self._answers.setdefault((job, task), [])
-            agrees.append((task, tuple(others)))
+            is_right = self._is_right(job, task, peer)
+            agrees.append((task, tuple(other for other in others if self._is_right(job, task, other) == is_right)))
             others.append(peer)
         self._copied += len(tasks)
         self._at(self.now_s, "tell", CopiesCompared(job, peer, tuple(agrees)))
