@@ -24,6 +24,8 @@ JOB_STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
 JOB_ENDED = ("done", "failed", "cancelled")
 NODE_STATES = ("running", "paused", "finishing", "idle")
 
+NO_DAEMON = "no peerinfer daemon is running here; start one with: peerinfer join"
+
 Json = dict[str, Any]
 
 _WHOLE_FLOAT_MAX = 1 << 53

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
+from peerinfer.control import JOB_ENDED, NO_DAEMON, JobRequest, Json, ResultBlock
 from peerinfer.errors import DecodeError, NoDaemon, PeerinferError, StreamClosed
 from peerinfer.limits import MIB
 from peerinfer.result_blocks import BlockDecoder, error_from
@@ -23,8 +23,6 @@ ANSWER_TIMEOUT_S = 60.0
 
 LINE_BYTES_MAX = 64 * MIB
 """One line of `watch`; a job that lists a million failed tasks takes this much."""
-
-NO_DAEMON = "no peerinfer daemon is running here; start one with: peerinfer join"
 
 _LIMITS = httpx.Limits(max_connections=64, keepalive_expiry=5.0)
 """Connections are given up before the daemon does, which would break a request on its way."""

@@ -1,12 +1,18 @@
-"""A daemon's control API in this process: HTTP/1.1 over a Unix socket, with answers that a test may change."""
+"""A daemon's control API in this process: HTTP and events over a Unix socket, with answers that a test may change."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
+
+LOOK_S = 0.02
+"""Changes of the answers are told so soon."""
 
 PEER = "12D3KooWAlder1111111111111111111111111111AAAAbbbb"
 OTHER = "12D3KooWBirch1111111111111111111111111111CCCCdddd"
@@ -70,56 +76,93 @@ def picture() -> dict[str, Any]:
 
 
 class FakeDaemon:
-    """Serves `answers` (path to JSON value) at `path` while its context is open; may be opened again."""
+    """Serves `answers` (path to JSON value) at `path` while its context is open; may be opened again.
+
+    Its events tell of every change of `answers`; an answer that is bytes goes out as it is, in the place of a message.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers = picture()
+        self.log: list[dict[str, Any]] = []
         self.posted: list[str] = []
         self.bodies: list[Any] = []
         """What came with the requests in `posted`; None for none."""
         self.asked: list[str] = []
         self.refusal: str | None = None
         """When set, what everything but GET is refused with."""
-        self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
+        self.readers = 0
+        self._runner: web.AppRunner | None = None
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> FakeDaemon:
-        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
+        app = web.Application()
+        app.router.add_get("/api/v1/events", self._events)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._ended = asyncio.Event()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.UnixSite(self._runner, str(self.path)).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        self._writers.clear()
+        assert self._runner is not None
+        self._ended.set()
+        await self._runner.cleanup()
         self.path.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
+    async def _events(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.readers += 1
+        told: dict[str, Any] | None = None
         try:
-            while request := await reader.readuntil(b"\r\n\r\n"):
-                method, path, _ = request.decode().split(" ", 2)
-                length = re.search(rb"(?i)content-length: *([0-9]+)", request)
-                body = await reader.readexactly(int(length[1])) if length else b""
-                status, answer = self._answer(method, path, json.loads(body) if body else None)
-                said = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass
+            while not self._ended.is_set() and not socket.closed:
+                strange = next((each for each in self.answers.values() if isinstance(each, bytes)), None)
+                if strange is not None:
+                    await socket.send_str(strange.decode("latin-1"))
+                    break
+                now = {"log": list(self.log)} | {
+                    name: copy.deepcopy(self.answers[f"/api/v1/{name}"])
+                    for name in ("node", "devices", "peers", "jobs")
+                }
+                message = {"event": "snapshot", **now} if told is None else _changes(told, now)
+                if message is not None:
+                    await socket.send_str(json.dumps(message))
+                told = now
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), LOOK_S)
+            await socket.close(code=1001, message=b"the node ends")
         finally:
-            writer.close()
+            self.readers -= 1
+        return socket
 
-    def _answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+    async def _answer(self, request: web.Request) -> web.Response:
+        method, path = request.method, request.path
         self.asked.append(path)
         if method != "GET":
+            body = await request.read()
             self.posted.append(path if method == "POST" else f"{method} {path}")
-            self.bodies.append(body)
-            return (409, {"error": self.refusal}) if self.refusal is not None else (200, {})
+            self.bodies.append(json.loads(body) if body else None)
+            if self.refusal is not None:
+                return web.json_response({"error": self.refusal}, status=409)
+            return web.json_response({})
         if path in self.answers:
-            return (200, self.answers[path])
+            return web.json_response(self.answers[path])
         job = path.removeprefix("/api/v1/jobs/")
         found = [each for each in self.answers["/api/v1/jobs"] if each["job_id"] == job]
-        return (200, found[0]) if found else (404, {"error": "no such page"})
+        return web.json_response(found[0]) if found else web.json_response({"error": "no such page"}, status=404)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any] | None:
+    found: dict[str, Any] = {name: now[name] for name in ("node", "devices") if now[name] != before[name]}
+    for name, key in (("peers", "peer_id"), ("jobs", "job_id")):
+        held = {each[key]: each for each in before[name]}
+        changed = [each for each in now[name] if held.get(each[key]) != each]
+        gone = [each for each in held if each not in {one[key] for one in now[name]}]
+        if changed or gone:
+            found[name] = {"changed": changed, "gone": gone}
+    lines = now["log"][len(before["log"]) :]
+    if lines:
+        found["log"] = lines
+    return {"event": "changes", **found} if found else None

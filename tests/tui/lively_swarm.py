@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from peerinfer_tui.mirror import Mirror
+from peerinfer_tui.pictures import Snapshot
+
 NOW_S = 1_800_000_000.0
 """Friday 2027-01-15 08:00:00 UTC."""
 
@@ -176,6 +179,7 @@ def answers(peers: int = 12) -> dict[str, Any]:
             "tasks_done": 1873,
             "items_done": 187_300,
             "energy_j": 412_000.0,
+            "contribution": {"tasks": 48_210, "items": 4_821_000, "compute_s": 61_330.0, "energy_j": 6.2e6},
             "sandbox": "full",
             "version": "0.1.0",
             "pid": 4711,
@@ -185,3 +189,10 @@ def answers(peers: int = 12) -> dict[str, Any]:
         "/api/v1/peers": listed,
         "/api/v1/jobs": jobs(),
     }
+
+
+def read_snapshot(node: Any, devices: Any, peers: Any, jobs: Any, now_s: float = NOW_S) -> Snapshot:
+    """The picture that the window makes of what a daemon tells first."""
+    mirror = Mirror()
+    mirror.take({"event": "snapshot", "node": node, "devices": devices, "peers": peers, "jobs": jobs}, now_s)
+    return mirror.snapshot(now_s)

@@ -71,7 +71,7 @@ async def wait_drawn(window: Window, pilot: Pilot[None]) -> str:
 async def picture(folder: Path, size: tuple[int, int], keys: list[str], theme: str) -> str:
     async with FakeDaemon(folder / "node.sock") as daemon:
         daemon.answers = answers()
-        window = Window(str(daemon.path), poll_s=3600.0, clock=lambda: NOW_S)
+        window = Window(str(daemon.path), refresh_s=3600.0, clock=lambda: NOW_S)
         async with window.run_test(size=size, tooltips=False) as pilot:
             window.theme = f"textual-{theme}"
             async with asyncio.timeout(DEADLINE_S):

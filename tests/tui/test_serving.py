@@ -143,5 +143,5 @@ def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_the_window_itself_does_without_the_browsers_library() -> None:
     import subprocess
 
-    code = "import sys, peerinfer_tui.__main__, peerinfer_tui.app; sys.exit('aiohttp' in sys.modules)"
+    code = "import sys, peerinfer_tui.__main__, peerinfer_tui.app; sys.exit('textual_serve' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

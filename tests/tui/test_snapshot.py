@@ -8,6 +8,7 @@ from fake_daemon import PEER, picture
 from hypothesis import given
 from hypothesis import strategies as st
 from lively_swarm import answers as lively_answers
+from lively_swarm import read_snapshot
 
 from peerinfer.limits import NAME_CHARS_MAX
 from peerinfer_tui.attention import attention
@@ -17,7 +18,7 @@ from peerinfer_tui.job_view import job_page, job_sheet
 from peerinfer_tui.overview_view import contribution_lines, node_line, swarm_lines
 from peerinfer_tui.peer_view import peer_page, peer_sheet
 from peerinfer_tui.pictures import Reason
-from peerinfer_tui.snapshot import clean, read_job, read_snapshot
+from peerinfer_tui.snapshot import clean, read_job
 from peerinfer_tui.words import names_in
 
 JSON = st.recursive(
@@ -67,7 +68,9 @@ def test_devices_of_a_peer_may_be_names_or_objects() -> None:
 
 
 def test_failed_tasks_are_counted_even_where_only_some_are_listed() -> None:
-    jobs = read_snapshot({}, [], [], [{"failed": [3, 5]}, {"failed": [{}, {}], "failed_tasks": 4000}]).jobs
+    jobs = read_snapshot(
+        {}, [], [], [{"job_id": "a", "failed": [3, 5]}, {"job_id": "b", "failed": [{}, {}], "failed_tasks": 4000}]
+    ).jobs
     assert [job.failed for job in jobs] == [2, 4000]
 
 

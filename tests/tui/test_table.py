@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from lively_swarm import answers
+from lively_swarm import answers, read_snapshot
 
 from peerinfer_tui.job_view import active_job_sheet, job_sheet
 from peerinfer_tui.line import fitted, words
 from peerinfer_tui.peer_view import peer_sheet
 from peerinfer_tui.pictures import JobPicture, NodePicture, PeerPicture, Snapshot
-from peerinfer_tui.snapshot import read_snapshot
 from peerinfer_tui.table import COLUMN_GAP, Order, Sheet, heading_at, heading_line, next_order
 
 NODE = NodePicture(peer_id="own", name="alder")

@@ -16,6 +16,7 @@ from fake_daemon import OTHER, FakeDaemon
 from textual.app import App
 from textual.pilot import Pilot
 
+from peerinfer.control import NO_DAEMON
 from peerinfer_tui.__main__ import main
 from peerinfer_tui.app import Window
 from peerinfer_tui.live_table import LiveTable
@@ -51,7 +52,7 @@ def in_window(
 
     async def tell() -> None:
         async with FakeDaemon(path / "node.sock") as daemon:
-            window = Window(str(daemon.path), poll_s=POLL_S)
+            window = Window(str(daemon.path), refresh_s=POLL_S, again_s=POLL_S)
             async with window.run_test(size=size, notifications=True) as pilot:
                 await wait_for_text(pilot, "alder")
                 await story(daemon, pilot)
@@ -133,7 +134,7 @@ def test_a_refusal_is_shown_in_the_daemons_words(tmp_path: Path) -> None:
 def test_the_window_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         await daemon.__aexit__()
-        await wait_for_text(pilot, "no daemon at")
+        await wait_for_text(pilot, "no peerinfer daemon is running here")
         await wait_for_text(pilot, "01234567")  # what was last known stays, marked as old
         assert pilot.app.screen.has_class("-stale")
         daemon.answers["/api/v1/node"].update(pid=4712, name="alder again")
@@ -153,7 +154,7 @@ def test_garbage_from_the_socket_does_not_end_the_window(tmp_path: Path) -> None
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         await pilot.press("2")
         daemon.answers["/api/v1/peers"] = b"\xff not JSON"
-        await wait_for_text(pilot, "peers  none yet")
+        await wait_for_text(pilot, "says something that is not JSON")
         daemon.answers["/api/v1/peers"] = [{"peer_id": OTHER, "name": "\x1b[31mbirch[/b]", "state": "alive"}]
         await wait_for_text(pilot, "[31mbirch[/b]")
         assert "\x1b" not in screen_text(pilot.app)
@@ -223,19 +224,80 @@ def test_a_job_is_cancelled_after_a_question_only(tmp_path: Path) -> None:
     in_window(tmp_path, story)
 
 
+def test_plus_and_minus_change_the_priority_of_a_running_job(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        (job,) = daemon.answers["/api/v1/jobs"]
+        job["priority"] = "normal"
+        await pilot.press("3")
+        await wait_for_text(pilot, "priority normal")
+        await pilot.press("+")
+        path = f"/api/v1/jobs/{job['job_id']}/priority"
+        await wait_until(pilot, lambda: daemon.posted == [path])
+        assert daemon.bodies == [{"priority": "high"}]
+        await wait_for_text(pilot, "has priority high now")
+        job["priority"] = "low"
+        await wait_for_text(pilot, "priority low")
+        await pilot.press("-")
+        await wait_for_text(pilot, "already")
+        await pilot.press("+")
+        await wait_until(pilot, lambda: len(daemon.posted) == 2)
+        assert daemon.bodies[1] == {"priority": "normal"}
+        job["state"] = "done"
+        await wait_for_text(pilot, "✓ done")
+        await pilot.press("+")
+        await wait_for_text(pilot, "has ended already")
+        assert len(daemon.posted) == 2
+
+    in_window(tmp_path, story)
+
+
+def test_the_daemons_own_log_stands_among_the_events_and_can_be_filtered(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        daemon.log.append(
+            {"number": 1, "time": 1.8e9, "level": "warning", "event": "lease lost", "job": "0123", "x": "\x1b[2J"}
+        )
+        await pilot.press("5")
+        await wait_for_text(pilot, "lease lost  job=0123")
+        assert "\x1b" not in screen_text(pilot.app)
+        await daemon.__aexit__()
+        await wait_for_text(pilot, "no peerinfer daemon is running here")
+        async with daemon:  # the same process as far as anybody knows: its last lines come again and are known
+            await wait_for_text(pilot, "the daemon answers again")
+            daemon.log.append({"number": 2, "level": "info", "event": "lease won"})
+            await wait_for_text(pilot, "lease won")
+            assert screen_text(pilot.app).count("lease lost") == 1
+            await pilot.press("slash", *"log won")
+            await wait_until(pilot, lambda: len(pilot.app.screen.query_one("#events", LiveTable).keys) == 1)
+
+    in_window(tmp_path, story)
+
+
+def test_the_window_follows_the_events_and_asks_for_nothing_else(tmp_path: Path) -> None:
+    async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
+        assert daemon.readers == 1
+        for number in range(3):
+            daemon.answers["/api/v1/jobs"][0]["accepted"] = 50 + number
+            await wait_for_text(pilot, f"{50 + number} %")
+        assert daemon.asked == []
+
+    in_window(tmp_path, story)
+
+
 def test_an_attached_job_has_the_page_and_its_coordinator_is_asked(tmp_path: Path) -> None:
     async def story(daemon: FakeDaemon, pilot: Pilot[None]) -> None:
         job = daemon.answers["/api/v1/jobs"][0]["job_id"]
         await pilot.press("3", "enter")
         await wait_for_text(pilot, "attached, escape goes back")
         assert not pilot.app.screen.query_one("#jobs").display
+        assert f"/api/v1/jobs/{job}" not in daemon.asked  # this node coordinates it: its events tell
+        daemon.answers["/api/v1/jobs"][0]["coordinator"] = OTHER
         await wait_until(pilot, lambda: f"/api/v1/jobs/{job}" in daemon.asked)
         await pilot.press("escape")
         assert pilot.app.screen.query_one("#jobs").display
         await pilot.press("1")
         await pilot.pause(POLL_S)
         daemon.asked.clear()
-        await wait_until(pilot, lambda: daemon.asked.count("/api/v1/jobs") >= 2)
+        await pilot.pause(3 * POLL_S)
         assert f"/api/v1/jobs/{job}" not in daemon.asked  # nobody looks at it any more
 
     in_window(tmp_path, story)
@@ -307,9 +369,10 @@ def test_without_a_daemon_the_command_says_so_and_exits_with_7(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([]) == 7
-    assert "start one with `peerinfer join`" in capsys.readouterr().err
+    words = capsys.readouterr().err
+    assert words == f"peerinfer: {NO_DAEMON}\n"  # as every other command says it
     assert main(["--socket", str(tmp_path / "none.sock")]) == 7
-    assert "no daemon at" in capsys.readouterr().err
+    assert capsys.readouterr().err == words
 
 
 def test_the_module_runs_as_a_program(tmp_path: Path) -> None:

@@ -9,19 +9,17 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from fake_daemon import FakeDaemon
-from lively_swarm import NOW_S, answers, job
+from lively_swarm import NOW_S, answers, job, read_snapshot
 from test_window import wait_until
 
+from peerinfer_tui import mirror as mirrors
+from peerinfer_tui import peers_page
 from peerinfer_tui import snapshot as snapshots
 from peerinfer_tui.app import Window
-from peerinfer_tui.client import Daemon
 from peerinfer_tui.events import SINGLY_MAX, changes
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.peer_view import peer_sheet
 from peerinfer_tui.pictures import Snapshot
-from peerinfer_tui.snapshot import read_snapshot
 from peerinfer_tui.table import Sheet
 
 PEERS = 1000
@@ -40,7 +38,7 @@ def test_only_the_rows_on_the_screen_are_laid_out(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(Sheet, "row", lambda sheet, index, headings: laid.append(index) or row(sheet, index, headings))
 
     async def tell() -> None:
-        window = Window(str(tmp_path / "none.sock"), poll_s=3600.0, clock=lambda: NOW_S)
+        window = Window(str(tmp_path / "none.sock"), refresh_s=3600.0, clock=lambda: NOW_S)
         async with window.run_test(size=(120, 40)) as pilot:
             await pilot.press("2")
             await wait_until(pilot, lambda: window.current_mode == "peers")
@@ -84,16 +82,38 @@ def test_a_thousand_peers_that_go_are_one_line() -> None:
     assert len(peer_sheet(replace(before, peers=dead)).records) == PEERS
 
 
-@pytest.mark.parametrize(("peers", "lists"), [(10, 10), (249, 10), (250, 5), (1000, 2)])
-def test_the_list_of_a_large_swarm_is_asked_for_more_seldom_and_shown_all_the_time(
-    tmp_path: Path, peers: int, lists: int
-) -> None:
+def test_only_what_is_told_anew_is_read_anew(monkeypatch) -> None:
+    read: list[str] = []
+    for name in ("read_peer", "read_job"):
+        one = getattr(mirrors, name)
+        monkeypatch.setattr(mirrors, name, lambda raw, one=one, name=name: read.append(name) or one(raw))
+    given = answers(PEERS)
+    mirror = mirrors.Mirror()
+    whole = {name: given[f"/api/v1/{name}"] for name in ("node", "devices", "peers", "jobs")}
+    mirror.take({"event": "snapshot", **whole}, NOW_S)
+    before = mirror.snapshot(NOW_S)
+    assert len(read) == PEERS + len(before.jobs)
+    read.clear()
+    changed = {**whole["peers"][3], "queue": 99}
+    mirror.take({"event": "changes", "peers": {"changed": [changed], "gone": [before.peers[5].peer_id]}}, NOW_S + 1)
+    after = mirror.snapshot(NOW_S + 1)
+    assert read == ["read_peer"]
+    assert len(after.peers) == PEERS - 1
+    assert after.peers[3].queue == 99
+
+
+def test_a_page_of_peers_that_nothing_was_told_of_is_not_sorted_again(tmp_path: Path, monkeypatch) -> None:
     async def tell() -> None:
-        async with FakeDaemon(tmp_path / "node.sock") as fake, Daemon(str(fake.path)) as daemon:
-            fake.answers = answers(peers)
-            for _ in range(10):
-                assert len((await daemon.snapshot()).peers) == peers
-            assert fake.asked.count("/api/v1/peers") == lists
-            assert fake.asked.count("/api/v1/jobs") == 10
+        sheets: list[int] = []
+        monkeypatch.setattr(peers_page, "peer_sheet", lambda now: sheets.append(1) or peer_sheet(now))
+        window = Window(str(tmp_path / "none.sock"), refresh_s=3600.0, clock=lambda: NOW_S)
+        async with window.run_test(size=(120, 40)) as pilot:
+            await pilot.press("2")
+            await wait_until(pilot, lambda: window.current_mode == "peers")
+            first = large()
+            for second in range(3):
+                window.logbook.take(replace(first, node=replace(first.node, frames_running=second)), NOW_S + second)
+                window.show_page()
+            assert sheets == [1]
 
     asyncio.run(tell())

@@ -7,13 +7,14 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from peerinfer.control import NO_DAEMON
 from peerinfer.errors import NoDaemon, PeerinferError, UsageError
 from peerinfer_tui.client import Daemon
 
 
 async def _greet(socket: str) -> None:
     async with Daemon(socket) as daemon:
-        await daemon.snapshot()
+        await daemon.greet()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         port = None if given.serve is None else _port(given.serve)
         if given.socket is None:
-            raise NoDaemon("no daemon: start one with `peerinfer join`, then open the window with `peerinfer tui`")
+            raise NoDaemon(NO_DAEMON)
         asyncio.run(_greet(given.socket))
         if port is not None:
             from peerinfer_tui.serving import serve

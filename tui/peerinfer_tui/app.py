@@ -1,10 +1,11 @@
-"""The window itself: asks once a second, hands what it learnt to the page that is seen, takes keys."""
+"""The window itself: follows the daemon, hands what it learnt to the page that is seen, takes keys."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import ClassVar
 
 from textual.app import App
@@ -17,7 +18,7 @@ from peerinfer_tui.events_page import EventsPage
 from peerinfer_tui.help import HelpScreen
 from peerinfer_tui.jobs_page import JobsPage
 from peerinfer_tui.logbook import Logbook
-from peerinfer_tui.news import CancelWanted, DaemonLost, JobWatched, SnapshotTaken
+from peerinfer_tui.news import CancelWanted, DaemonLost, JobWatched, PriorityWanted, SnapshotTaken
 from peerinfer_tui.node_page import NodePage
 from peerinfer_tui.overview import Overview
 from peerinfer_tui.page import Page
@@ -25,7 +26,12 @@ from peerinfer_tui.page_tabs import PAGES
 from peerinfer_tui.peers_page import PeersPage
 from peerinfer_tui.words import short_job
 
-POLL_S = 1.0
+REFRESH_S = 1.0
+"""The page is brought up to date so often even where nothing is told: curves go on, and jobs grow older."""
+
+AGAIN_S = 1.0
+"""A daemon that went away is looked for so often."""
+
 HOUR_S = 3600.0
 
 
@@ -47,19 +53,25 @@ class Window(App[None]):
         *(Binding(str(number), f"page('{mode}')", show=False) for number, mode in enumerate(PAGES, 1)),
         Binding("p", "pause", "pause"),
         Binding("r", "resume", "resume"),
-        Binding("t", "theme", "light/dark"),
+        Binding("t", "theme", "light/dark", show=False),
         Binding("question_mark", "help", "help", key_display="?"),
         Binding("q", "quit", "quit"),
     ]
 
-    def __init__(self, socket: str, *, poll_s: float = POLL_S, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        socket: str,
+        *,
+        refresh_s: float = REFRESH_S,
+        again_s: float = AGAIN_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()
-        self._daemon = Daemon(socket)
-        self._poll_s = poll_s
+        self._daemon = Daemon(socket, clock=clock)
+        self._refresh_s = refresh_s
+        self._again_s = again_s
         self._clock = clock
         self.logbook = Logbook()
-        self._watched = ""
-        self._look_now = asyncio.Event()
 
     def on_mount(self) -> None:
         self.run_worker(self._watch(), name="watch")
@@ -67,18 +79,13 @@ class Window(App[None]):
     async def _watch(self) -> None:
         async with self._daemon:
             while True:
-                self._look_now.clear()
                 try:
-                    snapshot = await self._daemon.snapshot(self._watched)
+                    async with aclosing(self._daemon.follow(self._refresh_s)) as snapshots:
+                        async for snapshot in snapshots:
+                            self.post_message(SnapshotTaken(snapshot))
                 except PeerinferError as error:
                     self.post_message(DaemonLost(str(error)))
-                else:
-                    self.post_message(SnapshotTaken(snapshot))
-                try:
-                    async with asyncio.timeout(self._poll_s):
-                        await self._look_now.wait()
-                except TimeoutError:
-                    pass
+                await asyncio.sleep(self._again_s)
 
     # --- what background work and pages tell -------------------------------------------------------------------------
 
@@ -91,7 +98,7 @@ class Window(App[None]):
         self.show_page()
 
     def on_job_watched(self, message: JobWatched) -> None:
-        self._watched = message.job
+        self._daemon.watched = message.job
 
     def on_cancel_wanted(self, message: CancelWanted) -> None:
         name = short_job(message.job)
@@ -101,6 +108,13 @@ class Window(App[None]):
                 self._ask(lambda: self._daemon.cancel(message.job), f"job {name} is cancelled")
 
         self.push_screen(Confirm(f"Cancel job {name}? What is computed so far can still be fetched."), answered)
+
+    def on_priority_wanted(self, message: PriorityWanted) -> None:
+        name = short_job(message.job)
+        self._ask(
+            lambda: self._daemon.prioritise(message.job, message.priority),
+            f"job {name} has priority {message.priority} now",
+        )
 
     def show_page(self) -> None:
         """The page may lie under a question or the help."""
@@ -143,6 +157,5 @@ class Window(App[None]):
                 self.notify(str(error), severity="error", markup=False)
             else:
                 self.notify(done, markup=False)
-                self._look_now.set()
 
         self.run_worker(ask(), group="requests", exclusive=True)

@@ -3,71 +3,120 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import aiohttp
 
+from peerinfer.control import NO_DAEMON
 from peerinfer.errors import NoDaemon, PeerinferError
-from peerinfer_tui.pictures import PeerPicture, Snapshot
-from peerinfer_tui.snapshot import clean, read_job, read_snapshot
+from peerinfer.limits import MIB
+from peerinfer_tui.mirror import Mirror
+from peerinfer_tui.pictures import Snapshot
+from peerinfer_tui.snapshot import clean
 from peerinfer_tui.words import JOB_ENDED
 
 TIMEOUT_S = 5.0
+PATIENT_S = 30.0
+"""What others have a part in takes longer: they are asked again until somebody coordinates."""
 
-PEERS_PER_LOOK = 250
-"""The list of a larger swarm is asked for more seldom: with a thousand peers every fifth time. It costs the daemon and the
-window more than all the rest."""
+HEARTBEAT_S = 10.0
+"""A daemon that answers no ping within half of this is lost."""
+
+MESSAGE_BYTES_MAX = 256 * MIB
+"""The picture of a hundred thousand peers. The daemon is ours: the limit is for what is not one."""
+
+_BASE = "http://peerinfer/api/v1"
 
 
 class Daemon:
     """One daemon, which may come and go; every call tries anew. Use it as an async context."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, *, clock: Callable[[], float] = time.time) -> None:
         self._socket = socket
-        self._peers: tuple[PeerPicture, ...] = ()
-        self._peers_skipped = 0
-        """So many times more, the peers of the last time are good enough."""
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://peerinfer/api/v1", timeout=TIMEOUT_S
-        )
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self.watched = ""
+        """A job that the daemon shall ask about wherever its coordinator is."""
 
     async def __aenter__(self) -> Daemon:
+        connector = aiohttp.UnixConnector(self._socket)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def snapshot(self, watched: str = "") -> Snapshot:
-        """`watched`: a job that the daemon shall ask about wherever its coordinator is.
+    async def greet(self) -> None:
+        """Raises `NoDaemon` if nobody answers, `PeerinferError` if the daemon refuses."""
+        await self._ask("GET", "/node")
 
-        Raises `NoDaemon` if nobody answers, `PeerinferError` if the daemon refuses.
+    async def follow(self, every_s: float) -> AsyncGenerator[Snapshot, None]:
+        """How things stand, whenever something has changed, and again when nothing has for `every_s`.
+
+        Raises as `greet`, and when the daemon ends or sends the reader away.
         """
-        node = await self._ask("GET", "/node")
-        devices = (
-            node["devices"] if isinstance(node, dict) and "devices" in node else await self._ask("GET", "/devices")
-        )
-        peers = await self._ask("GET", "/peers") if self._peers_skipped <= 0 else []
-        jobs = await self._ask("GET", "/jobs")
-        snapshot = read_snapshot(node, devices, peers, jobs)
-        if self._peers_skipped > 0:
-            self._peers_skipped -= 1
-            snapshot = replace(snapshot, peers=self._peers)
-        else:
-            self._peers = snapshot.peers
-            self._peers_skipped = len(self._peers) // PEERS_PER_LOOK
-        if any(job.job_id == watched and job.state not in JOB_ENDED for job in snapshot.jobs):
-            job = read_job(await self._ask("GET", f"/jobs/{quote(watched, safe='')}"))
-            kept = tuple(job if each.job_id == job.job_id else each for each in snapshot.jobs)
-            snapshot = replace(snapshot, jobs=kept)
-        return snapshot
+        mirror = Mirror()
+        async with self._events() as socket:
+            asked_s = 0.0
+            while True:
+                await self._take(socket, mirror, every_s)
+                job = mirror.job(self.watched)
+                # What is coordinated elsewhere does not tell its changes here.
+                is_elsewhere = job is not None and job.coordinator != mirror.node.peer_id
+                if (
+                    job is not None
+                    and is_elsewhere
+                    and job.state not in JOB_ENDED
+                    and self._clock() - asked_s >= every_s
+                ):
+                    asked_s = self._clock()
+                    mirror.take_job(await self._ask("GET", f"/jobs/{quote(self.watched, safe='')}"), self._clock())
+                yield mirror.snapshot(self._clock())
+
+    @asynccontextmanager
+    async def _events(self) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
+        assert self._session is not None
+        try:
+            async with self._session.ws_connect(
+                f"{_BASE}/events", heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES_MAX
+            ) as socket:
+                yield socket
+        except aiohttp.WSServerHandshakeError as error:
+            raise PeerinferError(f"the daemon answered {error.status}; is it the same version?") from None
+        except TimeoutError:
+            raise NoDaemon(f"the daemon at {self._socket} does not answer within {TIMEOUT_S:g} s") from None
+        except aiohttp.ClientError:
+            raise NoDaemon(NO_DAEMON) from None
+
+    async def _take(self, socket: aiohttp.ClientWebSocketResponse, mirror: Mirror, every_s: float) -> None:
+        """The next message; at its first call it waits for one, later for `every_s` at most."""
+        wait_s = every_s if mirror.node.peer_id else TIMEOUT_S
+        try:
+            message = await socket.receive(timeout=wait_s)
+        except TimeoutError:
+            if mirror.node.peer_id:
+                return
+            raise NoDaemon(f"the daemon at {self._socket} does not answer within {TIMEOUT_S:g} s") from None
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            said = clean(message.extra, 200) if isinstance(message.extra, str) else ""
+            raise NoDaemon(f"{said}: {NO_DAEMON}" if said else NO_DAEMON)
+        try:
+            raw = json.loads(message.data)
+        except (ValueError, RecursionError):
+            raise PeerinferError("the daemon says something that is not JSON; is it the same version?") from None
+        mirror.take(raw, self._clock())
 
     async def pause(self, until_s: float | None = None) -> None:
-        """Stops lending until `resume`, or until the wall clock says `until_s`. Raises as `snapshot` does."""
+        """Stops lending until `resume`, or until the wall clock says `until_s`. Raises as `greet` does."""
         await self._ask("POST", "/node/pause", None if until_s is None else {"until_s": until_s})
 
     async def resume(self) -> None:
@@ -78,22 +127,26 @@ class Daemon:
         await self._ask("POST", "/node/finish")
 
     async def cancel(self, job: str) -> None:
-        await self._ask("DELETE", f"/jobs/{quote(job, safe='')}")
+        await self._ask("DELETE", f"/jobs/{quote(job, safe='')}", timeout_s=PATIENT_S)
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    async def prioritise(self, job: str, priority: str) -> None:
+        await self._ask("POST", f"/jobs/{quote(job, safe='')}/priority", {"priority": priority}, timeout_s=PATIENT_S)
+
+    async def _ask(self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S) -> Any:
+        assert self._session is not None
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            response = await self._http.request(method, path, json=body)
-        except httpx.TimeoutException:
-            raise NoDaemon(f"the daemon at {self._socket} does not answer within {TIMEOUT_S:g} s") from None
-        except httpx.TransportError:
-            raise NoDaemon(f"no daemon at {self._socket}: start one with `peerinfer join`") from None
+            async with self._session.request(method, _BASE + path, json=body, timeout=timeout) as response:
+                content, status = await response.read(), response.status
+        except TimeoutError:
+            raise NoDaemon(f"the daemon at {self._socket} does not answer within {timeout_s:g} s") from None
+        except aiohttp.ClientError:
+            raise NoDaemon(NO_DAEMON) from None
         try:
-            answer = json.loads(response.content) if response.content else None
+            answer = json.loads(content) if content else None
         except (ValueError, RecursionError):
             answer = None
-        if response.is_success:
+        if status < 400:
             return answer
         said = answer.get("error") if isinstance(answer, dict) else None
-        raise PeerinferError(
-            clean(said, 500) if isinstance(said, str) else f"the daemon answered {response.status_code}"
-        )
+        raise PeerinferError(clean(said, 500) if isinstance(said, str) else f"the daemon answered {status}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textual import events
+from textual.theme import Theme
 from textual.widgets import Static
 
 from peerinfer_tui.figures import duration
@@ -29,10 +30,17 @@ class CurvePanel(Static):
     def on_resize(self, event: events.Resize) -> None:
         self._draw()
 
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, self._redraw)
+
+    def _redraw(self, theme: Theme) -> None:
+        """In the colours of another theme."""
+        self._draw()
+
     def _draw(self) -> None:
         cells, rows = self.content_size
         self.border_title = curve_caption(self._what, self._samples)
         self.border_subtitle = f"last {duration(SPAN_S)}"
         if cells > 0 and rows > 0:
             lines = curve_lines(self._samples, self._now_s, SPAN_S, cells, rows)
-            self.update(painted(lines, self.app.theme_variables))
+            self.update(painted(lines, self.app.theme_variables), layout=False)

@@ -9,7 +9,14 @@ from peerinfer_tui.figures import clock_time
 from peerinfer_tui.line import Tone
 from peerinfer_tui.table import Column, Sheet
 
-_KIND_TONES: dict[str, Tone] = {"election": "accent", "job": "plain", "peer": "dim", "device": "warn", "node": "good"}
+_KIND_TONES: dict[str, Tone] = {
+    "election": "accent",
+    "job": "plain",
+    "peer": "dim",
+    "device": "warn",
+    "node": "good",
+    "log": "dim",
+}
 
 _COLUMNS: list[Column[Happening]] = [
     Column("time", 8, 0, lambda each, _: ((clock_time(each.at_s), "dim"),), lambda each: each.at_s),

@@ -8,13 +8,13 @@ from typing import Literal
 
 from peerinfer_tui.figures import counted
 from peerinfer_tui.line import Line, Span, Tone, state_span, words
-from peerinfer_tui.pictures import DevicePicture, JobPicture, PeerPicture, Snapshot
+from peerinfer_tui.pictures import DevicePicture, JobPicture, LogLine, PeerPicture, Snapshot
 from peerinfer_tui.words import JOB_ENDED, names_in, peer_name, short_id, short_job
 
 SINGLY_MAX = 3
 """Peers named one by one; more that change together are counted."""
 
-Kind = Literal["node", "device", "job", "election", "peer"]
+Kind = Literal["node", "device", "job", "election", "peer", "log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,19 @@ def elections(snapshot: Snapshot) -> list[Happening]:
         if each.at_s is not None
     ]
     return sorted(found, key=lambda happening: happening.at_s)
+
+
+def log_lines(lines: Sequence[LogLine], now_s: float) -> list[Happening]:
+    """What the daemon itself noted."""
+    tones: dict[str, Tone] = {"warning": "warn", "error": "bad"}
+    return [
+        Happening(
+            now_s if line.at_s is None else line.at_s,
+            "log",
+            ((line.event, tones.get(line.level, "plain")), (f"  {line.fields}" if line.fields else "", "dim")),
+        )
+        for line in lines
+    ]
 
 
 def _device_changes(before: Sequence[DevicePicture], after: Sequence[DevicePicture], now_s: float) -> list[Happening]:
@@ -118,6 +131,8 @@ def _handover(job: JobPicture, index: int, names: Mapping[str, str], at_s: float
 
 
 def _peer_changes(before: Sequence[PeerPicture], after: Sequence[PeerPicture], now_s: float) -> list[Happening]:
+    if before is after:
+        return []
     known = {peer.peer_id: peer for peer in before}
     changed: dict[tuple[str, Tone], list[PeerPicture]] = {}
     for peer in after:

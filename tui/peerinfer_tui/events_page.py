@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from textual.widget import Widget
-
 from peerinfer_tui.event_view import event_sheet
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.logbook import Logbook
@@ -18,10 +14,6 @@ class EventsPage(TablePage):
 
     def __init__(self) -> None:
         super().__init__(LiveTable("events"))
-
-    def compose_body(self) -> Iterable[Widget]:
-        yield self._filter
-        yield self.table
 
     def show_body(self, logbook: Logbook) -> None:
         self.table.show(event_sheet(logbook.happenings))

@@ -14,6 +14,7 @@ TEXT = """\
  s   S       sort by the next column; the other way (or click a title)
  enter a     jobs: attach to the one under the cursor; escape goes back
  c           jobs: cancel the one under the cursor, after a question
+ +   -       jobs: raise or lower the priority of the one under the cursor
  p   r       stop lending this node's devices at once; lend them again
  h   f       my node: pause for an hour; finish what runs, take no more
  t           light or dark

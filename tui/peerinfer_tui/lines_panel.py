@@ -49,5 +49,7 @@ class LinesPanel(VerticalScroll):
             return
         lines = list(self._lay(cells))
         if lines != self._shown:
+            # Laying out means drawing the whole screen: only where the panel's height changes.
+            is_as_high = self._shown is not None and len(self._shown) == len(lines)
             self._shown = lines
-            self._body.update(painted(lines, self.app.theme_variables))
+            self._body.update(painted(lines, self.app.theme_variables), layout=not is_as_high)

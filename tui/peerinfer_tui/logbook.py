@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from peerinfer_tui.events import Happening, changes, elections
-from peerinfer_tui.pictures import JobPicture, Snapshot
+from peerinfer_tui.events import Happening, changes, elections, log_lines
+from peerinfer_tui.pictures import JobPicture, LogLine, Snapshot
 from peerinfer_tui.words import items_accepted
 
 EVENTS_MAX = 1000
@@ -34,6 +34,8 @@ class Logbook:
         self.job_rates: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
         """Wall clock, and items per second that were accepted of the jobs this node knows."""
         self._next = 0
+        self._log_seen = (0, 0)
+        """Which process wrote the last line of the daemon's log that is noted here, and its number."""
 
     def take(self, snapshot: Snapshot, now_s: float) -> None:
         before, self.snapshot = self.snapshot, snapshot
@@ -41,6 +43,7 @@ class Logbook:
         if self.lost:
             self._note([Happening(now_s, "node", (("● ", "good"), ("the daemon answers again", "plain")))])
             self.lost = ""
+        self._note(log_lines(self._unseen(snapshot), now_s))
         if before is None:
             self._note(elections(snapshot))
             return
@@ -49,6 +52,16 @@ class Logbook:
             return
         self.own_rates.append((now_s, max(0, snapshot.node.items_done - before.node.items_done) / elapsed_s))
         self.job_rates.append((now_s, _accepted(before.jobs, snapshot.jobs) / elapsed_s))
+
+    def _unseen(self, snapshot: Snapshot) -> list[LogLine]:
+        """A picture of everything brings the last lines again."""
+        pid, number = self._log_seen
+        if pid != snapshot.node.pid:
+            pid, number = snapshot.node.pid, 0
+        found = [line for line in snapshot.log if line.number > number]
+        if found:
+            self._log_seen = (pid, found[-1].number)
+        return found
 
     def lose(self, reason: str, now_s: float) -> None:
         """The daemon cannot be asked, for this `reason`."""

@@ -29,6 +29,13 @@ class JobWatched(Message):
         self.job = job
 
 
+class PriorityWanted(Message):
+    def __init__(self, job: str, priority: str) -> None:
+        super().__init__()
+        self.job = job
+        self.priority = priority
+
+
 class CancelWanted(Message):
     def __init__(self, job: str) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 from textual import events
+from textual.theme import Theme
 from textual.widgets import Static
 
 from peerinfer_tui.overview_view import node_line
@@ -30,9 +31,18 @@ class NodeLine(Static):
     def on_resize(self, event: events.Resize) -> None:
         self._draw()
 
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, self._redraw)
+
+    def _redraw(self, theme: Theme) -> None:
+        """In the colours of another theme."""
+        self._draw()
+
     def _draw(self) -> None:
         self.set_class(bool(self._lost), "-lost")
         if self._lost:
-            self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"))
+            self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"), layout=False)
         elif self._node is not None:
-            self.update(painted([node_line(self._node, self.content_size.width)], self.app.theme_variables))
+            self.update(
+                painted([node_line(self._node, self.content_size.width)], self.app.theme_variables), layout=False
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from peerinfer_tui.figures import counted, per_second, quantity
+from peerinfer_tui.figures import counted, duration, per_second, quantity
 from peerinfer_tui.line import Line, Span, fact, state_span
 from peerinfer_tui.pictures import NodePicture, PeerPicture, Snapshot
 from peerinfer_tui.sparkline import curve, resampled
@@ -74,13 +74,15 @@ def swarm_lines(snapshot: Snapshot) -> list[Line]:
 
 
 def contribution_lines(snapshot: Snapshot) -> list[Line]:
-    """What this node has done, since its daemon began."""
+    """What this node has done since its daemon began, and what it gave to others in all its life."""
     node = snapshot.node
     energy: Span = ("not measured", "dim") if node.energy_j is None else (energy_words(node.energy_j), "plain")
     done = f"{counted(node.tasks_done, 'task')}, {counted(node.items_done, 'item')}"
     busy = f"{node.frames_running:,} running, {node.frames_waiting:,} waiting"
+    time_given = f" in {duration(node.compute_given_s)}" if node.compute_given_s else ""
     return [
         fact("done", (done, "plain"), width=_NAME),
+        fact("given", (counted(node.tasks_given, "task"), "plain"), (time_given, "dim"), width=_NAME),
         fact("energy", energy, width=_NAME),
         fact("now", (busy, "plain" if node.frames_running or node.frames_waiting else "dim"), width=_NAME),
         fact("serves", (counted(node.coordinators_served, "coordinator"), "plain"), width=_NAME),

@@ -57,7 +57,8 @@ def speed_gflops(peer: PeerPicture) -> float | None:
 
 
 def _seen(peer: PeerPicture) -> str:
-    return "" if peer.last_seen_s is None else f"  heard {duration(peer.last_seen_s)} ago"
+    """Of one that lives it is not told again and again that it was heard."""
+    return "" if peer.last_seen_s is None or peer.state == "alive" else f"  heard {duration(peer.last_seen_s)} ago"
 
 
 def _reputation(peer: PeerPicture) -> Span:
@@ -130,8 +131,8 @@ _COLUMNS: list[Column[PeerPicture]] = [
         "seen",
         8,
         9,
-        lambda peer, _: ((duration(peer.last_seen_s), "dim"),),
-        lambda peer: peer.last_seen_s,
+        lambda peer, _: (("now" if peer.state == "alive" else duration(peer.last_seen_s), "dim"),),
+        lambda peer: 0.0 if peer.state == "alive" else peer.last_seen_s,
         right=True,
     ),
     Column("id", 9, 10, lambda peer, _: ((short_id(peer.peer_id), "dim"),), lambda peer: peer.peer_id),

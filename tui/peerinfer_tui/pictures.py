@@ -37,6 +37,9 @@ class NodePicture:
     items_done: int = 0
     """For others and for itself, since the daemon began."""
     energy_j: float | None = None
+    tasks_given: int = 0
+    """For others, over all restarts."""
+    compute_given_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,17 @@ class JobPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of the daemon's log; its number only grows while the daemon runs."""
+
+    number: int = 0
+    at_s: float | None = None
+    level: str = ""
+    event: str = ""
+    fields: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that the window shows, as of one moment."""
 
@@ -143,3 +157,5 @@ class Snapshot:
     devices: tuple[DevicePicture, ...] = ()
     peers: tuple[PeerPicture, ...] = ()
     jobs: tuple[JobPicture, ...] = ()
+    log: tuple[LogLine, ...] = ()
+    """Lines that were not in a snapshot before."""

@@ -19,10 +19,10 @@ from peerinfer_tui.pictures import (
     Failure,
     Handover,
     JobPicture,
+    LogLine,
     NodePicture,
     PeerPicture,
     Reason,
-    Snapshot,
 )
 
 Json = Any
@@ -35,23 +35,45 @@ WHOLE_MAX = 1 << 63
 CLEANED_MAX = 16384
 """Texts remembered as they are shown: a thousand peers say the same every second."""
 
+LOG_LINES_MAX = 1000
+"""Of one message; the daemon keeps fewer."""
+
 TEXTS_MAX = 64
 """Entries of one list that are kept: nobody reads more of them on one screen."""
 
 
-def read_snapshot(node: Json, devices: Json, peers: Json, jobs: Json) -> Snapshot:
-    """The picture in the answers of `/api/v1/node`, `/devices`, `/peers` and `/jobs`. Never raises."""
-    return Snapshot(
-        node=_node(_mapping(node)),
-        devices=tuple(_device(_mapping(raw)) for raw in _list(devices)),
-        peers=tuple(_peer(_mapping(raw)) for raw in _list(peers)),
-        jobs=tuple(_job(_mapping(raw)) for raw in _list(jobs)),
-    )
+def read_node(raw: Json) -> NodePicture:
+    """The picture in the answer of `/api/v1/node`. Like all of these it never raises."""
+    return _node(_mapping(raw))
+
+
+def read_devices(raw: Json) -> tuple[DevicePicture, ...]:
+    return tuple(_device(_mapping(each)) for each in _list(raw))
+
+
+def read_peer(raw: Json) -> PeerPicture:
+    return _peer(_mapping(raw))
 
 
 def read_job(raw: Json) -> JobPicture:
-    """The picture in the answer of `/api/v1/jobs/ID`. Never raises."""
     return _job(_mapping(raw))
+
+
+def read_log(raw: Json) -> list[LogLine]:
+    """Lines of the daemon's log: what happened, and the fields that belong to it."""
+    return [_log_line(_mapping(each)) for each in _list(raw)[-LOG_LINES_MAX:]]
+
+
+def _log_line(raw: Mapping[str, Json]) -> LogLine:
+    known = ("number", "time", "level", "event")
+    fields = " ".join(f"{name}={value}" for name, value in raw.items() if name not in known and value is not None)
+    return LogLine(
+        _count(raw, "number"),
+        _number(raw, "time"),
+        _text(raw, "level"),
+        _text(raw, "event"),
+        clean(fields, REASON_CHARS_MAX),
+    )
 
 
 def clean(text: str, chars_max: int = NAME_CHARS_MAX) -> str:
@@ -67,7 +89,7 @@ def _cleaned(text: str, chars_max: int) -> str:
 
 
 def _node(raw: Mapping[str, Json]) -> NodePicture:
-    peers = _mapping(raw.get("peers"))
+    peers, given = _mapping(raw.get("peers")), _mapping(raw.get("contribution"))
     return NodePicture(
         peer_id=_text(raw, "peer_id"),
         name=_text(raw, "name"),
@@ -90,6 +112,8 @@ def _node(raw: Mapping[str, Json]) -> NodePicture:
         tasks_done=_count(raw, "tasks_done"),
         items_done=_count(raw, "items_done"),
         energy_j=_positive(raw, "energy_j"),
+        tasks_given=_count(given, "tasks"),
+        compute_given_s=_number(given, "compute_s"),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from peerinfer_tui.figures import UNKNOWN
 from peerinfer_tui.pictures import JobPicture, Snapshot
 
+PRIORITIES = ("urgent", "high", "normal", "low")
 JOB_ENDED = ("done", "failed", "cancelled")
 
 

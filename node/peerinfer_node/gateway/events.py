@@ -197,7 +197,7 @@ def _snapshot(picture: _Picture) -> str:
 
 
 def _changes(before: _Picture, now: _Picture) -> str | None:
-    found: Json = {name: now[name] for name in ("node", "devices") if now[name] != before[name]}
+    found: Json = {name: now[name] for name in ("node", "devices") if _steady(now[name]) != _steady(before[name])}
     for name in ("peers", "jobs"):
         changed = [each for key, each in now[name].items() if _differ(before[name].get(key), each)]
         gone = [key for key in before[name] if key not in now[name]]
@@ -208,6 +208,14 @@ def _changes(before: _Picture, now: _Picture) -> str | None:
     if lines:
         found["log"] = lines
     return _text({"event": "changes", **found}) if found else None
+
+
+def _steady(told: Any) -> Any:
+    """Without the moment at which the node counted what it gave, which is another one each time."""
+    given = told.get("contribution") if isinstance(told, dict) else None
+    if not isinstance(given, dict):
+        return told
+    return {**told, "contribution": {name: value for name, value in given.items() if name != "until"}}
 
 
 def _differ(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:

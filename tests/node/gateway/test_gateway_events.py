@@ -50,6 +50,26 @@ async def test_the_first_message_is_the_whole_picture(tmp_path: Path) -> None:
         ]
 
 
+async def test_the_time_at_which_a_node_counted_what_it_gave_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeControl()
+    asked = 0
+    status = fake.status
+
+    async def counted() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {**await status(), "contribution": {"tasks": asked // 20, "until": asked}}
+
+    monkeypatch.setattr(fake, "status", counted)
+    async with open_door(tmp_path, fake) as door, door.events() as socket:
+        await message_from(socket)
+        change = await message_from(socket)
+        assert change["node"]["contribution"]["tasks"] == 1
+        assert asked >= 20
+
+
 async def test_then_only_what_changes_is_told(tmp_path: Path, request_here: JobRequest) -> None:
     fake = FakeControl(task_s=3600)
     async with open_door(tmp_path, fake) as door, door.events() as socket:
