@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from peerinfer.elector_events import SeatRow
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
+from peerinfer.snapshots import Snapshot
 from peerinfer_node import seat_store
 from peerinfer_node.seat_store import MemorySeatStore, SqliteSeatStore
 
@@ -58,6 +60,50 @@ async def test_a_journal_is_replaced_from_where_it_is_told_on(store):
     await store.save_batches(JOB, 0, [b"a", b"b", b"c"])
     await store.save_batches(JOB, 1, [b"d"])
     assert await store.seats() == [(seat(), (b"a", b"d"))]
+
+
+async def test_a_snapshot_takes_the_place_of_the_batches_before_it(store):
+    await store.save_seat(seat())
+    await store.save_seat(seat(OTHER))
+    await store.save_batches(JOB, 0, [b"a", b"b", b"c", b"d"])
+    first, second = Snapshot(b"of two", b"c"), Snapshot(b"of three", b"d")
+    await store.save_snapshot(JOB, 2, first)
+    assert await store.snapshots() == {JOB: first}
+    assert (await store.seats())[0] == (seat(), (b"c", b"d"))
+    await store.save_batches(JOB, 3, [b"D", b"e"])
+    await store.save_snapshot(JOB, 3, second)
+    await store.save_seat(seat(promised=9))
+    assert await store.snapshots() == {JOB: second}
+    assert (await store.seats())[0] == (seat(promised=9), (b"D", b"e"))
+
+
+async def test_a_journal_that_begins_anew_takes_its_snapshot_with_it(store):
+    await store.save_seat(seat())
+    await store.save_batches(JOB, 0, [b"a", b"b"])
+    await store.save_snapshot(JOB, 1, Snapshot(b"of one", b"b"))
+    await store.save_batches(JOB, 0, [])
+    assert await store.snapshots() == {}
+    await store.save_batches(JOB, 0, [b"A"])
+    assert await store.seats() == [(seat(), (b"A",))]
+    await store.save_snapshot(JOB, 1, Snapshot(b"of one", b"B"))
+    await store.forget(JOB, 1.0)
+    assert await store.snapshots() == {}
+
+
+async def test_a_file_from_before_snapshots_is_brought_forward(path):
+    with SqliteSeatStore.open(path, is_new_node=True) as store:
+        await store.save_seat(seat())
+        await store.save_batches(JOB, 0, [b"a"])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE snapshots")
+        connection.execute("PRAGMA user_version=3")
+        connection.commit()
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert store.warning is None
+        assert await store.seats() == [(seat(), (b"a",))]
+        await store.save_snapshot(JOB, 1, Snapshot(b"of one", b"b"))
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert await store.snapshots() == {JOB: Snapshot(b"of one", b"b")}
 
 
 async def test_a_forgotten_seat_takes_its_journal_with_it(store):

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import trio
 
+from peerinfer import journal, snapshots
 from peerinfer.control import Json
 from peerinfer.ids import Cid, JobId
+from peerinfer.journal import Chain
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.ports import Batch, BatchResult, JobRow
 from peerinfer_node.roles.jobs import Jobs
@@ -161,6 +163,28 @@ def test_a_detached_job_outlives_its_coordinators() -> None:
     check_totals(outcome)
     assert outcome.terms > 1
     assert outcome.lies_passed == 0
+    (final,) = world.oversight.final.values()
+    assert len(final) == 400
+
+
+def test_a_journal_that_is_cut_again_and_again_goes_from_coordinator_to_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts: list[int] = []
+    compact = Chain.compact
+
+    def counted(self: Chain, known: int) -> bool:
+        has_cut = compact(self, known)
+        cuts.extend([self.base] * has_cut)
+        return has_cut
+
+    monkeypatch.setattr(Chain, "compact", counted)
+    monkeypatch.setattr(journal, "JOURNAL_TAIL_BYTES", 4000)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 1000)
+    outcome, world = run("failover", 2, items=400)
+    check_totals(outcome)
+    assert outcome.terms > 1
+    assert len(cuts) > 10
     (final,) = world.oversight.final.values()
     assert len(final) == 400
 
