@@ -242,6 +242,9 @@ class Seat:
         if getattr(request, "epoch", 0) > self.epoch:
             # Whoever asks may be of a committee that is not known here: it says so when it offers the seat.
             self._refuse(token, nonce, "unknown", f"is not in epoch {request.epoch} yet", self.promised)  # type: ignore[union-attr]
+        elif getattr(request, "epoch", self.epoch) < self.committees[0].epoch:
+            # Whoever asks in a generation that is over may be of a committee that its owner did not know.
+            self._refuse_sealed(token, nonce, request.epoch)  # type: ignore[union-attr]
         elif not self.may_ask(peer):
             self._refuse(token, nonce, "denied", "only the committee and the submitter may ask", NO_TERM)
         elif isinstance(request, JournalWanted):

@@ -196,6 +196,13 @@ def test_an_elector_that_has_heard_serves_the_old_generation_no_more_whatever_it
         left.start(99.0)
 
 
+def test_an_elector_of_a_committee_that_the_owner_did_not_know_hears_of_it_as_well(left: Disk) -> None:
+    left.ask(OWNER, SeatOffered(JOB.signed, (WORD,)), 1.0)
+    refusal = left.ask(4, Prepare(JOB.job, 2, term(9, 4), 3), 99.0)
+    assert (refusal.kind, refusal.changes) == ("sealed", (WORD,))
+    assert left.ask(4, Prepare(JOB.job, EPOCHS_MAX, later(9, 4), 3), 99.0).kind == "denied"
+
+
 @pytest.mark.parametrize("writes", [0, 1, 2])
 def test_a_crash_while_the_word_is_written_leaves_one_generation_or_the_other(left: Disk, writes: int) -> None:
     left.ask(OWNER, SeatOffered(JOB.signed, (WORD,)), 1.0, writes=writes)

@@ -235,6 +235,9 @@ class World:
         committee = list(node.candidate.committee)
         spares = [number for number in self.scenario.spares if self.nodes[number].peer not in committee]
         spares += [number for number in range(self.scenario.electors) if self.nodes[number].peer not in committee]
+        if self._owner.generation:
+            # Nobody is counted on there who will be gone for good: the new committee may be as small as one.
+            spares = [number for number in spares if number not in self.scenario.dead]
         if spares:
             committee[int(chance * len(committee))] = self.nodes[spares[int(chance * 1000) % len(spares)]].peer
             self._in(node, node.life, self._candidate, ChangeCommittee(tuple(committee)))
