@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 
 import models
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+import trio
 from models import batch_of, outputs_of
 from onnx import TensorProto, helper
 
@@ -269,6 +271,33 @@ async def test_a_body_larger_than_the_memory_lent_is_reported() -> None:
         assert not small.failures
     finally:
         await tight.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no memory of this kind")
+async def test_large_bodies_lie_in_shared_memory_which_the_process_gives_back_when_it_is_idle(
+    executor: SubprocessExecutor,
+) -> None:
+    model = models.identity(shape=["n", 1000])
+    await executor.load(cid_of(model), model)
+    process = executor._process
+    assert process is not None
+    assert process._arena is not None
+    fd = process._arena.fd
+
+    def shared_bytes() -> int:
+        return os.fstat(fd).st_blocks * 512
+
+    loaded_bytes = shared_bytes()
+    for rows in (2500, 10, 2500, 2500):  # one after the other in the same memory
+        x = RNG.standard_normal((rows, 1000)).astype(np.float32)
+        result = await executor.run(cid_of(model), batch_of([rows], x=x), 60)
+        assert np.array_equal(outputs_of(result, [rows])[0]["y"], x)
+    assert shared_bytes() >= loaded_bytes + 20_000_000
+    with trio.fail_after(30):
+        while shared_bytes():  # noqa: ASYNC110  (another process)
+            await trio.sleep(0.05)
+    again = await executor.run(cid_of(model), batch_of([2500], x=x), 60)
+    assert np.array_equal(outputs_of(again, [2500])[0]["y"], x)
 
 
 async def test_more_shapes_than_a_header_holds_are_a_failure_and_not_a_crash(executor: Executor) -> None:
