@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-failover test check bench bench-peers simulate figures lock clean
+.PHONY: help demo demo-failover kills test check bench bench-peers simulate figures lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,6 +26,9 @@ check: $(READY) ## lint, format, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills: $(READY) ## kill daemons at random while detached jobs run; nothing may be lost or done twice
+	$(BIN)/python tests/integration/hundred_kills.py $(ARGS)
 
 bench: $(READY) ## measure this tree; writes build/bench.json
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)

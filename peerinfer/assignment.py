@@ -320,6 +320,8 @@ class CancelFrame:
     peer: PeerId
     frame: int
     reason: str
+    goes_on: bool = False
+    """Somebody else coordinates its job from now on: what the worker has begun is worth finishing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,7 @@ class Coordination:
             case JobBroken(_, reason, kind):
                 self._end(job, "failed", reason, kind)
             case JobDropped(_, reason):
-                self._drop(job, reason)
+                self._drop(job, reason, goes_on=True)
             case TasksCommitted(_, tasks):
                 self._committed(job, tasks)
         self._touch(event.job)
@@ -241,10 +241,10 @@ class Coordination:
         self._drop(job, reason or "the job has ended")
         self._effects.append(JobEnded(job.spec.job, state, reason, kind, picture))
 
-    def _drop(self, job: CoordinatedJob, reason: str) -> None:
+    def _drop(self, job: CoordinatedJob, reason: str, *, goes_on: bool = False) -> None:
         for frame in list(job.frames.values()):
             self._over(frame)
-            self._effects.append(CancelFrame(frame.peer, frame.number, reason))
+            self._effects.append(CancelFrame(frame.peer, frame.number, reason, goes_on))
         del self._jobs[job.spec.job]
         self._alarms.clear(("deadline", job.spec.job))
         self._alarms.clear(("patience", job.spec.job))

@@ -161,6 +161,10 @@ ADDRESSES_PER_PEER_MAX = 16
 CLOCK_SKEW_MAX_S = 600.0
 """An advert from further in the future than this is refused: its sender's clock is wrong, or it lies."""
 
+MANIFEST_SKEW_MAX_S = 86400.0
+"""An elector takes no first seat of a job that is dated further from its own time than this: how long results and journals
+are kept goes by that date. An hour, by a clock that was set to the wrong zone, does no harm."""
+
 DIAL_BACK_PORTS_MAX = 4
 STATEMENT_BYTES_MAX = 4 * KIB
 """One signed statement that spreads. An attestation about thirty peers takes about 1.5 kB."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median_low
 
 from peerinfer.dialling import CONNECTIONS_WANTED, Dialler
 from peerinfer.exchange import SYNC_EVERY_S, Exchange
@@ -87,6 +88,7 @@ class Membership:
         self._dialler = Dialler(self._table, min(connections_wanted, max(members_max // 4, 1)))
         self._releaser = Releaser(self._table, members_max // 2, is_busy)
         self._prober = Prober(random.Random(rng.random()))  # noqa: S311
+        self._ahead: dict[PeerId, float] = {}
         self.health = Health()
         self._heard_s = self._refuted_s = self._swept_s = -NEVER
         self._probe_s = NEVER
@@ -141,6 +143,16 @@ class Membership:
     def members(self) -> list[Member]:
         """Without addresses that nobody has answered at yet."""
         return [entry.member for entry in self._table.entries.values() if _is_known(entry)]
+
+    @property
+    def ahead_s(self) -> float | None:
+        """How far in the future everybody's adverts are, so that none could be taken: then the clock here is wrong.
+
+        None where some could, or there are none.
+        """
+        if not self._ahead or any(entry.member.advert is not None for entry in self._table.entries.values()):
+            return None
+        return median_low(self._ahead.values())
 
     @property
     def members_max(self) -> int:
@@ -224,8 +236,14 @@ class Membership:
     def _advert_seen(self, event: AdvertSeen, now_s: float) -> None:
         advert, peer = event.advert, event.peer
         wanted = self._exchange.wanted.pop(peer, None)
-        if peer == self._table.own or advert.issued_at_s > event.wall_s + CLOCK_SKEW_MAX_S:
+        if peer == self._table.own:
             return
+        ahead_s = advert.issued_at_s - event.wall_s
+        if ahead_s > CLOCK_SKEW_MAX_S:
+            if len(self._ahead) < MEMBERS_MAX:
+                self._ahead[peer] = ahead_s
+            return
+        self._ahead.pop(peer, None)
         if len(event.signed) > ADVERT_BYTES_MAX:
             return
         entry = self._table.entry(peer, now_s)

@@ -204,6 +204,8 @@ class Cancel:
 
     frame: int = wire(uint(48))
     reason: str = wire(_reason)
+    goes_on: bool = wire(flag, default=False)
+    """The job goes on under another coordinator: what has begun is worth finishing and keeping."""
 
 
 @message(8)

@@ -69,6 +69,8 @@ class FrameFinished:
 @dataclass(frozen=True, slots=True)
 class FrameCancelled:
     key: FrameKey
+    goes_on: bool = False
+    """Its job goes on under another coordinator: what runs is finished, and not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +236,8 @@ class Volunteering:
                     self._waiting.ended(key, now_s)
                 for among in (self._answering, self._outliving, self._left_alone):
                     among.pop(key, None)
-            case FrameCancelled(key):
-                self._cancel(key)
+            case FrameCancelled(key, goes_on):
+                self._cancel(key, goes_on=goes_on)
             case PauseAsked():
                 self._pause(event)
             case ResumeAsked():
@@ -319,9 +321,11 @@ class Volunteering:
         self._outliving.pop(key, None)
         return True
 
-    def _cancel(self, key: FrameKey) -> None:
+    def _cancel(self, key: FrameKey, *, goes_on: bool) -> None:
         if self._remove(key):
             self._effects.append(DropFrame(key))
+        elif key in self._running and goes_on and key in self._outliving:
+            self._left_alone[key] = None
         elif key in self._running:
             self._effects.append(StopFrame(key))
 

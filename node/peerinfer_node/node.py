@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 import zlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ from peerinfer.membership import Membership
 from peerinfer.membership_events import Member
 from peerinfer.rate import Rate
 from peerinfer.reputation import Reputation
+from peerinfer.units import format_duration
 from peerinfer.vouching import Vouching
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
@@ -58,6 +60,8 @@ from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
 from peerinfer_node.traffic import Traffic, kept
 
+CLOCK_LOOK_S = 5.0
+LEFT = "the coordinator left"
 LEAVE_TIMEOUT_S = 4.0
 """For goodbyes: leases given back, what is written made final, the last advert."""
 
@@ -309,6 +313,7 @@ class Node:
                 nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self.punching.run)
                 nursery.start_soon(self.acquaintances.run)
+                nursery.start_soon(self._watch_clock)
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
@@ -323,7 +328,7 @@ class Node:
                 finally:
                     with trio.move_on_after(LEAVE_TIMEOUT_S) as scope:
                         scope.shield = True
-                        await self.jobs.hand_over_all("the coordinator left")
+                        await self.jobs.hand_over_all(LEFT)
                         await self.advertiser.say_left()
                         await self.acquaintances.save()
                         await self.reputation.save()
@@ -362,10 +367,12 @@ class Node:
         await self.left.wait()
 
     async def leave(self) -> None:
-        """Finishes what it computes for others, within `FINISH_TIMEOUT_S`."""
+        """Gives its leases back at once, and finishes what it computes, within `FINISH_TIMEOUT_S`."""
         self.worker.finish()
-        with trio.move_on_after(FINISH_TIMEOUT_S):
-            await self.worker.finished.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.jobs.hand_over_all, LEFT)
+            with trio.move_on_after(FINISH_TIMEOUT_S):
+                await self.worker.finished.wait()
         self.left.set()
 
     # --- committees -----------------------------------------------------------------------------------------------
@@ -408,6 +415,8 @@ class Node:
         if self.settings.is_daemon:
             eligible.append(Eligible(self.peer_id, math.inf, subnets_of(self.ports.network.addresses())))
         committee = propose(seed, self.peer_id, eligible)
+        if request.detach and len(committee) == 1 and self.clock_words:
+            raise NoSuitablePeer(f"--detach needs three daemons that can take the job over; {self.clock_words}")
         if committee == (self.peer_id,) and not self.settings.is_daemon:
             raise NoSuitablePeer(
                 f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
@@ -419,6 +428,20 @@ class Node:
             if member.peer in committee
         ]
         return committee, choose_profile(distances)
+
+    @property
+    def clock_words(self) -> str:
+        """What is wrong with this machine's clock, as far as peers let one know; else ""."""
+        ahead_s = self.members.machine.ahead_s
+        if ahead_s is None:
+            return ""
+        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.ports.clock.wall_s()))
+        return f"the clock here says {now}, and every peer is {format_duration(ahead_s)} ahead of it: set the clock"
+
+    async def _watch_clock(self) -> None:
+        while not self.clock_words:  # noqa: ASYNC110
+            await trio.sleep(CLOCK_LOOK_S)
+        self.log.warning(self.clock_words)
 
 
 def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:

@@ -62,8 +62,10 @@ class SimStore(MemoryStore):
             return 0  # Whoever still writes is a task of the dead process that has not been cancelled yet.
         if not self._is_replaying:
             self._disk.check_room()
+        done = await method(self, *arguments, **named)
+        if not self._is_replaying:  # What failed has not been written.
             self._writes.append((trio.current_time(), method, arguments, named))
-        return await method(self, *arguments, **named)
+        return done
 
     async def add_job(self, row: JobRow) -> None:
         await self._write(MemoryStore.add_job, row)

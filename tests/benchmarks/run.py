@@ -16,6 +16,7 @@ import bare_stream
 import codec_bench
 import device_bench
 import gateway_bench
+import handover_bench
 import journal_bench
 import node_bench
 import placement_bench
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "node": node_bench.run,
     "gateway": gateway_bench.run,
     "journal": journal_bench.run,
+    "handover": handover_bench.run,
 }
 
 

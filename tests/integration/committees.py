@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sqlite3
 import time
@@ -14,6 +15,7 @@ import httpx
 from swarm import Daemon, Process, Swarm, wait_for
 
 from peerinfer.committee import ELIGIBLE_AFTER_S
+from peerinfer.committees import committees_of
 from peerinfer.journal import Chain, entries_of
 from peerinfer.manifests import open_manifest
 from peerinfer.register import Entry
@@ -212,7 +214,8 @@ class Job:
         """What the elector has on its disk. Raises ProtocolError if any batch is not sound."""
         database = self.five.home(name) / "seats.db"
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
-            (manifest,) = connection.execute("SELECT manifest FROM seats WHERE job = ?", (self.id,)).fetchone()
+            query = "SELECT manifest, epochs FROM seats WHERE job = ?"
+            manifest, epochs = connection.execute(query, (self.id,)).fetchone()
             batches = [
                 signed
                 for (signed,) in connection.execute(
@@ -220,12 +223,14 @@ class Job:
                 )
             ]
         chain = Chain()
-        _, opened = open_manifest(manifest)
+        job, opened = open_manifest(manifest)
+        changes = [bytes.fromhex(each) for each in json.loads(epochs)[0]] if epochs else []
+        committees, _ = committees_of(job, opened, changes)
         if batches:
             last = Chain()
             for batch in batches:
                 last.take(batch)
-            chain.extend(last.batch(0).job, opened, last.last_term, batches)  # type: ignore[arg-type]
+            chain.extend(job, opened, last.last_term, batches, committees=committees)
         return chain
 
     def left_on_disks(self) -> list[str]:

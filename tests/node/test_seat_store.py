@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -10,9 +11,11 @@ import time
 
 import pytest
 import trio
+from lease_setting import PEERS, Setting, keys, term
 
-from peerinfer.elector_events import SeatRow
-from peerinfer.errors import StateUnusable
+from peerinfer.elector import Elector
+from peerinfer.elector_events import Restored, SeatRow
+from peerinfer.errors import DecodeError, ProtocolError, StateUnusable
 from peerinfer.ids import JobId
 from peerinfer.messages import Term
 from peerinfer.snapshots import Snapshot
@@ -313,3 +316,97 @@ async def test_what_was_confirmed_before_kill_9_is_there_after_it(path, after):
         assert row.promised.round >= confirmed >= after
         assert [int.from_bytes(batch, "big") for batch in batches] == list(range(1, len(batches) + 1))
         assert confirmed <= len(batches) <= row.promised.round
+
+
+# --- files of older versions --------------------------------------------------------------------------------------------
+
+SCHEMA_OF_VERSION_2 = """
+    CREATE TABLE seats (
+        job TEXT PRIMARY KEY, manifest BLOB NOT NULL, epoch INTEGER NOT NULL,
+        promised_round INTEGER NOT NULL, promised_candidate TEXT NOT NULL,
+        granted_round INTEGER NOT NULL, granted_candidate TEXT NOT NULL,
+        lease_s REAL NOT NULL, sealed INTEGER NOT NULL, is_over INTEGER NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE batches (
+        job TEXT NOT NULL REFERENCES seats(job) ON DELETE CASCADE, sequence INTEGER NOT NULL, signed BLOB NOT NULL,
+        PRIMARY KEY (job, sequence)) WITHOUT ROWID;
+    CREATE TABLE facts (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+    PRAGMA user_version=2;
+"""
+"""As the last release before committees could change made it, word for word."""
+
+
+def make_version_2(path, *, damaged=False):
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA journal_mode=WAL;" + SCHEMA_OF_VERSION_2)
+    connection.execute("INSERT INTO facts VALUES ('forgot_at_s', 12.5)")
+    for job, over in ((JOB, 0), (OTHER, 1)):
+        values = (job, b"manifest", 0, 7, "ada", 5, "bob", 3.0, 0, over)
+        checksum = hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
+        if damaged:
+            values = (*values[:3], 6, *values[4:])
+        connection.execute(f"INSERT INTO seats VALUES ({', '.join('?' * 11)})", (*values, checksum))
+        connection.executemany("INSERT INTO batches VALUES (?, ?, ?)", [(job, 0, b"one"), (job, 1, b"two")])
+    connection.commit()
+    connection.close()
+
+
+async def test_a_file_from_before_committees_could_change_keeps_its_promises_and_journals(path):
+    make_version_2(path)
+    expected = [
+        (SeatRow(job, b"manifest", 0, Term(7, "ada"), Term(5, "bob"), 3.0, False, over), (b"one", b"two"))
+        for job, over in ((JOB, False), (OTHER, True))
+    ]
+    changed = SeatRow(JOB, b"manifest", 1, Term(9, "cyd"), Term(9, "cyd"), 3.0, False, changes=(b"change",))
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert store.warning is None
+        assert await store.seats() == expected
+        assert await store.forgot_at_s() == 12.5
+        assert await store.given_up() == []
+        await store.save_seat(changed)
+        await store.save_batches(JOB, 1, [b"three"])
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert store.warning is None
+        assert await store.seats() == [(changed, (b"one", b"three")), expected[1]]
+
+
+async def test_a_promise_that_was_changed_in_an_old_file_is_noticed_when_it_is_brought_forward(path):
+    make_version_2(path, damaged=True)
+    with SqliteSeatStore.open(path, is_new_node=False) as store:
+        assert "not as it was written" in store.warning
+        assert await store.seats() == []
+        assert await store.forgot_at_s() > 1e9
+
+
+def test_a_file_cut_at_any_place_brings_back_what_it_held_or_the_seat_is_known_to_be_lost(path):
+    setting = Setting()
+    journal = setting.written((term(1, 0), [[1, 2], [3], list(range(10, 90))])).signed(0, 9)
+    whole_seat = SeatRow(setting.job, setting.signed, 0, term(1, 0), term(1, 0), 3.0, False)
+
+    async def fill():
+        with SqliteSeatStore.open(path, is_new_node=True) as store:
+            await store.save_seat(whole_seat)
+            await store.save_batches(setting.job, 0, journal)
+
+    async def look(opened):
+        return await opened.seats(), await opened.forgot_at_s()
+
+    trio.run(fill)
+    whole = path.read_bytes()
+    lost = 0
+    for size in [*range(0, len(whole), 1511), len(whole) - 1]:
+        for left in path.parent.iterdir():
+            left.unlink()
+        path.write_bytes(whole[:size])
+        with SqliteSeatStore.open(path, is_new_node=False) as store:
+            seats, forgot_at_s = trio.run(look, store)
+        if seats:  # What is missing of a page is read as zeros, where the whole of it is not looked at.
+            ((row, batches),) = seats
+            assert row == whole_seat
+            if batches != journal:
+                lost += 1
+                with pytest.raises((DecodeError, ProtocolError)):
+                    Elector(PEERS[0], keys(0).sign).handle(Restored(row, batches), 0.0)
+        else:
+            lost += 1
+            assert forgot_at_s is not None
+    assert lost > 5

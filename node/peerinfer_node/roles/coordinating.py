@@ -28,7 +28,7 @@ from peerinfer_node.ports import BlobStore, Executor, InThread, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
+from peerinfer_node.roles.live_job import LiveJob, in_journal, spent_s, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
 from peerinfer_node.roles.priorities import take_up
@@ -115,6 +115,9 @@ class Coordinating:
         take_up(live, machine.chain)
         await self._carry_over(live, term, machine)
         final, failed = in_journal(machine.chain)
+        deadline_s = live.request.deadline_s
+        if deadline_s is not None:  # It runs on where it was, whoever coordinates.
+            deadline_s = max(deadline_s - spent_s(machine.chain), 1e-3)
         records = await self._store.records_of(job)
         seated = machine.seated
         committee = machine.committee
@@ -128,7 +131,7 @@ class Coordinating:
         body = StoredJob(
             job,
             files,
-            self._brief(live, term, machine.chain.certificate(term)),
+            self._brief(live, term, machine.chain.certificate(term), deadline_s),
             store=self._store,
             blobs=self._blobs,
             executor=self._executor,
@@ -143,7 +146,7 @@ class Coordinating:
         live.body, live.waiting, live.end = body, "", None
         self._log.info("job accepted", job=job, term=number_of(term), items=files.split.items, tasks=files.split.tasks)
         is_takeover = len(machine.chain.handovers()) > 1
-        self._coordinator.accept(self._spec(live, final, failed, kept, is_takeover=is_takeover), body)
+        self._coordinator.accept(self._spec(live, final, failed, kept, deadline_s, is_takeover=is_takeover), body)
         live.accepted.set()
         live.note_change()
         self._on_accept()
@@ -221,7 +224,7 @@ class Coordinating:
                 kept.setdefault(record.peer, []).extend(row.tasks)
         return kept
 
-    def _brief(self, live: LiveJob, term: Term, certificate: tuple[bytes, ...]) -> JobBrief:
+    def _brief(self, live: LiveJob, term: Term, certificate: tuple[bytes, ...], deadline_s: float | None) -> JobBrief:
         assert live.files is not None
         return JobBrief(
             job=live.job,
@@ -234,7 +237,7 @@ class Coordinating:
             manifest=live.signed,
             certificate=certificate,
             priority=Priority[live.request.priority.upper()],
-            deadline_s=live.request.deadline_s or 0.0,
+            deadline_s=deadline_s or 0.0,
             changes=self._elections.changes(live.job),
         )
 
@@ -244,6 +247,7 @@ class Coordinating:
         final: Iterable[int],
         failed: dict[int, str],
         kept: dict[PeerId, list[int]],
+        deadline_s: float | None,
         *,
         is_takeover: bool,
     ) -> JobSpec:
@@ -262,7 +266,7 @@ class Coordinating:
             retries=request.retries,
             patience_s=request.timeout_s,
             task_timeout_s=request.task_timeout_s,
-            deadline_s=request.deadline_s,
+            deadline_s=deadline_s,
             final=tuple(final),
             failed=tuple(failed.items()),
             settles_s=SETTLES_S if is_takeover else 0.0,

@@ -349,9 +349,9 @@ class CoordinatorRole:
                     self.stages.ordered(number, job, peer, len(tasks))
                     self._links[peer].ordered.add(number)
                     self._links[peer].outbox.send_nowait(effect)
-            case CancelFrame(peer, number, reason):
+            case CancelFrame(peer, number, reason, goes_on):
                 self.stages.dropped(number)
-                self._cancel_frame(peer, number, reason)
+                self._cancel_frame(peer, number, reason, goes_on=goes_on)
             case KeepResults(peer, number, job, tasks):
                 body = self._bodies.get(job)
                 if body is not None and not body.keep_nowait(self._answers[peer, number], tasks):
@@ -422,7 +422,7 @@ class CoordinatorRole:
         agrees = await body.compare(answer, tasks)
         self._driver.post(CopiesCompared(job, answer.peer, tuple(agrees.items())))
 
-    def _cancel_frame(self, peer: PeerId, number: int, reason: str) -> None:
+    def _cancel_frame(self, peer: PeerId, number: int, reason: str, *, goes_on: bool) -> None:
         link = self._links.get(peer)
         if link is None:
             return
@@ -431,7 +431,7 @@ class CoordinatorRole:
             link.digests.pop(number, None)
             assert self._nursery is not None
             self._settle(link)
-            self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX]))
+            self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX], goes_on))
 
     async def _audit(self) -> None:
         """Computes drawn samples on this node's own device, those of one job together."""

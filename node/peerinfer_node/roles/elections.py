@@ -59,7 +59,7 @@ from peerinfer.lease_messages import (
     SnapshotWanted,
 )
 from peerinfer.lease_profile import LeaseProfile
-from peerinfer.limits import CLOCK_SKEW_MAX_S, REASON_CHARS_MAX
+from peerinfer.limits import CLOCK_SKEW_MAX_S, MANIFEST_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.manifests import open_manifest, profile_of
 from peerinfer.messages import (
     Goodbye,
@@ -69,6 +69,7 @@ from peerinfer.messages import (
 )
 from peerinfer.register import Entry
 from peerinfer.snapshots import Snapshot
+from peerinfer.units import format_duration
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -494,6 +495,11 @@ class Elections:
                 return LeaseRefused("", 0, "denied", str(error)[:200], NO_TERM)
             if job in self._given_up:
                 return LeaseRefused(job, 0, "denied", "this elector gave up the job long ago, and its results", NO_TERM)
+            skewed_s = manifest.created_at_s - self._clock.wall_s()
+            if abs(skewed_s) > MANIFEST_SKEW_MAX_S and not request.changes and job not in self.elector.jobs:
+                skew = f"{format_duration(abs(skewed_s))} {'in the future' if skewed_s > 0 else 'ago'}"
+                reason = f"the job is dated {skew}, by this elector's clock; is the submitter's clock right?"
+                return LeaseRefused(job, 0, "denied", reason, NO_TERM)
             # A job of this node's own is dated by the very clock that dated the loss.
             skew_s = 0.0 if manifest.submitter == self._own else CLOCK_SKEW_MAX_S
             if self._forgot_at_s is not None and manifest.created_at_s < self._forgot_at_s + skew_s:

@@ -223,6 +223,8 @@ class Jobs:
         with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):
             await live.accepted.wait()
         if not live.accepted.is_set():
+            machine = self._elections.machine(job)
+            live.waiting = (machine.snapshot().waiting if machine is not None else "") or live.waiting
             await self._forget(live, "failed", f"no committee accepted it: {live.waiting}", "JobFailed")
             raise JobFailed(f"the job was not accepted: {live.waiting}")
         assert self._nursery is not None

@@ -13,7 +13,7 @@ from peerinfer.control import JobRequest, Json
 from peerinfer.ids import JobId
 from peerinfer.job_priority import JobPriority
 from peerinfer.journal import Chain
-from peerinfer.messages import Manifest
+from peerinfer.messages import Manifest, Term
 from peerinfer.register import Entry
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.job_views import handovers
@@ -104,3 +104,17 @@ def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
 
 def tasks_of(rows: Sequence[RecordRow]) -> set[int]:
     return {task for row in rows for task in row.tasks}
+
+
+def spent_s(chain: Chain) -> float:
+    """For how long a job has been coordinated, as its journal shows: term by term, each by the clock of who held it.
+
+    So clocks of different nodes are never compared. Of terms that only a snapshot tells of nothing is known.
+    """
+    opened_s = {term: opening.at_s for term, opening in chain.handovers()}
+    last: dict[Term, int] = {}
+    for sequence in range(chain.base, len(chain)):
+        last[chain.link(sequence).term] = sequence
+    return sum(
+        max(chain.batch(sequence).at_s - opened_s[term], 0.0) for term, sequence in last.items() if term in opened_s
+    )

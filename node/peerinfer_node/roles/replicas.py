@@ -253,6 +253,8 @@ class Replicas:
             raise ProtocolError(f"term {number_of(copy.term)} is over")
         kept = self._kept.setdefault((job, copy.term.order), {})
         if copy.number not in kept:
+            if await self._store.job(job) is None:
+                raise ProtocolError("this elector has no copy of the job yet")
             # What the holder says last of a task counts: it may have voided what it said before.
             await self.keep_record(job, manifest, await self._record_in(peer, copy, body), copy.tasks)
             kept[copy.number] = None

@@ -124,6 +124,8 @@ class _Held:
     body: bytes
     scope: trio.CancelScope
     candidates: frozenset[str]
+    is_wanted: bool = True
+    """Its coordinator waits for the answer."""
     executor: Executor | None = None
     """The device that it runs on."""
 
@@ -336,8 +338,11 @@ class WorkerRole:
                 self._brief(link, message)
             case Frame():
                 self._take(link, message, body)
-            case Cancel(number, _):
-                self._driver.post(FrameCancelled((link.stream.peer, number)))
+            case Cancel(number, _, goes_on):
+                key = (link.stream.peer, number)
+                if goes_on and key in self._held:
+                    self._held[key].is_wanted = False
+                self._driver.post(FrameCancelled(key, goes_on))
             case JobDone(job):
                 if link.briefs.pop(job, None) is not None:
                     self._forget(job)
@@ -351,7 +356,7 @@ class WorkerRole:
         """Nobody wants anything of this job any more."""
         self._kept.forget(job)
         for held in self._held.values():
-            if held.frame.job == job and held.link.is_gone:
+            if held.frame.job == job and (held.link.is_gone or not held.is_wanted):
                 held.scope.cancel()
 
     def _brief(self, link: _Link, brief: JobBrief) -> None:
@@ -478,7 +483,7 @@ class WorkerRole:
             self._idle.append(executor)
             self._driver.post(FrameComputed(key))
         try:
-            if answer is not None and not held.link.is_gone:
+            if answer is not None and held.is_wanted and not held.link.is_gone:
                 await self._send_answer(held, executor, *answer)
         finally:
             self._drop(key)

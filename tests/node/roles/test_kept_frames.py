@@ -4,16 +4,28 @@ from dataclasses import replace
 
 import trio
 import trio.testing
-from lease_setting import PEERS, Setting, term
-from role_world import frame_of, worker_world
+from lease_setting import PEERS, Setting, keys, term
+from role_world import MODEL, frame_of, worker_world
 
-from peerinfer.envelope import unseal
+from peerinfer.blobs import chunks_of, index_of
+from peerinfer.envelope import seal, unseal
 from peerinfer.limits import KEPT_FRAMES_MAX, KEPT_RESULTS_BYTES_MAX
-from peerinfer.messages import JobDone, Receipt, Results, ResultsHeld, Window
+from peerinfer.manifests import open_manifest
+from peerinfer.messages import Cancel, Goodbye, JobDone, Receipt, Results, ResultsHeld, Window
 from peerinfer_node.ports import BatchResult, Group
 from peerinfer_node.roles.kept_frames import KeptFrame, KeptFrames
 
-SETTING = Setting(electors=3, submitter=7)
+
+def setting_of(electors, submitter):
+    """A job of the model that the worker can run."""
+    setting = Setting(electors=electors, submitter=submitter)
+    manifest = replace(setting.manifest, model=index_of(chunks_of(MODEL)).cid)
+    setting.signed = seal(manifest, PEERS[submitter], keys(submitter).sign)
+    setting.job, setting.manifest = open_manifest(setting.signed)
+    return setting
+
+
+SETTING = setting_of(electors=3, submitter=7)
 JOB = SETTING.job
 
 
@@ -89,6 +101,28 @@ async def test_what_runs_when_a_coordinator_dies_is_finished_and_offered(autojum
         await second.close()
 
 
+async def test_what_runs_for_a_coordinator_that_hands_over_is_finished_for_the_next(autojump_clock):
+    async with worker_world() as world:
+        world.executor.takes_s = 5.0
+        first, second = await coordinator(world, 0), await coordinator(world, 1)
+        assert await offers(second) == []
+        await brief(world, first, 1)
+        for number in (1, 2):
+            frame, body = frame_by(first, number, [number], 1)
+            await first.say(frame, [body])
+        await trio.sleep(1.0)
+        for number in (1, 2):
+            await first.say(Cancel(number, "the lease was given back", goes_on=True))
+        await trio.testing.wait_all_tasks_blocked()
+        await brief(world, second, 2)
+        assert (await second.hear(ResultsHeld)).tasks == (1,)
+        await answer(second, *frame_by(second, 7, [1], 2))
+        assert (world.executor.runs, world.executor.stopped) == (1, 0)
+        await first.say(Goodbye("leaves"))
+        assert await first.hear_end() == "no goodbye", "the one who handed over was answered"
+        await second.close()
+
+
 async def test_other_inputs_are_computed_whoever_says_that_they_are_the_same_task(autojump_clock):
     async with worker_world() as world:
         first = await coordinator(world, 0)
@@ -133,7 +167,7 @@ async def test_a_coordinator_that_was_there_before_is_told_when_it_brings_the_jo
 
 
 async def test_what_nobody_else_may_coordinate_is_stopped_with_its_coordinator_and_not_kept(autojump_clock):
-    alone = Setting(electors=1, submitter=0)
+    alone = setting_of(electors=1, submitter=0)
     async with worker_world() as world:
         world.executor.takes_s = 5.0
         first = await coordinator(world, 0)
