@@ -78,8 +78,8 @@ class Judgement:
 
     def begin(self, job: CoordinatedJob) -> None:
         policy = told.Policy.named(job.spec.verify)
-        if policy.kind == "none" or job.spec.online:
-            return
+        if policy.kind == "none" or (job.spec.online and policy.kind != "quorum"):
+            return  # requests are answered at once: only what several peers say together is waited for
         job.verification = Verification(policy, self._rng)
         for worker in self._workers.values():
             job.verification.handle(self._known(worker.peer, worker), self.now_s)
@@ -211,6 +211,8 @@ class Judgement:
     def _settle(self, job: CoordinatedJob, peer: PeerId, tasks: Sequence[int]) -> None:
         if job.spec.online:
             job.ledger.finalise(tasks)
+            if job.verification is not None:
+                self._say(Settle(job.spec.job, peer, tuple(tasks), False))
             return
         job.settling += len(tasks)
         is_last = job.ledger.all_answered and not job.unsettled

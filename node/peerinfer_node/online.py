@@ -31,7 +31,7 @@ from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, sampl
 from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
 from peerinfer_node.roles.coordinator import CoordinatorRole
-from peerinfer_node.roles.online_job import OnlineJob
+from peerinfer_node.roles.online_job import OnlineJob, Times
 
 REQUEST_TIMEOUT_S = 30.0
 SHAPES_MAX = 64
@@ -123,6 +123,7 @@ class Online:
         timeout_s: float = REQUEST_TIMEOUT_S,
         priority: Priority = Priority.NORMAL,
         verify: str = "none",
+        times: Times | None = None,
     ) -> Rows:
         """What the model makes of these inputs, whole as it takes them.
 
@@ -140,10 +141,11 @@ class Online:
             inputs if opened.joins else {name: array[None] if array.ndim else array for name, array in inputs.items()}
         )
         bind(ports, [TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in rows.items()])
-        body = self._body(model, opened, _kind(ports, rows, priority), priority)
+        policy = verify if verify.startswith("quorum:") else "none"
+        body = self._body(model, opened, (policy, *_kind(ports, rows, priority)), priority, policy)
         answer: Rows | None = None
         with trio.move_on_after(timeout_s):
-            answer = await body.infer(rows, self._coordinator.post)
+            answer = await body.infer(rows, self._coordinator.post, times)
         if answer is None:
             blocked = self._coordinator.machine.blocked(body.job)
             raise NoSuitablePeer(f"no answer within {timeout_s:g} s{': ' + blocked if blocked else ''}")
@@ -184,6 +186,14 @@ class Online:
             return None
         return None if result is None else {name: array[0] for name, array in result.items()}
 
+    async def _computed_here(self, model: Cid, opened: _OpenModel, rows: Rows) -> Rows | None:
+        """What this node's own device makes of a request, as the workers' answers have it."""
+        if opened.joins:
+            return await self._run_here(model, rows)
+        whole = {name: array[0] if array.ndim else array for name, array in rows.items()}
+        found = await self._run_here(model, whole)
+        return None if found is None else {name: array[None] for name, array in found.items()}
+
     async def _check(self, model: Cid, inputs: Rows, outputs: Rows) -> None:
         reference = await self._run_here(model, inputs)
         if reference is None:
@@ -192,7 +202,7 @@ class Online:
         if problem:
             raise VerificationFailed(f"the answer did not stand up to its check: {problem}")
 
-    def _body(self, model: Cid, opened: _OpenModel, kind: Kind, priority: Priority) -> OnlineJob:
+    def _body(self, model: Cid, opened: _OpenModel, kind: Kind, priority: Priority, policy: str) -> OnlineJob:
         """The endless job of requests of this kind; only such can be joined into one frame."""
         body = opened.bodies.pop(kind, None)
         if body is not None and body.requests >= REQUESTS_PER_JOB_MAX:
@@ -201,7 +211,7 @@ class Online:
         if body is None:
             if len(opened.bodies) >= SHAPES_MAX:
                 self._close_oldest(opened)
-            body = self._begin(model, opened, priority)
+            body = self._begin(model, opened, priority, policy)
         opened.bodies[kind] = body
         return body
 
@@ -213,12 +223,19 @@ class Online:
             )
         self._coordinator.post(JobClosed(opened.bodies.pop(idle).job))
 
-    def _begin(self, model: Cid, opened: _OpenModel, priority: Priority) -> OnlineJob:
+    def _begin(self, model: Cid, opened: _OpenModel, priority: Priority, policy: str) -> OnlineJob:
         job = JobId(self._rng.randbytes(16).hex())
         term = Term(1, self._keys.peer_id)
         brief = JobBrief(job, term, model, opened.model_bytes, (), opened.joins, REQUEST_TIMEOUT_S, receipts=False)
         interface = opened.interface
-        body = OnlineJob(job, brief, interface.inputs, interface.outputs, requests_max=REQUESTS_WAITING_MAX)
+        body = OnlineJob(
+            job,
+            brief,
+            interface.inputs,
+            interface.outputs,
+            requests_max=REQUESTS_WAITING_MAX,
+            compute=None if policy == "none" else lambda rows: self._computed_here(model, opened, rows),
+        )
         spec = JobSpec(
             job=job,
             model=model,
@@ -229,6 +246,7 @@ class Online:
             seconds_per_item=1e-3,
             task_timeout_s=REQUEST_TIMEOUT_S,
             online=True,
+            verify=policy,
             priority=priority,
         )
         self._coordinator.accept(spec, body)

@@ -21,6 +21,7 @@ from peerinfer.limits import GIB
 from peerinfer_node.online import Online
 from peerinfer_node.ports import BlobStore, InThread, ModelInterface
 from peerinfer_node.roles.answers import Rows
+from peerinfer_node.roles.online_job import Times
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[0-9]{1,9}")
@@ -41,6 +42,8 @@ class Statistics:
 
     succeeded: int = 0
     succeeded_ns: int = 0
+    queued_ns: int = 0
+    """Of those that succeeded: until their inputs were on their way to a worker."""
     failed: int = 0
     failed_ns: int = 0
     items: int = 0
@@ -152,9 +155,11 @@ class Serving:
                 "requests at once", current=self.under_way, attempted=1, limit=REQUESTS_AT_ONCE_MAX, unit="requests"
             )
         self.under_way += 1
-        started_s, count, is_done = trio.current_time(), model.statistics, False
+        started_s, count, is_done, times = trio.current_time(), model.statistics, False, Times()
         try:
-            outputs = await self._online.infer(model.cid, inputs, timeout_s=timeout_s, priority=priority, verify=verify)
+            outputs = await self._online.infer(
+                model.cid, inputs, timeout_s=timeout_s, priority=priority, verify=verify, times=times
+            )
             is_done = True
             return outputs
         finally:
@@ -162,6 +167,7 @@ class Serving:
             spent_ns = int((trio.current_time() - started_s) * 1e9)
             if is_done:
                 count.succeeded, count.succeeded_ns = count.succeeded + 1, count.succeeded_ns + spent_ns
+                count.queued_ns += min(spent_ns, int(times.queued_s * 1e9))
                 count.items += max((len(array) for array in inputs.values() if array.ndim), default=1)
             else:
                 count.failed, count.failed_ns = count.failed + 1, count.failed_ns + spent_ns

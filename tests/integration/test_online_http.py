@@ -321,7 +321,7 @@ LIES: dict[str, tuple[Any, int]] = {
     "classification": ({"inputs": [ONE], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}, 501),
     "a priority that is none": ({"inputs": [ONE], "parameters": {"priority": "now"}}, 400),
     "a timeout that is none": ({"inputs": [ONE], "parameters": {"timeout": -1}}, 400),
-    "a check for jobs": ({"inputs": [ONE], "parameters": {"verify": "quorum:3"}}, 501),
+    "a check for jobs": ({"inputs": [ONE], "parameters": {"verify": "adaptive"}}, 501),
     "a check that is none": ({"inputs": [ONE], "parameters": {"verify": "maybe"}}, 400),
     "large JSON": (b"[" + b"1," * (9 << 20) + b"1]", 503),
 }  # fmt: skip

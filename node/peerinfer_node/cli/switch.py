@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from peerinfer.control import Control, Json
 from peerinfer.errors import UsageError
 from peerinfer.units import format_duration, parse_clock
-from peerinfer_node.cli.arguments import Subcommands, add_command, duration, read_as
-from peerinfer_node.cli.output import say
+from peerinfer_node.cli.arguments import Subcommands, add_command, add_json, duration, read_as
+from peerinfer_node.cli.output import say, show_json
 from peerinfer_node.cli.place import add_place, with_daemon
 from peerinfer_node.cli.view import reason_line
 
@@ -22,9 +23,11 @@ def add(commands: Subcommands) -> None:
     until = pause.add_mutually_exclusive_group()
     until.add_argument("--for", dest="for_s", metavar="TIME", type=duration, help="like 2h or 90min")
     until.add_argument("--until", dest="clock", metavar="HH:MM", type=read_as(parse_clock), help="a time of day")
-    _place(pause, _pause)
-    _place(add_command(commands, "resume", "Lend again.", "peerinfer resume"), _resume)
-    _place(add_command(commands, "finish", "Finish running tasks, take no more.", "peerinfer finish"), _finish)
+    resume = add_command(commands, "resume", "Lend again.", "peerinfer resume")
+    finish = add_command(commands, "finish", "Finish running tasks, take no more.", "peerinfer finish")
+    for parser, command in ((pause, _pause), (resume, _resume), (finish, _finish)):
+        add_json(parser)
+        _place(parser, command)
     _place(add_command(commands, "leave", "Finish running tasks and end the daemon.", "peerinfer leave"), _leave)
 
 
@@ -48,14 +51,24 @@ def until_s(for_s: float | None, clock: int | None, now_s: float) -> float | Non
     return end.timestamp()
 
 
+def _done(arguments: argparse.Namespace, act: Callable[[Control], Awaitable[None]]) -> bool:
+    """Does it; with --json, true after showing the node's status."""
+
+    async def ask(control: Control) -> None:
+        await act(control)
+        if arguments.json:
+            show_json(await control.status())
+
+    with_daemon(arguments, ask)
+    return bool(arguments.json)
+
+
 def _pause(arguments: argparse.Namespace) -> int:
     now_s = time.time()
     end_s = until_s(arguments.for_s, arguments.clock, now_s)
 
-    async def pause(control: Control) -> None:
-        await control.pause(until_s=end_s)
-
-    with_daemon(arguments, pause)
+    if _done(arguments, lambda control: control.pause(until_s=end_s)):
+        return 0
     if end_s is None:
         say("paused; lend again with: peerinfer resume")
     else:
@@ -65,21 +78,24 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    async def resume(control: Control) -> list[Json]:
+    async def resume(control: Control) -> Json:
         await control.resume()
-        return list((await control.status()).get("reasons") or ())
+        return await control.status()
 
+    status = with_daemon(arguments, resume)
+    if arguments.json:
+        show_json(status)
+        return 0
     # The pause itself may not have gone from the picture yet.
-    resting = [
-        reason_line(reason) for reason in with_daemon(arguments, resume) if reason.get("name") not in (None, "paused")
-    ]
+    reasons = status.get("reasons") or ()
+    resting = [reason_line(reason) for reason in reasons if reason.get("name") not in (None, "paused")]
     say(f"the pause is over; the devices still rest: {'; '.join(resting)}" if resting else "lending again")
     return 0
 
 
 def _finish(arguments: argparse.Namespace) -> int:
-    with_daemon(arguments, lambda control: control.finish())
-    say("finishing what runs and taking no more; lend again with: peerinfer resume")
+    if not _done(arguments, lambda control: control.finish()):
+        say("finishing what runs and taking no more; lend again with: peerinfer resume")
     return 0
 
 

@@ -266,10 +266,10 @@ def _priority(parameters: Any) -> Priority:
 
 def _verify(parameters: Any) -> str:
     value = parameters.get("verify", "none")
-    if value not in ("none", "spot"):
-        if isinstance(value, str) and VERIFY.fullmatch(value):
-            raise NotSupported(f"verify {value} is for jobs; an online request takes none or spot")
-        raise UsageError("verify: give none or spot")
+    if not isinstance(value, str) or VERIFY.fullmatch(value) is None:
+        raise UsageError("verify: give none, spot or quorum:2 to quorum:9")
+    if value == "adaptive":
+        raise NotSupported("verify adaptive is for jobs; an online request takes none, spot or quorum:2 to quorum:9")
     return str(value)
 
 
@@ -294,9 +294,9 @@ def _statistics(model: ServedModel) -> dict[str, Any]:
         "inference_stats": {
             "success": success,
             "fail": {"count": count.failed, "ns": count.failed_ns},
-            "queue": nothing,
+            "queue": {"count": count.succeeded, "ns": count.queued_ns},
             "compute_input": nothing,
-            "compute_infer": success,
+            "compute_infer": {"count": count.succeeded, "ns": count.succeeded_ns - count.queued_ns},
             "compute_output": nothing,
             "cache_hit": nothing,
             "cache_miss": nothing,

@@ -1,25 +1,46 @@
-"""Online inference: tasks that arrive one by one, are answered at once and leave nothing behind."""
+"""Online inference: tasks that arrive one by one, are answered at once and leave nothing behind.
+
+Where the job asks for a quorum, an answer waits until as many peers agree as it takes; this node's own device takes the
+place of those that are not there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
 from peerinfer.assignment import JobEnded, TasksAdded, TaskWithdrawn
-from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError
+from peerinfer.comparison import disagreement
+from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError, VerificationFailed
 from peerinfer.ids import JobId, PeerId
+from peerinfer.judgement import UNVERIFIED
 from peerinfer.messages import JobBrief
 from peerinfer.tensors import Port, TensorSpec, dtype_name
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 from peerinfer_node.roles.job_body import FrameInputs, Verdict
+
+Compute = Callable[[Rows], Awaitable[Rows | None]]
+"""What this node's own device makes of one request; None if it cannot."""
+
+
+@dataclass(slots=True)
+class Times:
+    """Where the time of a request went."""
+
+    began_s: float = 0.0
+    queued_s: float = 0.0
+    """Until its inputs were on their way to a worker; what is left is travel, computing and checks."""
 
 
 @dataclass(slots=True)
 class _Request:
     inputs: Rows
     rows: int
+    times: Times
+    answers: dict[PeerId, Rows] = field(default_factory=dict)
+    """Where several are waited for."""
     done: trio.Event = field(default_factory=trio.Event)
     outputs: Rows | None = None
     error: PeerinferError | None = None
@@ -29,8 +50,16 @@ class OnlineJob:
     """Implements `JobBody`. Inputs are given by name, their first axis the rows of one request (merged with others)."""
 
     def __init__(
-        self, job: JobId, brief: JobBrief, inputs: Sequence[Port], outputs: Sequence[Port], *, requests_max: int
+        self,
+        job: JobId,
+        brief: JobBrief,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        *,
+        requests_max: int,
+        compute: Compute | None = None,
     ) -> None:
+        """`compute` where answers are checked: then they count when `settle` says so."""
         self.job = job
         self._brief = brief
         self._inputs = tuple(inputs)
@@ -39,13 +68,18 @@ class OnlineJob:
         self._next_task = 0
         self._closed: PeerinferError | None = None
         self._requests_max = requests_max
+        self._compute = compute
+        self._last: _Request | None = None
+        """The last one that was asked, whose rows stand in for those of one that nobody waits for any more."""
 
     @property
     def waiting(self) -> int:
         """Requests without an answer."""
         return len(self._requests)
 
-    async def infer(self, inputs: Rows, post: Callable[[TasksAdded | TaskWithdrawn], None]) -> Rows:
+    async def infer(
+        self, inputs: Rows, post: Callable[[TasksAdded | TaskWithdrawn], None], times: Times | None = None
+    ) -> Rows:
         """One request; `post` tells the machine. Raises what became of it otherwise.
 
         A caller that goes before the answer withdraws its task. A frame that carries others too goes on.
@@ -61,8 +95,10 @@ class OnlineJob:
                 unit="requests",
             )
         task, self._next_task = self._next_task, self._next_task + 1
-        request = _Request(inputs, max(len(array) if array.ndim else 1 for array in inputs.values()))
-        self._requests[task] = request
+        times = times or Times()
+        times.began_s = trio.current_time()
+        request = _Request(inputs, max(len(array) if array.ndim else 1 for array in inputs.values()), times)
+        self._requests[task] = self._last = request
         post(TasksAdded(self.job, 1))
         try:
             await request.done.wait()
@@ -95,7 +131,12 @@ class OnlineJob:
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
         # A task that was withdrawn since is computed with the rows of another: the frame promises a result for each.
         known = [self._requests[task] for task in tasks if task in self._requests]
-        requests = [self._requests.get(task, known[0]) for task in tasks]
+        for request in known:
+            if not request.times.queued_s:
+                request.times.queued_s = trio.current_time() - request.times.began_s
+        assert self._last is not None
+        filler = known[0] if known else self._last
+        requests = [self._requests.get(task, filler) for task in tasks]
         items = tuple(request.rows for request in requests)
         tensors, body = [], []
         for port in self._inputs:
@@ -113,31 +154,63 @@ class OnlineJob:
 
     def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
         for task in tasks:
-            request = self._requests.pop(task, None)
-            if request is None:
-                continue
-            request.outputs = answer.rows(task)
-            request.done.set()
+            request = self._requests.get(task)
+            if request is not None and self._compute is not None:
+                request.answers[answer.peer] = answer.rows(task)
+            elif request is not None:
+                self._answer(task, answer.rows(task))
         return True
 
+    def _answer(self, task: int, outputs: Rows) -> None:
+        request = self._requests.pop(task)
+        request.outputs = outputs
+        request.done.set()
+
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
-        del answer, tasks
-        return {}  # Nobody asks for copies: online requests are believed.
+        agrees: dict[int, tuple[PeerId, ...]] = {}
+        for task in tasks:
+            request = self._requests.get(task)
+            if request is None:
+                continue
+            rows, earlier = answer.rows(task), request.answers
+            agrees[task] = tuple(peer for peer, known in earlier.items() if not _problem(known, rows))
+            earlier[answer.peer] = rows
+        return agrees
 
     async def audit(
         self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
     ) -> Mapping[int, Verdict]:
         del fresh
-        return dict.fromkeys(asked, Verdict(None, (), "online tasks are not audited"))
+        return {task: await self._verdict(task, peers) for task, peers in asked.items()}
+
+    async def _verdict(self, task: int, peers: tuple[PeerId, ...]) -> Verdict:
+        request = self._requests.get(task)
+        if request is None or self._compute is None:
+            return Verdict(None, (), "nobody waits for it any more")
+        reference = await self._compute(request.inputs)
+        if reference is None:
+            return Verdict(None, (), "this node could not compute it")
+        problems = {peer: _problem(request.answers[peer], reference) for peer in peers if peer in request.answers}
+        if not problems:
+            return Verdict(None, (), "its result was voided")
+        wrong = tuple(peer for peer, problem in problems.items() if problem)
+        right = tuple(peer for peer, problem in problems.items() if not problem)
+        return Verdict(right, wrong, problems[wrong[0]] if wrong else "")
 
     async def evidence(self, task: int, peer: PeerId) -> None:
         del task, peer
 
     async def settle(self, peer: PeerId, tasks: Sequence[int], *, is_last: bool) -> None:
-        del peer, tasks, is_last
+        del is_last
+        for task in tasks:
+            request = self._requests.get(task)
+            if request is not None and peer in request.answers:
+                self._answer(task, request.answers[peer])
 
     async def void(self, tasks: Sequence[int]) -> None:
-        del tasks
+        for task in tasks:
+            if task in self._requests:
+                self._requests[task].answers.clear()
 
     def changed(self) -> None:
         pass
@@ -145,7 +218,7 @@ class OnlineJob:
     async def failed(self, task: int, reason: str) -> None:
         request = self._requests.pop(task, None)
         if request is not None:
-            request.error = JobFailed(reason)
+            request.error = VerificationFailed(reason) if reason.startswith(UNVERIFIED) else JobFailed(reason)
             request.done.set()
 
     async def ended(self, end: JobEnded) -> None:
@@ -153,3 +226,7 @@ class OnlineJob:
         for request in self._requests.values():
             request.error = self._closed
             request.done.set()
+
+
+def _problem(claimed: Rows, reference: Rows) -> str:
+    return disagreement(claimed, reference, compare="allclose")

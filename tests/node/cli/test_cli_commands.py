@@ -138,6 +138,8 @@ def test_status_shows_why_the_node_rests(fake: FakeControl, capsys: pytest.Captu
     assert main(["resume"]) == 0
     assert capsys.readouterr().err == "lending again\n"
     assert "paused" not in answer(capsys, "status")
+    assert json.loads(answer(capsys, "pause --json"))["state"] == "paused"
+    assert json.loads(answer(capsys, "resume --json"))["state"] == "running"
 
 
 def test_resuming_says_what_keeps_the_devices_at_rest_all_the_same(

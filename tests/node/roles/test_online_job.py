@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import trio
 import trio.testing
 
 from peerinfer.assignment import JobClosed, JobEnded, JobPicture, TaskWithdrawn
-from peerinfer.errors import JobFailed, LimitExceeded
+from peerinfer.errors import JobFailed, LimitExceeded, VerificationFailed
 from peerinfer.ids import PeerId
 from peerinfer.messages import Frame, JobBrief, OutputGroup, Term
 from peerinfer.tensors import Port, TensorSpec
@@ -194,3 +195,55 @@ async def test_a_job_of_requests_is_followed_by_another_before_it_has_grown(monk
         assert (await requests.infer(model, row(number)))["y"] == number % 3
     assert [body.requests for body in coordinator.bodies] == [3, 3, 2]
     assert coordinator.closed == [body.job for body in coordinator.bodies[:2]]
+
+
+@pytest.fixture
+def checked():
+    """A job whose requests wait for a quorum; this node's own device gives 10 times the row's value."""
+    brief = JobBrief(JOB, TERM, "model", 1, (), True, 5.0)
+
+    async def compute(inputs):
+        return {"y": 10 * inputs["x"][:, 0]}
+
+    ports = [Port("x", "float32", (-1, 2))], [Port("y", "float32", (-1,))]
+    return OnlineJob(JOB, brief, *ports, requests_max=REQUESTS_MAX, compute=compute)
+
+
+async def test_an_answer_waits_until_it_is_settled_and_is_that_of_those_who_agree(checked):
+    machine, found = Machine(), []
+
+    async def ask():
+        found.append(await checked.infer(row(1), machine.post))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await machine.added.wait()
+        checked.keep_nowait(answer([0], [99.0]), [0])  # ada lies
+        assert found == []
+        others = [replace(answer([0], [10.0]), peer=PeerId(name)) for name in ("bob", "cyd")]
+        assert await checked.compare(others[0], [0]) == {0: ()}
+        assert await checked.compare(others[1], [0]) == {0: (PeerId("bob"),)}
+        verdicts = await checked.audit({0: (PeerId("ada"), PeerId("bob"))}, {})
+        assert verdicts[0].right == (PeerId("bob"),)
+        assert verdicts[0].wrong == (PeerId("ada"),)
+        await checked.settle(PeerId("bob"), [0], is_last=False)
+    assert found[0]["y"].tolist() == [10.0]
+    assert checked.waiting == 0
+    assert (await checked.inputs([0])).items == (1,), (
+        "a copy that is still on its way stands for nobody, and harms nobody"
+    )
+
+
+async def test_a_request_that_nobody_could_verify_says_so(checked):
+    machine = Machine()
+    async with trio.open_nursery() as nursery:
+
+        async def ask():
+            with pytest.raises(VerificationFailed, match="no second peer"):
+                await checked.infer(row(1), machine.post)
+
+        nursery.start_soon(ask)
+        await machine.added.wait()
+        checked.keep_nowait(answer([0], [10.0]), [0])
+        await checked.void([0])
+        await checked.failed(0, "unverified: no second peer")
