@@ -147,7 +147,14 @@ class Serving:
     # --- requests --------------------------------------------------------------------------------------------------
 
     async def infer(
-        self, model: ServedModel, inputs: Rows, *, timeout_s: float, priority: Priority, verify: str = "none"
+        self,
+        model: ServedModel,
+        inputs: Rows,
+        *,
+        timeout_s: float,
+        priority: Priority,
+        verify: str = "none",
+        times: Times | None = None,
     ) -> Rows:
         """As `Online.infer`; counted. Raises `LimitExceeded` beyond `REQUESTS_AT_ONCE_MAX`."""
         if self.under_way >= REQUESTS_AT_ONCE_MAX:
@@ -155,7 +162,8 @@ class Serving:
                 "requests at once", current=self.under_way, attempted=1, limit=REQUESTS_AT_ONCE_MAX, unit="requests"
             )
         self.under_way += 1
-        started_s, count, is_done, times = trio.current_time(), model.statistics, False, Times()
+        times = times or Times()
+        started_s, count, is_done = trio.current_time(), model.statistics, False
         try:
             outputs = await self._online.infer(
                 model.cid, inputs, timeout_s=timeout_s, priority=priority, verify=verify, times=times

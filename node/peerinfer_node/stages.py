@@ -56,8 +56,10 @@ class _Frame:
 class Stages:
     """Told by the coordinator's role what happens to its frames."""
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
+    def __init__(self, now_s: Callable[[], float], tell: Callable[[JobId, Json], None] | None = None) -> None:
+        """`tell` hears of every frame when it is answered, and of samples that were computed again."""
         self._now_s = now_s
+        self._tell = tell
         self.histograms = {stage: Histogram() for stage in STAGES}
         self.kept = 0
         self.failed = 0
@@ -111,6 +113,8 @@ class Stages:
         ]
 
     def _note(self, job: JobId, entry: Json) -> None:
+        if self._tell is not None:
+            self._tell(job, entry)
         entries = self._ended.pop(job, None) or deque(maxlen=FRAMES_KEPT_MAX)
         self._ended[job] = entries
         entries.append(entry)

@@ -36,7 +36,9 @@ from peerinfer_node.gateway.body import TENSORS_BYTES_MAX, Message
 from peerinfer_node.gateway.oip_tensors import InferRequest, datatype_of, inflate, read_request, write_answer
 from peerinfer_node.gateway.refusals import Refusals, refusal
 from peerinfer_node.online import REQUEST_TIMEOUT_S
+from peerinfer_node.roles.online_job import Times
 from peerinfer_node.serving import ServedModel, Serving
+from peerinfer_node.tracing import Tracing
 
 PLATFORM = "onnx_onnxv1"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "schedule_policy", "statistics")
@@ -52,6 +54,7 @@ class OipRoutes:
     def __init__(self, serving: Serving, refusals: Refusals) -> None:
         self._serving = serving
         self._refusals = refusals
+        self._tracing = Tracing(time.time)
 
     def routes(self) -> list[BaseRoute]:
         found: list[BaseRoute] = [
@@ -168,16 +171,20 @@ class OipRoutes:
         else:
             asked = read_request(body, json_length)
         model = await self._model(request)
-        started_s = time.perf_counter()
+        started_s, times = time.perf_counter(), Times()
         outputs = await self._serving.infer(
             model,
             asked.inputs,
             timeout_s=_timeout_s(asked.parameters),
             priority=_priority(asked.parameters),
             verify=_verify(asked.parameters),
+            times=times,
         )
+        spent_s = time.perf_counter() - started_s
+        about = {"peerinfer.model": model.name, "peerinfer.model_version": model.version}
+        self._tracing.request(headers, about, min(times.queued_s, spent_s), max(spent_s - times.queued_s, 0.0))
         # How long the swarm took, without this gateway: the standard header for it.
-        told = {"Server-Timing": f"infer;dur={(time.perf_counter() - started_s) * 1e3:.3f}"}
+        told = {"Server-Timing": f"infer;dur={spent_s * 1e3:.3f}"}
         model.statistics.last_at_ms = int(time.time() * 1000)
         wanted = _wanted(asked, model)
         head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}

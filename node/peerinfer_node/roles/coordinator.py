@@ -60,6 +60,7 @@ from peerinfer_node.roles.frames import inputs_digest_of
 from peerinfer_node.roles.job_body import JobBody, Verdict
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 from peerinfer_node.stages import Stages
+from peerinfer_node.tracing import Tracing
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
@@ -133,7 +134,7 @@ class CoordinatorRole:
         """Waiting, each with its first answer if that was just kept."""
         self._audit_drawn = trio.Event()
         self._clock = clock
-        self.stages = Stages(clock.now_s)
+        self.stages = Stages(clock.now_s, Tracing(clock.wall_s).frame)
         self.on_lie: Callable[[Evidence], None] = lambda evidence: None
         """Called when a worker was caught and what it signed can be shown to others."""
         self._bytes_in = 0
