@@ -345,17 +345,18 @@ class Candidacy:
 
     def _heard(self, elector: PeerId, reply: Reply, now_s: float) -> None:
         self._hearing.heard(elector, now_s)
+        if self._newcomers is not None:
+            asks = self._newcomers.heard(elector, reply, self._term, self._final)
+            if asks is not None:
+                self._effects += asks
+                return
         match reply:
             case Promise() if self._recovery is not None and reply.nonce == self._asked.nonce:
                 self._read_on(self._recovery.promised(elector, reply, now_s), now_s)
                 if self._newcomers is not None and self._recovery is not None and not self._recovery.is_copying:
                     self._effects += self._newcomers.seek(elector)
-            case JournalPart() if self._newcomers is not None and self._newcomers.awaits(elector, reply):
-                self._effects += self._newcomers.journal(elector, reply, self._term, self._final)
             case JournalPart() if self._recovery is not None:
                 self._read_on(self._recovery.journal(elector, reply, now_s), now_s)
-            case SnapshotPart() if self._newcomers is not None and self._newcomers.awaits(elector, reply):
-                self._effects += self._newcomers.snapshot(elector, reply, self._term, self._final)
             case SnapshotPart() if self._recovery is not None:
                 self._read_on(self._recovery.snapshot(elector, reply, now_s), now_s)
             case Granted() if self._tenure is not None:
@@ -370,9 +371,6 @@ class Candidacy:
                 elif self._closing is not None:
                     self._closing.sealing.given(reply)
                     self._look_at_seals(now_s)
-            case SeatTaken() if reply.epoch == self._standing.epoch and not reply.is_ready:
-                if self._newcomers is not None:
-                    self._effects += self._newcomers.wants(elector, reply.sequence, reply.snapshot_bytes)
             case SeatTaken():
                 # An elector that has just learned of the job is asked again what everybody was asked.
                 if elector in self._asked.offered and self.phase not in _AT_REST:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from peerinfer.candidacy_events import Ask
+from peerinfer.candidacy_events import Ask, Reply
 from peerinfer.codec import encode
 from peerinfer.committees import Seated, Start
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
-from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SnapshotPart, SnapshotWanted
+from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SeatTaken, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
 from peerinfer.snapshots import Assembly, Snapshot
 
@@ -53,7 +53,18 @@ class Newcomers:
     def _has_journal(self) -> bool:
         return self._chain.holds(self._start.batches, self._start.head)
 
-    def wants(self, elector: PeerId, first: int, offset: int) -> list[Ask]:
+    def heard(self, elector: PeerId, reply: Reply, term: Term, floor: int) -> list[Ask] | None:
+        """None if it is not for them. `term` and `floor`: the candidate's, and how many batches are final."""
+        match reply:
+            case JournalPart() if self._sought == (elector, reply.nonce):
+                return self._journal(elector, reply, term, floor)
+            case SnapshotPart() if self._sought == (elector, reply.nonce):
+                return self._take_part(elector, reply, term, floor)
+            case SeatTaken() if reply.epoch == self._committees[-1].epoch and not reply.is_ready:
+                return self._wants(elector, reply.sequence, reply.snapshot_bytes)
+        return None
+
+    def _wants(self, elector: PeerId, first: int, offset: int) -> list[Ask]:
         """The elector is not ready: it lacks everything from `first` on, and has so many bytes of a snapshot."""
         if not self._has_journal:
             self._unready[elector] = first, -1
@@ -81,10 +92,7 @@ class Newcomers:
         self._sought = elector, self._new_nonce()
         return [Ask(elector, JournalWanted(self._job, self._sought[1], len(self._chain)))]
 
-    def awaits(self, elector: PeerId, part: JournalPart | SnapshotPart) -> bool:
-        return self._sought == (elector, part.nonce)
-
-    def journal(self, elector: PeerId, part: JournalPart, term: Term, floor: int) -> list[Ask]:
+    def _journal(self, elector: PeerId, part: JournalPart, term: Term, floor: int) -> list[Ask]:
         self._sought = None
         before = len(self._chain)
         try:
@@ -97,7 +105,7 @@ class Newcomers:
             return self._seek_part(elector)
         return self._hand_on(elector, len(self._chain) > before)
 
-    def snapshot(self, elector: PeerId, part: SnapshotPart, term: Term, floor: int) -> list[Ask]:
+    def _take_part(self, elector: PeerId, part: SnapshotPart, term: Term, floor: int) -> list[Ask]:
         self._sought = None
         assembly, whole = self._assembly, None
         if assembly is None:
@@ -124,5 +132,5 @@ class Newcomers:
     def _hand_on(self, elector: PeerId, has_more: bool) -> list[Ask]:
         if self._has_journal:
             waiting, self._unready = self._unready, {}
-            return [ask for unready, (first, _) in waiting.items() for ask in self.wants(unready, first, 0)]
+            return [ask for unready, (first, _) in waiting.items() for ask in self._wants(unready, first, 0)]
         return self.seek(elector) if has_more else []

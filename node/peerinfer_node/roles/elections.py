@@ -29,7 +29,7 @@ from peerinfer.candidacy_events import (
     Won,
     Write,
 )
-from peerinfer.committees import Seated, committees_of, number_of
+from peerinfer.committees import Seated, number_of
 from peerinfer.elector import Elector
 from peerinfer.elector_events import (
     Answer,
@@ -75,6 +75,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Keys, LocalClock, Network, SeatStore, Stream
 from peerinfer_node.roles.elector_lines import ElectorLines
+from peerinfer_node.roles.known_committees import KnownCommittees
 from peerinfer_node.roles.work_stream import greet
 
 Save = Callable[[], Awaitable[None]]
@@ -138,6 +139,7 @@ class Elections:
         self._swarm = swarm
         self._rng = rng
         self.elector = Elector(keys.peer_id, keys.sign)
+        self._known = KnownCommittees(self.elector)
         self._elector_driver: Driver[elector_events.Event, elector_events.Effect] = Driver(
             self.elector, _Clock(clock.elector_s), self._perform_elector
         )
@@ -162,8 +164,6 @@ class Elections:
         """Called when the seat of a job cannot be written down, with the reason."""
         self.on_replaced: Callable[[JobId], None] = lambda job: None
         """Called when the owner of a job has named a committee that this node is not in."""
-        self._named: dict[JobId, tuple[bytes, ...]] = {}
-        """Of this node's own jobs: the generation that it has begun."""
         self.won = 0
         self.lost = 0
 
@@ -220,7 +220,7 @@ class Elections:
             Chain(),
             profile=profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
-            changes=self._newest(job, manifest),
+            changes=self._known.changes(job, manifest),
             wall_s=self._clock.wall_s,
         )
         driver: Driver[candidacy_events.Event, candidacy_events.Effect] = Driver(
@@ -264,24 +264,16 @@ class Elections:
     def seated(self, job: JobId, manifest: Manifest) -> Seated:
         """The newest committee that is known here."""
         machine = self.machine(job)
-        return machine.seated if machine is not None else self._committees(job, manifest, self._newest(job, manifest))
+        return machine.seated if machine is not None else self._known.seated(job, manifest)
 
     def known_changes(self, job: JobId, manifest: Manifest) -> tuple[bytes, ...]:
         """What leads to it."""
         machine = self.machine(job)
-        return machine.changes if machine is not None else self._newest(job, manifest)
-
-    def _newest(self, job: JobId, manifest: Manifest) -> tuple[bytes, ...]:
-        sat, named = self.elector.changes(job), self._named.get(job, ())
-        return max(sat, named, key=lambda changes: self._committees(job, manifest, changes).epoch)
-
-    @staticmethod
-    def _committees(job: JobId, manifest: Manifest, changes: tuple[bytes, ...]) -> Seated:
-        return committees_of(job, manifest, changes)[0][-1]
+        return machine.changes if machine is not None else self._known.changes(job, manifest)
 
     def begin_generation(self, job: JobId, changes: tuple[bytes, ...]) -> None:
         """The owner's word, given on this node: its candidate follows, and campaigns."""
-        self._named[job] = changes
+        self._known.name(job, changes)
         candidate = self._candidates.get(job)
         if candidate is not None:
             candidate.driver.post(ChangesSeen(changes))
