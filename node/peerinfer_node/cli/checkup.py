@@ -110,15 +110,14 @@ def check_graphics() -> Finding:
             size = format_size(card.device.memory_bytes)
             found.append(f"{card.device.name}, {size}, good for {card.good_for}")
             continue
-        obstacle = card.obstacles[0]
-        found.append(f"{card.device.name} cannot be used: {obstacle.reason}")
-        if obstacle.advice and obstacle.advice not in advice:
-            advice.append(obstacle.advice)
+        reasons = ", and ".join(obstacle.reason for obstacle in card.obstacles)
+        found.append(f"{card.device.name} cannot be used: {reasons}")
+        advice += [obstacle.advice for obstacle in card.obstacles if obstacle.advice]
     if any(card.is_usable for card in cards):
         state = "ok"
     else:
         state, advice = "warn", advice or ["nothing can be done here; the processor computes"]
-    return Finding("graphics", state, "; ".join(found), "; ".join(advice))
+    return Finding("graphics", state, "; ".join(found), "; ".join(dict.fromkeys(advice)))
 
 
 def check_figures(state_db: Path) -> Finding:

@@ -69,6 +69,18 @@ def test_doctor_says_of_every_card_what_it_is_good_for_or_what_helps(
         assert finding.advice
 
 
+def test_doctor_says_all_that_keeps_a_card_from_use_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = read_cards(lay_out("rx580", tmp_path))
+    found = judge(cards, Answer(()), has_provider=False)
+    monkeypatch.setattr(probe, "find_gpus", lambda: found)
+    finding = checkup.check_graphics()
+    words = "the WebGPU provider is not installed, and no Vulkan driver offers it (kernel driver: amdgpu)"
+    assert f"Radeon RX 580 cannot be used: {words}" in finding.found
+    assert (
+        finding.advice.count("pip install 'peerinfer[gpu]'") == finding.advice.count("Debian: mesa-vulkan-driver") == 1
+    )
+
+
 async def test_doctor_says_what_the_devices_were_good_for_when_they_were_measured(home: Home) -> None:
     assert "nothing yet" in checkup.check_figures(home.state_db).found
     home.data.mkdir(parents=True, exist_ok=True)
