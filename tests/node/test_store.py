@@ -227,7 +227,7 @@ async def test_others_jobs_go_before_those_of_this_node_and_first_those_without_
         monkeypatch.setattr(module, "JOBS_KEPT_MAX", 3)
     await kept.add_job(job_row(1, ended_at_s=10.0, state="done"))
     await kept.add_job(job_row(2, ended_at_s=20.0, state="done", request='{"replica": {}}'))
-    gone = '{"results_gone": "results are at home"}'
+    gone = '{"results_gone": "its submitter has them"}'
     await kept.add_job(job_row(3, ended_at_s=30.0, state="done", request='{"replica": {}}', summary=gone))
     for new, left in ((4, {1, 2, 4}), (5, {1, 4, 5}), (6, {4, 5, 6})):
         await kept.add_job(job_row(new))

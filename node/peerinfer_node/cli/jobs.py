@@ -332,6 +332,7 @@ def job_lines(job: Json) -> list[str]:
         ("tasks", format_count(count_of(job, "tasks"))),
         ("accepted", format_count(count_of(job, "accepted"))),
         ("final", format_count(count_of(job, "final"))),
+        ("results", f"none here any more: {job['results_gone']}" if job.get("results_gone") else None),
         ("failed", f"items {ranges_text(failed_items(failed))}: {failed[0].reason}" if failed else None),
         ("verify", job.get("verify")),
         ("verified", level_text(job)),

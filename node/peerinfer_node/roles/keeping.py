@@ -36,7 +36,7 @@ TELL_S = 15.0
 """The electors read the end of a job in its journal, which takes a round trip or two."""
 
 TELL_AGAIN_S = 0.5
-FETCHED = "results are at home"
+FETCHED = "its submitter has them"
 EXPIRED = "given up"
 """What a job's JSON says under `results_gone`: why this node has no results of it any more."""
 
