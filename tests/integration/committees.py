@@ -114,9 +114,9 @@ class Five:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def detach(self, name: str, model: Path, inputs: Path, batch: int) -> Job:
+    def detach(self, name: str, model: Path, inputs: Path, batch: int, *flags: str) -> Job:
         run = self.swarm.run(
-            name, "run", model, inputs, "-o", "unused.npz", "--detach", "--json", "--batch", str(batch)
+            name, "run", model, inputs, "-o", "unused.npz", "--detach", "--json", "--batch", str(batch), *flags
         )
         assert run.code == 0, run.told()
         assert run.json["state"] == "running", run.json
