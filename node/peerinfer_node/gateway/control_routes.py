@@ -9,6 +9,7 @@
     POST   /api/v1/jobs                     a JobRequest -> 201 {"job_id": …}
     GET    /api/v1/jobs/ID                  DELETE cancels
     POST   /api/v1/jobs/ID/priority         {"priority": "high"}
+    POST   /api/v1/jobs/ID/rescue           names a new committee; GET says what that would mean
     GET    /api/v1/jobs/ID/watch            one JSON object per line, whenever the job changed
     GET    /api/v1/jobs/ID/results          see `peerinfer.result_blocks`
     GET    /api/v1/jobs/ID/provenance
