@@ -53,7 +53,7 @@ from peerinfer.machine import NEVER, Tick
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
 from peerinfer.seat import Seat
-from peerinfer.snapshots import bytes_max
+from peerinfer.snapshots import register_bytes_max
 
 
 class Elector:
@@ -122,20 +122,20 @@ class Elector:
         return (
             len(self._seats) < SEATS_MAX
             and self._manifest_bytes + len(signed) <= SEATS_BYTES_MAX
-            and self._register_bytes + bytes_max(manifest.tasks) <= REGISTERS_BYTES_MAX
+            and self._register_bytes + register_bytes_max(manifest.tasks) <= REGISTERS_BYTES_MAX
         )
 
     def _put(self, seat: Seat) -> None:
         self._drop(seat.job)
         self._seats[seat.job] = seat
         self._manifest_bytes += len(seat.signed_manifest)
-        self._register_bytes += bytes_max(seat.manifest.tasks)
+        self._register_bytes += register_bytes_max(seat.manifest.tasks)
 
     def _drop(self, job: JobId) -> bool:
         seat = self._seats.pop(job, None)
         if seat is not None:
             self._manifest_bytes -= len(seat.signed_manifest)
-            self._register_bytes -= bytes_max(seat.manifest.tasks)
+            self._register_bytes -= register_bytes_max(seat.manifest.tasks)
         return seat is not None
 
     def _asked(self, peer: PeerId, request: Request, token: int, now_s: float) -> None:

@@ -436,8 +436,10 @@ class Chain:
 
     def _add(self, link: Link, batch: JournalBatch, *, is_checked: bool = False) -> None:
         """Raises `ProtocolError` for a checkpoint of something else than what is here, unless that was looked at."""
-        if link.event == CHECKPOINT and not is_checked and batch.state != snapshots.digest(self.state() or b""):
-            raise ProtocolError("a checkpoint is of another journal than this one")
+        if link.event == CHECKPOINT and not is_checked:
+            state = self.state()
+            if state is None or batch.state != snapshots.digest(state):
+                raise ProtocolError("a checkpoint is of another journal than this one")
         if batch.tasks:
             self.register.put_all(batch)
         if link.event == CHECKPOINT:

@@ -69,7 +69,12 @@ def unpacked(data: bytes, tasks: int) -> tuple[JournalState, Register]:
 
 def bytes_max(tasks: int) -> int:
     """The largest that a snapshot of a job of so many tasks can be."""
-    return STATE_BYTES_MAX + 4 + -(-tasks // 8) + (DIGEST_BYTES + 4) * tasks
+    return STATE_BYTES_MAX + 4 + -(-tasks // 8) + register_bytes_max(tasks)
+
+
+def register_bytes_max(tasks: int) -> int:
+    """What a register of so many tasks takes in memory, were all of them written."""
+    return (DIGEST_BYTES + 4) * tasks
 
 
 def digest(data: bytes) -> bytes:

@@ -175,6 +175,14 @@ def test_a_checkpoint_of_another_journal_is_refused_and_nothing_changes() -> Non
     mine.check()
 
 
+def test_a_checkpoint_of_a_journal_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = JOB.written((ONE, [[1]]))
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PEERS_MAX", 0)
+    assert chain.state() is None
+    with pytest.raises(ProtocolError, match="another journal"):
+        extend(chain, (JOB.batch(chain, ONE, event=CHECKPOINT, state=digest(b"")),))
+
+
 UNSOUND = {
     "nothing": Snapshot(b"", b""),
     "no checkpoint": replace(whole(cut()), checkpoint=long().signed(3, 1)[0]),
@@ -445,8 +453,8 @@ def test_after_the_last_part_the_journal_goes_on_behind_it() -> None:
 
 
 def test_an_elector_takes_no_more_seats_than_their_registers_have_room_for() -> None:
-    tasks = (REGISTERS_BYTES_MAX // 20) * 9 // 20
-    made = [Setting(tasks=tasks, nonce=number) for number in range(3)]
+    half = REGISTERS_BYTES_MAX // 20 // 2
+    made = [Setting(tasks=half, nonce=0), Setting(tasks=half, nonce=1), Setting(tasks=1 << 5, nonce=2)]
     elector = Elector(PEERS[0], keys(0).sign)
 
     def offer(setting: Setting) -> Any:
