@@ -130,7 +130,7 @@ async def test_what_another_one_gets_later_is_fetched_from_it_then(autojump_cloc
         await two.store.begin(cid, index)
         nursery.start_soon(one.fetcher.fetch, cid, [two.peer_id])
         for number, chunk in enumerate(chunks_of(data)):
-            await trio.sleep(5)
+            await trio.sleep(4)
             await two.store.write_chunk(cid, number, chunk)
         with trio.fail_after(2 * HOLDING_AGAIN_S + 1):
             while not await one.store.has(cid):  # noqa: ASYNC110  (a store has no event)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from peerinfer.control import ResultBlock
 from peerinfer.errors import DecodeError, InputError, LimitExceeded, PeerinferError
 from peerinfer.result_blocks import CHUNK_BYTES, BlockDecoder, encode_block, encode_end, encode_error
-from peerinfer.tensors import ITEM_BYTES
+from peerinfer.strings import LENGTH_BYTES, pack
+from peerinfer.tensors import ITEM_BYTES, is_string, numpy_dtype
 
 
 def _bytes_of(*blocks: ResultBlock) -> bytes:
@@ -26,7 +27,7 @@ def _record(header: object, body: bytes = b"") -> bytes:
     return struct.pack("!I", len(packed)) + packed + body
 
 
-@pytest.mark.parametrize("dtype", ITEM_BYTES)
+@pytest.mark.parametrize("dtype", [dtype for dtype in ITEM_BYTES if not is_string(dtype)])
 def test_every_dtype_comes_back_bit_for_bit(dtype: str) -> None:
     raw = np.random.default_rng(0).integers(0, 2, (3, 4)).astype(dtype)
     (block,) = BlockDecoder().feed(_bytes_of(ResultBlock(7, 3, {"y": raw, "z": raw[:, :0]})))
@@ -34,6 +35,15 @@ def test_every_dtype_comes_back_bit_for_bit(dtype: str) -> None:
     assert block.rows["y"].dtype == np.dtype(dtype)
     np.testing.assert_array_equal(block.rows["y"], raw)
     assert block.rows["z"].shape == (3, 0)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in ITEM_BYTES if is_string(dtype)])
+def test_strings_of_every_width_come_back_as_they_were(dtype: str) -> None:
+    slot = ITEM_BYTES[dtype]
+    raw = pack([b"x" * (slot - LENGTH_BYTES), b"", "ü".encode(), b"\0"], (2, 2), slot=slot)
+    (block,) = BlockDecoder().feed(_bytes_of(ResultBlock(7, 2, {"y": raw})))
+    assert block.rows["y"].dtype == numpy_dtype(dtype)
+    assert block.rows["y"].tobytes() == raw.tobytes()
 
 
 def test_arrays_that_are_strided_or_big_endian_come_back_with_their_values() -> None:
