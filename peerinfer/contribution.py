@@ -81,6 +81,13 @@ def contribution_words(shown: Json) -> str:
     return f"{done} for others in {format_duration(shown['compute_s'])} of computing{work}{taken}"
 
 
+def confirmed_words(shown: Json) -> str:
+    """How much of it others confirm, or nothing."""
+    count = shown.get("confirmed_by") or 0
+    flops = format_flops(float(shown.get("confirmed_flops") or 0))
+    return f"{flops} of it, by checks of {format_count(count, 'other node')}" if count else ""
+
+
 def from_shown(shown: Json) -> Contribution:
     """Raises `InputError`."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerinfer.contribution import contribution_words
+from peerinfer.contribution import confirmed_words, contribution_words
 from peerinfer.control import Json
 from peerinfer.cost import format_flops
 from peerinfer.reputation import NEWCOMER_AUDITS, Evidence, Standing
@@ -15,10 +15,8 @@ NOBODY = Opinion()
 def own_words(contribution: Json) -> list[str]:
     """Of this node itself: what it gave, and what others confirm of it."""
     said = [contribution_words(contribution)]
-    if contribution["confirmed_by"]:
-        peers = format_count(contribution["confirmed_by"], "peer")
-        confirm = "confirms" if contribution["confirmed_by"] == 1 else "confirm"
-        said.append(f"{peers} {confirm} {format_flops(contribution['confirmed_flops'])} of it, by checks of their own")
+    if confirmed := confirmed_words(contribution):
+        said.append(f"confirmed: {confirmed}")
     else:
         said.append("nobody has confirmed any of it today; who had it checked says so about every ten minutes")
     return said
@@ -37,7 +35,7 @@ def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion =
     if not standing.is_barred:
         checks = format_count(round(standing.audits), "check")
         if standing.audits < 0.5:
-            said.append("none of its results was checked here yet, so much of its work is computed twice")
+            said.append("this node has checked none of its results yet, so much of its work is computed twice")
         elif standing.audits < opinion.probation:
             missing = opinion.probation - int(standing.audits)
             said.append(f"passed {checks}; a newcomer for {missing} more, so much of its work is computed twice")
@@ -53,7 +51,7 @@ def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion =
         said.append(f"computed less precisely than asked in {jobs}; that is no lie, and it was kept out of them")
     answers = row.on_time + row.late - 2.0
     if answers < 0.5:
-        said.append("was not asked for anything yet, so nobody knows whether it answers in time")
+        said.append("this node has not asked it for anything yet, and cannot say whether it answers in time")
     else:
         share = round(100 * (row.on_time - 1.0) / answers)
         said.append(f"answered {share}% of {format_count(round(answers), 'frame')} in time")
@@ -76,5 +74,5 @@ def _hearsay(opinion: Opinion) -> list[str]:
         return [f"{who} {vouch} for it, {whom} this node {verb}, so that counts for nothing"]
     spared = NEWCOMER_AUDITS - opinion.probation
     so = f"it is a newcomer for {spared} checks less" if spared else "too little to spare it a check"
-    of_them = "" if trusted == len(opinion.vouchers) else f"; {trusted} of them are trusted here"
+    of_them = "" if trusted == len(opinion.vouchers) else f", {trusted} of which this node trusts"
     return [f"{who} {vouch} for it{of_them}: that is worth {opinion.audits:.2g} checks, {so}"]

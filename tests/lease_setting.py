@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from peerinfer.blobs import chunks_of, index_of
 from peerinfer.envelope import seal
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import GENESIS
@@ -43,7 +44,7 @@ class Setting:
                 submitter=PEERS[submitter],
                 created_at_s=0.0,
                 nonce=nonce.to_bytes(16, "big"),
-                model="",
+                model=index_of(chunks_of(b"y = 2 x + 1")).cid,  # what the worlds of `role_world` run
                 model_sha256=bytes(32),
                 inputs=(),
                 outputs=(),

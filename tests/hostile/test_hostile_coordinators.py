@@ -74,6 +74,16 @@ async def test_a_forged_certificate_ends_the_stream(autojump_clock, forged):
         assert await side.hear_end()
 
 
+async def test_a_model_that_the_jobs_manifest_does_not_name_ends_the_stream(autojump_clock):
+    """Else a worker would sign, for one model, what it computed with another: a proof of a lie that it never told."""
+    async with worker_world() as world:
+        side = await coordinate(world, HOLDER)
+        term = Term(3, PEERS[HOLDER])
+        brief = await brief_of(world, term, manifest=SETTING.signed, certificate=SETTING.grants(term))
+        await side.say(replace(brief, model=await world.blobs.put(b"another model")))
+        assert "names another model" in await side.hear_end()
+
+
 async def test_the_term_of_another_coordinator_ends_the_stream(autojump_clock):
     """Somebody else's certificate, replayed."""
     async with worker_world() as world:

@@ -106,7 +106,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def status_lines(status: Json) -> list[str]:
-    from peerinfer.contribution import contribution_words  # with the codec, which help does not wait for
+    from peerinfer.contribution import confirmed_words, contribution_words  # with the codec: help does not wait for it
 
     peers = status.get("peers") or {}
     counts = f"{peers.get('alive', 0)} alive, {peers.get('suspect', 0)} suspect, {peers.get('relayed', 0)} relayed"
@@ -122,6 +122,7 @@ def status_lines(status: Json) -> list[str]:
         *(("device", _device(device)) for device in status.get("devices") or ()),
         ("jobs", format_count(status["jobs_coordinated"]) if isinstance(status.get("jobs_coordinated"), int) else None),
         ("contribution", contribution_words(status["contribution"]) if status.get("contribution") else None),
+        *((("confirmed", confirmed),) if (confirmed := confirmed_words(status.get("contribution") or {})) else ()),
         ("sandbox", status.get("sandbox")),
         ("version", status.get("version")),
         ("process", status.get("pid")),

@@ -9,6 +9,7 @@ import pytest
 from peerinfer.codec import encode
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import ProtocolError, StateUnusable
+from peerinfer.fault_proofs import commitment
 from peerinfer.ids import JobId
 from peerinfer.limits import CLOCK_SKEW_MAX_S, FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
 from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure, Term
@@ -276,3 +277,25 @@ def test_stored_strings_are_read_back_and_anothers_are_looked_at():
     record = OpenRecord(data)
     assert unpacked(record.rows(20)["label"]).tolist() == ["d", "e", "f"]
     assert digest_of_rows(record.rows(20)) == digests_of(answer, [20])[20]
+
+
+def committed(work):
+    """Results whose receipt commits to this, for inputs of a known digest."""
+    results, body = results_of([group_of((0, 1, 2), arrays(6))])
+    _, receipt = unseal(Receipt, results.receipt)
+    signed = seal(replace(receipt, work=work), WORKER.peer_id, WORKER.sign)
+    return replace(results, receipt=signed), body
+
+
+def test_a_receipt_says_what_was_computed_from_what():
+    results, _ = results_of([group_of((0, 1, 2), arrays(6))])
+    digest = hashlib.sha256(b"inputs").digest()
+    work = commitment(FRAME.items, FRAME.tensors, digest, results.groups)
+    for said, good in ((work, True), (bytes(32), False), (b"", False)):
+        given, body = committed(said)
+        if good:
+            answer = check_results(WORKER.peer_id, FRAME, given, body, OUTPUTS, wall_s=NOW_S, inputs_digest=digest)
+            assert answer.rows(30)["n"].tolist() == [0, 1]
+            continue
+        with pytest.raises(ProtocolError, match="does not say what was computed"):
+            check_results(WORKER.peer_id, FRAME, given, body, OUTPUTS, wall_s=NOW_S, inputs_digest=digest)

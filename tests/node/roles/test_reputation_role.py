@@ -7,12 +7,15 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from peerinfer.coordination import Coordination
 from peerinfer.ids import PeerId
 from peerinfer.reputation import PEERS_MAX
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
+from peerinfer_node.ports import ReputationRow
 from peerinfer_node.roles.reputation import ReputationRole
 from peerinfer_node.store import SqliteStore
 
@@ -89,3 +92,43 @@ async def test_nothing_is_written_where_nothing_was_seen(tmp_path: Path) -> None
         role = role_over(store)
         await role.save()
         assert await store.reputation() == []
+
+
+EDITS = {
+    "another peer's evidence": lambda row: replace(row, peer=PeerId("eve")),
+    "more work": lambda row: replace(row, evidence=json.dumps(json.loads(row.evidence) | {"units": 1e20})),
+    "no numbers": lambda row: replace(row, evidence=json.dumps(dict.fromkeys(json.loads(row.evidence), "x"))),
+    "no table": lambda row: replace(row, evidence="[]"),
+    "no JSON": lambda row: replace(row, evidence="{"),
+    "nothing": lambda row: replace(row, evidence=""),
+    "a code of nothing": lambda row: replace(row, mac=b""),
+    "a code of zeros": lambda row: replace(row, mac=bytes(16)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+async def test_whatever_a_hand_does_to_a_row_it_is_refused_and_the_node_lives(tmp_path: Path, edit) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        for _ in range(25):
+            role._machine.reputation.passed(ANN, SystemClock().wall_s())
+        await role.save()
+        (row,) = await store.reputation()
+        await store.save_reputation([edit(row)], [ANN])
+        again = role_over(store)
+        await again.restore()
+        assert again._machine.reputation.rows() == []
+
+
+@pytest.mark.parametrize(
+    "written", ["[]", "{", '{"at_s": "x"}', '{"later": 1}', '{"at_s": NaN}', '{"at_s": 1, "units": -5}']
+)
+async def test_a_row_of_another_version_under_this_nodes_own_code_is_refused_as_well(
+    tmp_path: Path, written: str
+) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        row = ReputationRow(ANN, written, role._code(ANN, written), 1.0)
+        await store.save_reputation([row], [])
+        await role.restore()
+        assert role._machine.reputation.rows() == []
