@@ -89,17 +89,19 @@ class Keeping:
         """Lets go of what has been kept long enough."""
         now_s = self._clock.wall_s()
         rows = {row.job: row for row in await self._store.jobs()}
+        # Signatures are looked at last: there may be a thousand rows and thousands of seats, and a node has other work.
         for row in rows.values():
-            if _is_others(row, self._own) and row.ended_at_s is not None and row.ended_at_s + RESULTS_KEPT_S < now_s:
+            is_old = row.ended_at_s is not None and row.ended_at_s + RESULTS_KEPT_S < now_s
+            if is_old and json.loads(row.summary).get("results_gone") != EXPIRED and _is_others(row, self._own):
                 await self._let_go(row, EXPIRED)
         for seat in self._elections.elector.snapshot_at(self._clock.elector_s()):
             known = rows.get(seat.job)
-            active_s = self._active_s(seat.job)
             if seat.is_over:
-                ended_s = active_s if known is None or known.ended_at_s is None else known.ended_at_s
-                if ended_s + RESULTS_KEPT_S < now_s:
+                row_s = known.ended_at_s if known is not None else None
+                if (self._active_s(seat.job) if row_s is None else row_s) + RESULTS_KEPT_S < now_s:
                     self._elections.give_up_seat(seat.job)
             elif seat.remaining_s <= 0:
+                active_s = self._active_s(seat.job)
                 if active_s + JOB_UNLED_MAX_S < now_s:
                     await self._give_up(seat.job, "nobody coordinated it for too long")
                 elif active_s + RESULTS_KEPT_S < now_s and await self.is_given_up(seat.job):
@@ -109,8 +111,10 @@ class Keeping:
         """When something was last written into its journal, by the clock of who wrote it; or when it was submitted."""
         elector = self._elections.elector
         chain, signed = elector.chain(job), elector.manifest(job)
-        created_s = open_manifest(signed)[1].created_at_s if signed is not None else 0.0
-        return max(created_s, chain.last_at_s if chain is not None else 0.0)
+        last_s = chain.last_at_s if chain is not None else 0.0
+        if last_s + RESULTS_KEPT_S > self._clock.wall_s() or signed is None:
+            return last_s
+        return max(last_s, open_manifest(signed)[1].created_at_s)
 
     # --- letting go --------------------------------------------------------------------------------------------------
 
