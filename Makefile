@@ -41,7 +41,7 @@ simulate: $(READY) ## run a swarm under a virtual clock, tear at lease and journ
 	$(BIN)/python -m peerinfer_sim.lease --seed 0 --runs 10000
 	$(BIN)/python -m peerinfer_sim.figures --quick
 
-figures: $(READY) ## every promised figure of placement, verification and trust, with plots: half an hour
+figures: $(READY) ## every promised figure of placement, verification and trust, with plots: up to an hour
 	$(BIN)/python -m peerinfer_sim.figures $(ARGS)
 
 lock: ## resolve the dependencies anew into requirements/locked.txt (needs uv)
