@@ -97,7 +97,8 @@ class Elector:
             seat = self._seats.get(job)
             if self._own not in committees[-1].electors and seat is None:
                 raise ProtocolError("this node is not of the committee")
-            if peer not in candidates_in(manifest, committees[-1]):
+            # To a seat that is there already, whoever knew it before may bring what a quorum or the owner has signed.
+            if peer not in candidates_in(manifest, committees[-1]) and (seat is None or not seat.may_ask(peer)):
                 raise ProtocolError("only the committee and the submitter may offer a seat")
             if seat is None:
                 if not self._has_room(manifest, offer.manifest):

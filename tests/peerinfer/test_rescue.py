@@ -244,6 +244,15 @@ def test_who_is_new_takes_the_seat_and_who_was_left_out_keeps_it_as_a_fence(left
     assert out.ask(0, Prepare(JOB.job, 0, term(9, 0), 3), 99.0).kind == "sealed"
 
 
+def test_whoever_was_left_out_may_bring_the_word_to_its_own_elector_and_a_stranger_may_not(left: Disk) -> None:
+    out = Disk(2)
+    out.hold(CHAIN)
+    assert out.ask(4, SeatOffered(JOB.signed, (WORD,))).kind == "denied"
+    assert not out.elector.is_fenced(JOB.job, OLD_HOLDER)
+    assert out.ask(2, SeatOffered(JOB.signed, (WORD,))).epoch == EPOCHS_MAX
+    assert out.elector.is_fenced(JOB.job, OLD_HOLDER)
+
+
 def test_a_term_of_the_next_generation_is_out_of_reach_in_this_one(left: Disk) -> None:
     assert left.ask(0, Prepare(JOB.job, 0, later(0, 0), 3)).kind == "denied"
     left.ask(OWNER, SeatOffered(JOB.signed, (WORD,)), 1.0)

@@ -393,6 +393,9 @@ class Elections:
                 machine = candidate.machine
                 self._log.info("committee changed", job=job, epoch=machine.epoch, committee=list(committee))
                 if machine.seated.generation and not is_candidate:
+                    signed = self.elector.manifest(job)
+                    if signed is not None:  # The seat is fenced on disk, whatever becomes of this candidate.
+                        self._ask_own(self._own, SeatOffered(signed, machine.changes), lambda reply: None)
                     self.on_replaced(job)
 
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy_events.Request) -> None:
