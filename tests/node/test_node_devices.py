@@ -41,7 +41,8 @@ from peerinfer_node.log import Log
 from peerinfer_node.node import Node, open_node
 from peerinfer_node.serving import Serving
 from peerinfer_tui.device_view import device_page
-from peerinfer_tui.snapshot import read_snapshot
+from peerinfer_tui.pictures import Snapshot
+from peerinfer_tui.snapshot import read_devices, read_node
 
 pytestmark = [pytest.mark.slow, needs_software_vulkan]
 
@@ -160,12 +161,16 @@ async def test_an_rx580_is_that_card_for_the_command_line_for_others_and_in_the_
             other = started("other", *joining, "--bootstrap", node.ready()["addresses"][0])
             process = await nursery.start(partial(trio.run_process, **other, stdout=subprocess.PIPE, check=False))
             assert process.stdout is not None
-            while b"ready" not in await process.stdout.receive_some():
-                pass
+            heard = b""
+            with trio.fail_after(DEADLINE_S):
+                while b"\nready" not in heard:
+                    said = await process.stdout.receive_some()
+                    assert said, heard
+                    heard += said
             await until(other_sees)
             process.kill()
 
-        page = device_page(read_snapshot(await node.control.status(), devices, [], []), 100, 0.0)
+        page = device_page(Snapshot(read_node(await node.control.status()), read_devices(devices)), 100, 0.0)
         text = "\n".join("".join(words for words, _ in line) for line in page)
         assert "Radeon RX 580" in text
         assert "54 °C" in text
