@@ -60,9 +60,10 @@ def test_who_was_caught_by_one_daemon_is_caught_by_others_that_see_for_themselve
     assert_same(out, {"y": ROWS}, atol=SLOW_ATOL)
 
     def bobs() -> str:
-        return swarm.run("bob", "reputation", eve.peer_id).stdout
+        said = swarm.run("bob", "reputation", eve.peer_id).stdout
+        return said if "computed again here" in said else ""
 
-    told = wait_for(lambda: bobs() if "computed again here" in bobs() else "", timeout_s=90, saying="bob to see it")
+    told = wait_for(bobs, timeout_s=180, saying="bob to see for itself")
     assert f"told by {ada.peer_id[-8:]}" in told
     assert "gets no work from this node" in told
     assert "computed again here" in swarm.run("bob", "peers", "--why", model).stdout
