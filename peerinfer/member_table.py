@@ -21,6 +21,10 @@ STALE_AFTER_S = 1800.0
 missed."""
 
 
+SWEEP_EVERY_S = 0.1
+"""The whole table is looked through at most this often: news of a large swarm comes in hundreds of pieces each second."""
+
+
 @dataclass(slots=True)
 class Entry:
     member: Member
@@ -52,8 +56,9 @@ class Table:
         self.entries: dict[PeerId, Entry] = {}
         self.neighbours: dict[PeerId, None] = {}
         self.effects: list[Effect] = []
-        self.sweep_s = NEVER
+        self._wanted_s = NEVER
         """When some entry's time may have come."""
+        self._swept_s = -NEVER
 
     def entry(self, peer: PeerId, now_s: float) -> Entry | None:
         """None if the table is full of neighbours."""
@@ -76,7 +81,15 @@ class Table:
         return True
 
     def wake(self, at_s: float) -> None:
-        self.sweep_s = min(self.sweep_s, at_s)
+        self._wanted_s = min(self._wanted_s, at_s)
+
+    @property
+    def sweeps_s(self) -> float:
+        """When to look at every entry."""
+        return max(self._wanted_s, self._swept_s + SWEEP_EVERY_S)
+
+    def begin_sweep(self, now_s: float) -> None:
+        self._wanted_s, self._swept_s = NEVER, now_s
 
     def send(self, peer: PeerId, message: MemberMessage) -> None:
         self.effects.append(Send(peer, message))

@@ -62,9 +62,6 @@ VERDICT_WAIT_S = 15.0
 DEATH_WITNESSES = 2
 """Who is called dead by somebody, and suspected by so many in all, is dead at once: one liar cannot bury anybody."""
 
-SWEEP_EVERY_S = 0.1
-"""The whole table is looked through at most this often: news of a large swarm comes in hundreds of pieces each second."""
-
 FORGET_AFTER_S = 600.0
 """A dead peer is remembered this long in memory; its addresses stay in the store."""
 
@@ -90,7 +87,7 @@ class Membership:
         self._prober = Prober(random.Random(rng.random()))  # noqa: S311
         self._ahead: dict[PeerId, float] = {}
         self.health = Health()
-        self._heard_s = self._refuted_s = self._swept_s = -NEVER
+        self._heard_s = self._refuted_s = -NEVER
         self._probe_s = NEVER
         self.deadline_s = NEVER
 
@@ -123,7 +120,7 @@ class Membership:
         self._exchange.gossip(now_s)
         self._exchange.sync(now_s)
         probe_s = min(self._probe_s, self._prober.deadline_s)
-        self.deadline_s = min(probe_s, self._sweeps_s, self._exchange.deadline_s)
+        self.deadline_s = min(probe_s, self._table.sweeps_s, self._exchange.deadline_s)
         effects, self._table.effects = self._table.effects, []
         return effects
 
@@ -456,15 +453,11 @@ class Membership:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _sweeps_s(self) -> float:
-        return max(self._table.sweep_s, self._swept_s + SWEEP_EVERY_S)
-
     def _sweep(self, now_s: float) -> None:
         """Looks at every entry whose time may have come."""
-        if now_s < self._sweeps_s:
+        if now_s < self._table.sweeps_s:
             return
-        self._table.sweep_s, self._swept_s = NEVER, now_s
+        self._table.begin_sweep(now_s)
         self._exchange.ask_again(now_s)
         for entry in list(self._table.entries.values()):
             self._releaser.sweep(entry, now_s)

@@ -49,6 +49,7 @@ def peer_with(key: bytes) -> PeerId:
     return peer_id_of(key)
 
 
+@lru_cache(maxsize=8192)
 def known(peer: PeerId, incarnation: int, sequence: int, state: str, by: PeerId | None = None) -> Known:
     return Known(key_of(peer), incarnation, sequence, state, key_of(by) if by else b"")
 
