@@ -5,7 +5,7 @@ Everything here has a budget, so that a node of a large swarm sends no more than
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX
@@ -37,10 +37,25 @@ INTRODUCED = 8
 WANTED_AGAIN_S = 2.0
 WANTED_ASKED_MAX = 4
 """Neighbours that are asked for one advert, each after the other."""
+DOUBTS_MAX = 4
+"""Who call a peer dead in a version that is not known here; two are believed."""
+
 ADVERTS_BYTES = 256 * 1024
 """Adverts in one message, together."""
 
 _ORDER = {"alive": 0, "suspect": 1, "dead": 2, "left": 3}
+
+
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Somebody suspects a peer, or calls it dead, as of a version that is not known here yet."""
+
+    version: Version
+    by: PeerId
+    is_dead: bool
 
 
 @dataclass(slots=True)
@@ -49,8 +64,13 @@ class Wanted:
 
     again_s: float
     asked: int = 1
-    doubt: tuple[tuple[int, int], PeerId] | None = None
-    """Who doubts that the peer lives, as of which version."""
+    doubts: list[Doubt] = field(default_factory=list)
+    """Only the peer itself can say that there is such a version: they wait for its advert."""
+
+    def note(self, doubt: Doubt) -> None:
+        """The newest of each teller."""
+        others = [each for each in self.doubts if each.by != doubt.by]
+        self.doubts = [*others, doubt][-DOUBTS_MAX:]
 
 
 class Exchange:
@@ -99,15 +119,25 @@ class Exchange:
         if found:
             self._table.send(peer, Adverts(tuple(found)))
 
-    def want(self, peer: PeerId, now_s: float) -> bool:
-        """Whether to ask for this peer's advert now."""
+    def want(self, peer: PeerId, now_s: float, *, is_urgent: bool) -> bool:
+        """Whether to ask for this peer's advert now. It is urgent if somebody doubts that the peer lives."""
         if peer in self.wanted or len(self.wanted) >= self._table.members_max:
             return False
-        if not self._fetching.take(ADVERT_BYTES_MAX / 10, now_s):  # an advert takes 400 to 1,000 bytes
+        keep = 0 if is_urgent else NEWS_BYTES_URGENT
+        if not self._fetching.take(ADVERT_BYTES_MAX / 10, now_s, keep=keep):  # an advert takes 400 to 1,000 bytes
             return False
         self.wanted[peer] = Wanted(now_s + WANTED_AGAIN_S)
         self._table.wake(now_s + WANTED_AGAIN_S)
         return True
+
+    def arrived(self, peer: PeerId, version: Version) -> list[Doubt]:
+        """Which doubts are about the advert that has come. It is still wanted if some are about a newer one."""
+        wanted = self.wanted.get(peer)
+        if wanted is None:
+            return []
+        if not any(doubt.version > version for doubt in wanted.doubts):
+            del self.wanted[peer]
+        return [doubt for doubt in wanted.doubts if doubt.version == version]
 
     def ask_again(self, now_s: float) -> None:
         """Asks somebody else for the adverts that did not come."""

@@ -21,7 +21,7 @@ from dataclasses import replace
 from statistics import median_low
 
 from peerinfer.dialling import CONNECTIONS_WANTED, Dialler
-from peerinfer.exchange import SYNC_EVERY_S, Exchange
+from peerinfer.exchange import SYNC_EVERY_S, Doubt, Exchange
 from peerinfer.ids import PeerId
 from peerinfer.limits import (
     ADVERT_BYTES_MAX,
@@ -232,7 +232,6 @@ class Membership:
 
     def _advert_seen(self, event: AdvertSeen, now_s: float) -> None:
         advert, peer = event.advert, event.peer
-        wanted = self._exchange.wanted.pop(peer, None)
         if peer == self._table.own:
             return
         ahead_s = advert.issued_at_s - event.wall_s
@@ -264,8 +263,8 @@ class Membership:
         if is_news:
             self._exchange.tell(entry)
         self._table.effects.append(PeerChanged(peer))
-        if wanted and wanted.doubt and wanted.doubt[0] == entry.member.version:
-            self._doubt(entry, wanted.doubt[1], wanted.doubt[1], now_s)
+        for doubt in self._exchange.arrived(peer, entry.member.version):
+            self._doubt(entry, doubt.by, doubt.by, now_s, is_dead=doubt.is_dead)
 
     # --- what others say ---------------------------------------------------------------------------------------------
 
@@ -307,10 +306,10 @@ class Membership:
             is_doubt = each.state in ("suspect", "dead")
             if entry is None or version > entry.member.version:
                 is_due = (entry is not None or not is_doubt) and len(wanted) < DIGEST_PEERS_MAX
-                if is_due and self._exchange.want(peer, now_s):
+                if is_due and self._exchange.want(peer, now_s, is_urgent=is_doubt):
                     wanted.append(each.key)
-                    # Only the peer itself can say that there is such a version: a doubt waits for that advert.
-                    self._exchange.wanted[peer].doubt = (version, by) if is_doubt else None
+                if is_doubt and peer in self._exchange.wanted:
+                    self._exchange.wanted[peer].note(Doubt(version, by, each.state == "dead"))
             elif version == entry.member.version and is_doubt:
                 origin = by if len(each.by) != len(each.key) else peer_with(each.by)
                 # What this node has seen it knows itself: its own rumour that comes back is hearsay.

@@ -387,6 +387,20 @@ def test_a_death_in_a_future_that_nobody_has_seen_waits_for_the_advert(node):
     assert node.state(CID) == "suspect"
 
 
+def test_two_who_call_a_peer_dead_in_a_version_not_yet_known_are_believed_when_its_advert_comes(node):
+    """A node that is no neighbour hears of deaths before it has the newest advert: all who told it would be forgotten."""
+    node.meet(ADA, BOB)
+    node.advert(CID, 1)
+    for teller in (ADA, BOB, BOB):
+        node.post(Heard(teller, News((known(CID, 1, 3, "dead"),))))
+    assert node.state(CID) == "alive"
+    node.advert(CID, 2)
+    assert node.state(CID) == "alive", "nobody has doubted this version"
+    node.advert(CID, 3)
+    assert node.state(CID) == "dead"
+    assert node.machine._exchange.wanted == {}
+
+
 # --- bounds --------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ class Traffic:
     def __str__(self) -> str:
         return (
             f"sent {self.sent_mean:.0f} B/s (most {self.sent_max:.0f}), received {self.received_mean:.0f} B/s "
-            f"(most {self.received_max:.0f}), {self.connections_max} connections at most, {self.core:.2%} of a core"
+            f"(most {self.received_max:.0f}), {self.connections_max} connections at most, {self.core:.3%} of a core"
         )
 
 
