@@ -11,6 +11,8 @@ from committees import Five
 from job_files import SLOW_ATOL, assert_same, write_model, write_npz
 from swarm import wait_for
 
+from peerinfer.limits import EPOCHS_MAX
+
 pytestmark = pytest.mark.slow
 
 ITEMS = 360
@@ -291,9 +293,19 @@ def test_the_owner_goes_on_without_a_quorum_and_nobody_follows_the_old_one(five,
     assert after["generation"] == 1
     job.fetch("ada", tmp_path / "out.npz")
     assert_same(tmp_path / "out.npz", slow_job[2], atol=SLOW_ATOL)
+    for name in lost:
+        wait_for(lambda name=name: _is_fenced(five, name, job), timeout_s=30, saying=f"{name} to hear of it")
+        assert job.seen_by(name)["reason"] == "its owner named another committee"
     over = five.swarm.run("ada", "jobs", "rescue", job.id, "--yes")
     assert over.code == 2, over.told()
     assert "has ended already: done" in over.stderr
+
+
+def _is_fenced(five, name, job):
+    """It has the owner's word on its disk, and has ended the job for itself."""
+    with contextlib.closing(sqlite3.connect(f"file:{five.home(name) / 'seats.db'}?mode=ro", uri=True)) as connection:
+        (epoch,) = connection.execute("SELECT epoch FROM seats WHERE job = ?", (job.id,)).fetchone()
+    return epoch >= EPOCHS_MAX and (job.seen_by(name) or {}).get("state") == "cancelled"
 
 
 def _paused(job):
