@@ -126,7 +126,7 @@ def test_it_is_served_on_the_loopback_address_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "１"])
 def test_a_port_that_is_none_is_refused_in_one_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", "/nowhere", f"--serve={port}"]) == 2
-    assert capsys.readouterr().err == "peerinfer: --serve: give a port from 1 to 65535\n"
+    assert capsys.readouterr().err == "peerinfer: error: --serve: give a port from 1 to 65535\n"
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(tmp_path: Path) -> None:

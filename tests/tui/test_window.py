@@ -370,7 +370,7 @@ def test_without_a_daemon_the_command_says_so_and_exits_with_7(
 ) -> None:
     assert main([]) == 7
     words = capsys.readouterr().err
-    assert words == f"peerinfer: {NO_DAEMON}\n"  # as every other command says it
+    assert words == f"peerinfer: error: {NO_DAEMON}\n"  # as every other command says it
     assert main(["--socket", str(tmp_path / "none.sock")]) == 7
     assert capsys.readouterr().err == words
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asyncio.run(serve(given.socket, port, _announce))
             return 0
     except PeerinferError as error:
-        sys.stderr.write(f"peerinfer: {error}\n")
+        sys.stderr.write(f"peerinfer: error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
