@@ -9,6 +9,7 @@ term. Only the very same inputs are answered so: whoever coordinated before may 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class KeptFrames:
 
 def digest_of(frame: Frame, brief: JobBrief, body: Iterable[bytes]) -> bytes:
     """What a frame's outputs follow from."""
-    digest = hashlib.sha256(repr((brief.model, brief.merge, brief.outputs, frame.items, frame.tensors)).encode())
+    digest = hashlib.sha256(repr((brief.model, brief.merge, brief.outputs, len(frame.items), frame.tensors)).encode())
+    digest.update(array("Q", frame.items))
     for part in body:
         digest.update(part)
     return digest.digest()
