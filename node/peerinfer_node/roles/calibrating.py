@@ -19,7 +19,11 @@ from peerinfer_node.ports import Batch, Executor, InThread
 from peerinfer_node.roles.answers import cut, raw_bytes
 
 CALIBRATION_S = 2.0
-"""A job waits so long for it; a slow model is measured on fewer items, and the slowest not at all."""
+"""A job waits so long for it at most; a slow model is measured on fewer items, and the slowest not at all."""
+
+CALIBRATION_SHARE = 0.05
+CALIBRATION_MIN_S = 0.1
+"""And no more than this share of what the job takes here, or this long: small jobs are not there to be prepared."""
 
 RUNS = 6
 RUN_TIMEOUT_S = 20.0
@@ -50,7 +54,8 @@ async def measured_rules(
 ) -> tuple[OutputRule, ...]:
     """The rule of every output. Where the model could not be measured, those that the user named."""
     binding = inputs.binding
-    affordable = int(CALIBRATION_S / (RUNS * max(seconds_per_item, 1e-6) * binding.block))
+    budget_s = min(max(CALIBRATION_SHARE * inputs.items * seconds_per_item, CALIBRATION_MIN_S), CALIBRATION_S)
+    affordable = int(budget_s / (RUNS * max(seconds_per_item, 1e-6) * binding.block))
     runs = min(ITEMS, affordable, inputs.items // binding.block)
     if runs < 1:
         return named_rules(outputs, named)
