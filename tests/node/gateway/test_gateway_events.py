@@ -175,10 +175,12 @@ async def test_a_reader_that_talks_without_end_is_sent_away(tmp_path: Path) -> N
 async def test_a_huge_message_of_a_reader_ends_its_connection_alone(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door, door.events() as quiet:
         await message_from(quiet)
-        async with door.events() as loud:
-            with suppress(ConnectionClosed):
-                await loud.send_message("x" * 1_000_000)
-            await read_to_end(loud)
+        with trio.CancelScope() as scope:
+            async with door.events() as loud:
+                with suppress(ConnectionClosed):
+                    await loud.send_message("x" * 1_000_000)
+                await read_to_end(loud)
+                scope.cancel()  # the client's library waits for a goodbye of who has cut it off
         await door.fake.pause(until_s=None)
         assert (await message_from(quiet))["node"]["state"] == "paused"
 
