@@ -71,7 +71,8 @@ def spread_of(reference: NDArray[Any], others: Sequence[NDArray[Any]]) -> float:
     widest = 0.0
     for other in others:
         if other.shape == reference.shape:
-            difference = np.abs(other.astype(np.float64) - r)
+            with np.errstate(over="ignore", invalid="ignore"):
+                difference = np.abs(other.astype(np.float64) - r)
             known = difference[np.isfinite(difference)]
             widest = max(widest, float(known.max()) / scale if known.size else 0.0)
     return widest

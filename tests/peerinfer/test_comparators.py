@@ -143,3 +143,10 @@ def test_inputs_are_moved_by_a_part_of_themselves_and_the_same_way_every_time() 
     assert found[:16] == LABELS.tobytes()
     assert np.allclose(np.frombuffer(found[16:], np.float32).reshape(SCORES.shape), SCORES, rtol=1.1e-3, atol=0)
     assert moved(LABELS.tobytes(), tensors[:1], 1e-3, 7) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_answers_that_are_not_finite_are_measured_without_a_warning():
+    answers = np.array([1.0, np.inf, -np.inf, np.nan, 3e38], np.float32)
+    assert spread_of(answers, [answers, -answers]) == 2.0
+    assert spread_of(np.array([np.inf, np.nan], np.float32), [answers[:2]]) == 0.0
