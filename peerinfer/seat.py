@@ -191,6 +191,10 @@ class Seat:
             return len(self.chain)
         if part:
             self._take_part(part, Term(TERM_ROUND_MAX, ""))
+            if self.chain.last_term.order > self.promised.order:
+                # It reaches further than the change: whoever held the lease then is no longer to be followed.
+                self.promised = self.chain.last_term
+                self.effects.append(PersistSeat(self.row()))
             return len(self.chain)
         try:
             changed, _ = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)

@@ -30,6 +30,13 @@ def test_whatever_happens_nothing_wrong_does_and_the_job_ends() -> None:
     assert failure is None, f"{failure.scenario}\n{failure.what}"
 
 
+@pytest.mark.parametrize("seed", [40_962, 41_817])
+def test_runs_that_once_went_wrong_are_as_they_must_be(seed: int) -> None:
+    """A rescue that was never tried; a seat that caught up by snapshot beyond what it had promised."""
+    failure = runs.play_many([seed])
+    assert failure is None, f"{failure.scenario}\n{failure.what}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", mutants.MUTANTS)
 def test_it_is_noticed_if_a_guard_is_missing(name: str) -> None:

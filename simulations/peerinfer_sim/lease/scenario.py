@@ -226,7 +226,7 @@ def _rescued(found: Scenario, dice: random.Random) -> Scenario:
     others = [node for node in range(found.electors) if node != found.submitter]
     lost = dice.sample(others, min(found.electors - quorum(found.electors, 0) + 1, len(others)))
     at_s = dice.uniform(0.3, 0.6) * found.chaos_s
-    rescue_s = at_s + dice.uniform(0.2, 2.5)
+    rescue_s = min(at_s + dice.uniform(0.2, 2.5), 0.95 * found.chaos_s)  # Later ones are dropped; not this.
     faults, dead = list(found.faults), dict(found.dead)
     for node in lost:
         if dice.random() < 0.4:
