@@ -1,6 +1,7 @@
 """A detached job outlives every process that works at it. Each fault strikes while the job is on its way."""
 
 import contextlib
+import re
 import sqlite3
 import time
 
@@ -267,7 +268,7 @@ def test_the_owner_goes_on_without_a_quorum_and_nobody_follows_the_old_one(five,
     with five.idle():
         refused = five.swarm.run("ada", "jobs", "rescue", job.id, "--yes")
         assert refused.code == 2, refused.told()
-        assert "needs no rescue: 3 of 3 electors answer, 2 are needed" in refused.stderr
+        assert re.search(r"needs no rescue: [23] of 3 electors answer, 2 are needed", refused.stderr), refused.told()
         for name in lost:
             five.kill(name)
     paused = wait_for(lambda: _paused(job), timeout_s=60, saying="the job to pause")
