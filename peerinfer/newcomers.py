@@ -17,7 +17,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
 from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SeatTaken, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
-from peerinfer.snapshots import Assembly, Snapshot
+from peerinfer.snapshots import Assembly, Snapshot, SnapshotInHand
 
 
 class Newcomers:
@@ -43,7 +43,7 @@ class Newcomers:
         self._new_nonce = new_nonce
         self._unready: dict[PeerId, tuple[int, int]] = {}
         """From where on they lack it, and how much of a snapshot they had when they were given more of it."""
-        self._snapshot: tuple[int, Snapshot] | None = None
+        self._snapshot = SnapshotInHand()
         self._assembly: Assembly | None = None
         """A snapshot that is fetched here, to be handed on."""
         self._sought: tuple[PeerId, int] | None = None
@@ -79,11 +79,9 @@ class Newcomers:
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
 
     def _whole(self) -> Snapshot:
-        if self._snapshot is None or self._snapshot[0] != self._chain.base:
-            found = self._chain.snapshot()
-            assert found is not None, "batches are missing, and no snapshot is there"
-            self._snapshot = self._chain.base, found
-        return self._snapshot[1]
+        found = self._snapshot.of(self._chain)
+        assert found is not None, "batches are missing, and no snapshot is there"
+        return found
 
     def seek(self, elector: PeerId) -> list[Ask]:
         """This elector is ready."""

@@ -19,7 +19,7 @@ from peerinfer.lease_messages import (
     LeaseRefused,
 )
 from peerinfer.messages import Term
-from peerinfer.snapshots import Snapshot
+from peerinfer.snapshots import Snapshot, SnapshotInHand
 
 APPENDS_IN_FLIGHT_MAX = 4
 
@@ -75,7 +75,7 @@ class Replication:
         self.stalled_renewals = 0
         """For how many renewals not everything has been committed, and nothing more."""
         self._committed_before = 0
-        self._snapshot: tuple[int, Snapshot] | None = None
+        self._snapshot = SnapshotInHand()
         """Of the batches before this one, while some elector lacks them."""
 
     def granted(self, elector: PeerId) -> None:
@@ -90,8 +90,8 @@ class Replication:
                 if copy.next < self._chain.base and copy.in_flight:
                     break  # Parts of a snapshot go one after the other.
                 found.append((elector, self._append(copy)))
-        if self._snapshot is not None and all(copy.next >= self._chain.base for copy in self._copies.values()):
-            self._snapshot = None
+        if all(copy.next >= self._chain.base for copy in self._copies.values()):
+            self._snapshot.drop()
         return found
 
     def renewing(self) -> None:
@@ -157,11 +157,9 @@ class Replication:
         return Append(self._job, self._epoch, self._term, nonce, batches)
 
     def _whole(self) -> Snapshot:
-        if self._snapshot is None or self._snapshot[0] != self._chain.base:
-            found = self._chain.snapshot()
-            assert found is not None, "batches are missing, and no snapshot is there"
-            self._snapshot = self._chain.base, found
-        return self._snapshot[1]
+        found = self._snapshot.of(self._chain)
+        assert found is not None, "batches are missing, and no snapshot is there"
+        return found
 
     def _commit(self) -> bool:
         matched = sorted((copy.matched for copy in self._copies.values()), reverse=True)

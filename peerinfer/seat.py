@@ -59,7 +59,7 @@ from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
 from peerinfer.limits import REASON_CHARS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
-from peerinfer.snapshots import Assembly, Snapshot
+from peerinfer.snapshots import Assembly, Snapshot, SnapshotInHand
 
 
 class Seat:
@@ -92,8 +92,8 @@ class Seat:
         self.effects: list[Effect] = []
         self._incoming: Assembly | None = None
         """A snapshot on its way here."""
-        self._served: tuple[int, Snapshot] | None = None
-        """One on its way to somebody else, with the base that it is of."""
+        self._served = SnapshotInHand()
+        """One on its way to somebody else."""
 
     @property
     def seated(self) -> Seated:
@@ -220,22 +220,20 @@ class Seat:
             return
         self._incoming = None
         self.chain.install(self.job, self.manifest, term, whole, committees=self.committees)
-        self._served = None
+        self._served.drop()
         self.effects.append(PersistSnapshot(self.job, self.chain.base, whole))
         self.effects.append(
             PersistBatches(self.job, self.chain.base, self.chain.signed(self.chain.base, len(self.chain)))
         )
 
     def _give_part(self, asked: SnapshotWanted, token: int) -> None:
-        if self._served is None or self._served[0] != self.chain.base:
-            found = self.chain.snapshot()
-            if found is None:
-                self._refuse(token, asked.nonce, "denied", "there is no snapshot of this journal", self.promised)
-                return
-            self._served = self.chain.base, found
-        part = self._served[1].part(self.job, asked.nonce, asked.offset)
+        found = self._served.of(self.chain)
+        if found is None:
+            self._refuse(token, asked.nonce, "denied", "there is no snapshot of this journal", self.promised)
+            return
+        part = found.part(self.job, asked.nonce, asked.offset)
         if part.offset + len(part.data) >= part.total:
-            self._served = None
+            self._served.drop()
         self.effects.append(Answer(token, part))
 
     # --- requests ----------------------------------------------------------------------------------------------------

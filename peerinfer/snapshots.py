@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from peerinfer.codec import decode_as, encode
 from peerinfer.errors import ProtocolError
@@ -35,6 +36,32 @@ class Snapshot:
         return SnapshotPart(
             job, nonce, len(self.data), offset, self.checkpoint, self.data[offset : offset + SNAPSHOT_PART_BYTES]
         )
+
+
+class _Journal(Protocol):
+    @property
+    def base(self) -> int: ...
+
+    def snapshot(self) -> Snapshot | None: ...
+
+
+class SnapshotInHand:
+    """The snapshot of a journal on its way to others: made once for each base that it is sent of."""
+
+    def __init__(self) -> None:
+        self._made: tuple[int, Snapshot] | None = None
+
+    def of(self, journal: _Journal) -> Snapshot | None:
+        """None if the journal has none."""
+        if self._made is None or self._made[0] != journal.base:
+            found = journal.snapshot()
+            if found is None:
+                return None
+            self._made = journal.base, found
+        return self._made[1]
+
+    def drop(self) -> None:
+        self._made = None
 
 
 def newest(milestones: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -139,28 +139,27 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    async def cancel(control: Control) -> None:
-        job = await find(control, arguments.job)
-        await control.cancel(job)
-        if arguments.json:
-            show_json(await control.job(job))
-        else:
-            say(f"job {job} is cancelled; run it again with --resume to go on from what is done")
-
-    with_daemon(arguments, cancel)
-    return 0
+    said = "is cancelled; run it again with --resume to go on from what is done"
+    return _change(arguments, lambda control, job: control.cancel(job), said)
 
 
 def _prioritise(arguments: argparse.Namespace) -> int:
-    async def prioritise(control: Control) -> None:
+    level = arguments.level
+    return _change(arguments, lambda control, job: control.prioritise(job, level), f"has priority {level} now")
+
+
+def _change(arguments: argparse.Namespace, act: Callable[[Control, str], Awaitable[None]], said: str) -> int:
+    """Does it to the job, and shows the job or what is said of it."""
+
+    async def change(control: Control) -> None:
         job = await find(control, arguments.job)
-        await control.prioritise(job, arguments.level)
+        await act(control, job)
         if arguments.json:
             show_json(await control.job(job))
         else:
-            say(f"job {job} has priority {arguments.level} now")
+            say(f"job {job} {said}")
 
-    with_daemon(arguments, prioritise)
+    with_daemon(arguments, change)
     return 0
 
 

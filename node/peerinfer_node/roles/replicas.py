@@ -8,8 +8,8 @@ results to the electors before the journal calls it final.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
 from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
 from peerinfer_node.roles.result_records import OpenRecord, check_record, is_receipt_of
-from peerinfer_node.roles.work_stream import greet
+from peerinfer_node.roles.work_stream import conversation, greet
 
 JOURNAL_PROTOCOL = "/peerinfer/journal/1"
 STREAMS_PER_PEER_MAX = 8
@@ -323,23 +323,9 @@ class Replicas:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def conversation(self, peer: PeerId, *, revision: int = 0) -> AsyncIterator[MessageStream]:
-        """A stream to another candidate, after the greeting. Raises `NetworkError`, `ProtocolError`.
-
-        `revision` is what the other one must know of the protocol.
-        """
-        stream = MessageStream(await self._network.open_stream(peer, JOURNAL_PROTOCOL))
-        try:
-            hello = await greet(stream, swarm=self._swarm)
-            if hello.revision < revision:
-                raise ProtocolError(f"{peer} runs an older version")
-            yield stream
-        except EOFError:
-            raise StreamClosed(f"{peer} closed the stream") from None
-        finally:
-            with trio.CancelScope(shield=True):
-                await stream.close()
+    def conversation(self, peer: PeerId, *, revision: int = 0) -> AbstractAsyncContextManager[MessageStream]:
+        """A stream to another candidate, as `work_stream.conversation` has it."""
+        return conversation(self._network, peer, JOURNAL_PROTOCOL, swarm=self._swarm, revision=revision)
 
     async def offer(self, peer: PeerId, offer: ReplicaOffered) -> None:
         """Returns when the elector holds the copies. Raises `NetworkError`, `ProtocolError` with its reason."""

@@ -6,8 +6,7 @@ brings home what those that are left hold, writes the owner's word down, and sta
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import trio
 from peerinfer.committees import committees_of, follow_all
 from peerinfer.control import JobRequest, Json
 from peerinfer.envelope import seal
-from peerinfer.errors import JobFailed, PeerinferError, ProtocolError, StreamClosed, UsageError
+from peerinfer.errors import JobFailed, PeerinferError, ProtocolError, UsageError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
 from peerinfer.journal_rules import PRIORITY
@@ -45,7 +44,7 @@ from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.live_job import LiveJob, in_journal
 from peerinfer_node.roles.recorder import digest_of_rows, named_in
 from peerinfer_node.roles.result_records import OpenRecord
-from peerinfer_node.roles.work_stream import greet
+from peerinfer_node.roles.work_stream import conversation
 
 ANSWER_S = 5.0
 """An elector that has not answered after this time counts as missing."""
@@ -195,7 +194,7 @@ class Rescuing:
         with trio.move_on_after(ANSWER_S):
             if elector == self._own:
                 return await self._elections.ask_own(request)
-            async with _conversation(self._network, elector, self._swarm) as stream:
+            async with conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm) as stream:
                 await stream.send(request)
                 reply, _ = await stream.receive_as(SeatTaken, LeaseRefused, JournalPart, SealGiven)
                 return reply
@@ -223,7 +222,7 @@ class Rescuing:
     async def _copy(self, live: LiveJob, elector: PeerId, changes: tuple[bytes, ...]) -> Chain:
         chain, top = Chain(), Term(TERM_ROUND_MAX, "")
         committees, _ = committees_of(live.job, live.manifest, changes)
-        async with _conversation(self._network, elector, self._swarm) as stream:
+        async with conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm) as stream:
             while True:
                 await stream.send(JournalWanted(live.job, 1, len(chain)))
                 reply, _ = await stream.receive_as(JournalPart, LeaseRefused)
@@ -295,19 +294,6 @@ class Rescuing:
                 for task in tasks:
                     held.setdefault(task, set()).add(digest_of_rows(record.rows(task)))
         return lambda task, digest: digest in held.get(task, ())
-
-
-@asynccontextmanager
-async def _conversation(network: Network, elector: PeerId, swarm: str) -> AsyncIterator[MessageStream]:
-    stream = MessageStream(await network.open_stream(elector, LEASE_PROTOCOL))
-    try:
-        await greet(stream, swarm=swarm)
-        yield stream
-    except EOFError:
-        raise StreamClosed(f"{elector} closed the stream") from None
-    finally:
-        with trio.CancelScope(shield=True):
-            await stream.close()
 
 
 def generation_key(job: JobId) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -11,7 +11,7 @@ import trio
 import peerinfer
 from peerinfer.blobs import parse_index
 from peerinfer.errors import NetworkError, PeerinferError, ProtocolError, StreamClosed
-from peerinfer.ids import Cid
+from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import (
     HELLO_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
@@ -23,7 +23,7 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import PROTOCOL_REVISION, PROTOCOL_VERSION, Goodbye, Hello, KeepAlive
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore
+from peerinfer_node.ports import BlobStore, Network
 
 WORK_PROTOCOL = "/peerinfer/work/1"
 AGENT = f"peerinfer/{peerinfer.__version__}"
@@ -57,6 +57,27 @@ async def greet(stream: MessageStream, *, swarm: str) -> Hello:
         raise ProtocolError(f"{stream.peer} {problem}")
     assert isinstance(hello, Hello)
     return hello
+
+
+@asynccontextmanager
+async def conversation(
+    network: Network, peer: PeerId, protocol: str, *, swarm: str, revision: int = 0
+) -> AsyncIterator[MessageStream]:
+    """A stream to this peer, after the greeting. Raises `NetworkError`, `ProtocolError`.
+
+    `revision` is what the other one must know of the protocol.
+    """
+    stream = MessageStream(await network.open_stream(peer, protocol))
+    try:
+        hello = await greet(stream, swarm=swarm)
+        if hello.revision < revision:
+            raise ProtocolError(f"{peer} runs an older version")
+        yield stream
+    except EOFError:
+        raise StreamClosed(f"{peer} closed the stream") from None
+    finally:
+        with trio.CancelScope(shield=True):
+            await stream.close()
 
 
 async def say_goodbye(stream: MessageStream, reason: str) -> None:
