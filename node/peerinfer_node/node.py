@@ -265,6 +265,7 @@ class Node:
             reachability=self.reachability,
             governor=self.governor,
             models=self.kept_models,
+            elections=self.elections,
             rng=random.Random(rng.random()),  # noqa: S311
         )
         self.punching = Punching(

@@ -217,6 +217,8 @@ class MemorySeatStore:
         """From the base on."""
         self._snapshots: dict[JobId, tuple[int, Snapshot]] = {}
         self._given_up: dict[JobId, float] = {}
+        self.forgot_s: float | None = None
+        """When its memory was lost, if ever."""
 
     async def save_seat(self, row: SeatRow) -> None:
         self._seats[row.job] = row
@@ -250,7 +252,7 @@ class MemorySeatStore:
         return [(row, tuple(self._batches[job])) for job, row in sorted(self._seats.items())]
 
     async def forgot_at_s(self) -> float | None:
-        return None
+        return self.forgot_s
 
 
 def _values(row: SeatRow) -> tuple[Any, ...]:

@@ -107,7 +107,7 @@ class SimSeats(MemorySeatStore):
     def after_crash(self) -> SimSeats:
         self.is_dead = True
         fresh = SimSeats(self._disk)
-        fresh._given_up = dict(self._given_up)
+        fresh._given_up, fresh.forgot_s = dict(self._given_up), self.forgot_s
         fresh._snapshots = dict(self._snapshots)
         fresh._seats, fresh._batches = dict(self._seats), {job: list(held) for job, held in self._batches.items()}
         return fresh

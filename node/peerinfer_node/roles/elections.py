@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,9 @@ Save = Callable[[], Awaitable[None]]
 LEASE_STREAMS_PER_PEER_MAX = 4
 LOOK_AGAIN_S = 0.02
 
+_SERVES_NOT = ("denied", "unknown", "full")
+"""An elector that refuses so is of no more use to the holder than one that is silent."""
+
 
 class _Clock:
     """One of a node's clocks, as a driver wants it."""
@@ -108,7 +112,7 @@ class _Candidate:
     over: trio.Event = field(default_factory=trio.Event)
     won_s: float = 0.0
     heard_s: dict[PeerId, float] = field(default_factory=dict)
-    """When each elector answered last, on the holder's clock."""
+    """When each elector served it last, on the holder's clock."""
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -156,7 +160,8 @@ class Elections:
         self._saving: set[JobId] = set()
         self._given_up: dict[JobId, None] = {}
         self._streams: dict[PeerId, int] = {}
-        self._forgot_at_s: float | None = None
+        self._forgot_until_s = -math.inf
+        """Jobs of others that are dated before this may be older than the loss of this elector's memory."""
         self._nursery: trio.Nursery | None = None
         self.on_seat: Callable[[JobId, bytes], None] = lambda job, manifest: None
         """Called when this node has become an elector of another node's job."""
@@ -173,7 +178,9 @@ class Elections:
         """Reports started once every seat has been restored: before that no elector may answer."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._forgot_at_s = await self._seats.forgot_at_s()
+            forgot_at_s = await self._seats.forgot_at_s()
+            if forgot_at_s is not None:
+                self._forgot_until_s = forgot_at_s + CLOCK_SKEW_MAX_S
             self._given_up |= dict.fromkeys(await self._seats.given_up())
             snapshots = await self._seats.snapshots()
             for row, batches in await self._seats.seats():
@@ -284,13 +291,14 @@ class Elections:
         return tuple(dict.fromkeys((PeerId(manifest.submitter), *self.committee(job, manifest))))
 
     def gone(self) -> dict[JobId, tuple[PeerId, ...]]:
-        """Of the jobs that are coordinated here, the electors that have not been heard for longer than is borne."""
+        """Of the jobs that are coordinated here, the other electors that have not served for longer than is borne."""
         now_s = self._clock.holder_s()
         found: dict[JobId, tuple[PeerId, ...]] = {}
         for job, candidate in self._candidates.items():
             since_s = now_s - candidate.profile.gone_s
             if candidate.machine.holds(now_s) and candidate.won_s < since_s:
-                silent = (one for one in candidate.machine.committee if candidate.heard_s.get(one, -1e9) < since_s)
+                others = (one for one in candidate.machine.committee if one != self._own)
+                silent = (one for one in others if candidate.heard_s.get(one, -1e9) < since_s)
                 found[job] = tuple(silent)
         return {job: silent for job, silent in found.items() if silent}
 
@@ -349,6 +357,11 @@ class Elections:
         """Forgets what was promised for this job, and promises nothing for it any more."""
         self._given_up[job] = None
         self._elector_driver.post(SeatGivenUp(job))
+
+    @property
+    def takes_seats(self) -> bool:
+        """False for a while after this node has lost what it had promised: others' new jobs may be dated before that."""
+        return self._clock.wall_s() >= self._forgot_until_s
 
     @property
     def own(self) -> PeerId:
@@ -413,7 +426,7 @@ class Elections:
     def _on_reply(self, job: JobId, elector_id: PeerId, reply: candidacy_events.Reply | None) -> None:
         candidate = self._candidates.get(job) or self._telling.get(job)
         if candidate is not None:
-            if reply is not None:
+            if not (reply is None or (isinstance(reply, LeaseRefused) and reply.kind in _SERVES_NOT)):
                 candidate.heard_s[elector_id] = self._clock.holder_s()
             candidate.driver.post(Unheard(elector_id) if reply is None else Heard(elector_id, reply))
 
@@ -496,8 +509,9 @@ class Elections:
                 reason = f"the job is dated {skew}, by this elector's clock; is the submitter's clock right?"
                 return LeaseRefused(job, 0, "denied", reason, NO_TERM)
             # A job of this node's own is dated by the very clock that dated the loss.
-            skew_s = 0.0 if manifest.submitter == self._own else CLOCK_SKEW_MAX_S
-            if self._forgot_at_s is not None and manifest.created_at_s < self._forgot_at_s + skew_s:
+            is_own = manifest.submitter == self._own
+            taken_from_s = self._forgot_until_s - (CLOCK_SKEW_MAX_S if is_own else 0.0)
+            if manifest.created_at_s < taken_from_s:
                 return LeaseRefused(job, 0, "denied", "this elector lost what it had promised for older jobs", NO_TERM)
         else:
             job = JobId(request.job)
