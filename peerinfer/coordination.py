@@ -21,12 +21,9 @@ from typing import Literal
 
 from peerinfer.alarms import Alarms
 from peerinfer.assignment import (
-    WITHDRAWN,
     AuditDone,
     CancelFrame,
-    CompareCopies,
     CopiesCompared,
-    DropResults,
     Effect,
     Event,
     FrameAnswered,
@@ -41,12 +38,10 @@ from peerinfer.assignment import (
     JobEvent,
     JobPicture,
     JobSpec,
-    KeepResults,
     LinkMeasured,
     PeerProven,
     PriorityChanged,
     ResultsOffered,
-    TaskFailedForGood,
     TasksAdded,
     TasksCommitted,
     TaskWithdrawn,
@@ -56,29 +51,14 @@ from peerinfer.assignment import (
     WorkerRated,
 )
 from peerinfer.dispatch import Dispatch
+from peerinfer.frame_ends import FrameEnds
 from peerinfer.ids import JobId, PeerId
-from peerinfer.judgement import REFUSAL_WEIGHT, Judgement
+from peerinfer.judgement import Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
 from peerinfer.vouching import Vouching
-from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
-
-LOSSES_MAX = 10
-"""A task that was with more workers than this when they vanished fails: it may be what kills them."""
-
-RETRY_WAIT_S = 0.2
-RETRY_WAIT_MAX_S = 10.0
-REFUSAL_REST_S = 1.0
-REFUSALS_MAX = 10
-"""Refusals in a row for passing reasons, after which a worker gets no more of this job."""
-
-RETRIES_SHARE = 0.25
-RETRIES_FREE = 100
-"""A job may have so many failed attempts, by its size and in any case; beyond that something is wrong with the job."""
-
-STRIKES_MAX = 3
-"""Frames in a row that timed out, after which a worker gets no more of this job."""
+from peerinfer.workforce import CoordinatedJob, Workforce
 
 
 class Coordination:
@@ -118,6 +98,15 @@ class Coordination:
             refuse=self._refuse,
             touch=self._touch,
         )
+        self._ends = FrameEnds(
+            self._force,
+            dispatch=self._dispatch,
+            judgement=self._judgement,
+            alarms=self._alarms,
+            rng=rng,
+            say=self._say,
+            touch=self._touch,
+        )
         self.estimates = self._dispatch.estimates
         self.deadline_s = NEVER
 
@@ -127,9 +116,9 @@ class Coordination:
         self._judgement.now_s = now_s
         match event:
             case FrameAnswered():
-                self._answered(event, now_s)
+                self._ends.answered(event, now_s)
             case FrameRefused():
-                self._refused(event, now_s)
+                self._ends.refused(event, now_s)
             case AuditDone():
                 self._judgement.audited(event)
             case CopiesCompared():
@@ -185,7 +174,7 @@ class Coordination:
             case TasksAdded(_, count):
                 job.ledger.add(count)
             case TaskWithdrawn(_, task):
-                self._withdraw(job, task)
+                self._ends.withdraw(job, task)
             case JobClosed():
                 job.closed = True
             case PriorityChanged(_, priority):
@@ -211,13 +200,9 @@ class Coordination:
             if kind == "expires":
                 frame = self._force.frames.get(int(key))
                 if frame is not None:
-                    self._expire(frame, now_s)
+                    self._ends.expire(frame, now_s)
             else:
                 self._changed[JobId(str(key))] = None
-
-    def _over(self, frame: SentFrame, took_s: float = 0.0) -> None:
-        self._alarms.clear(("expires", frame.number))
-        self._dispatch.over(frame, took_s)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +228,7 @@ class Coordination:
 
     def _drop(self, job: CoordinatedJob, reason: str, *, goes_on: bool = False) -> None:
         for frame in list(job.frames.values()):
-            self._over(frame)
+            self._ends.over(frame)
             self._effects.append(CancelFrame(frame.peer, frame.number, reason, goes_on))
         del self._jobs[job.spec.job]
         self._alarms.clear(("deadline", job.spec.job))
@@ -286,15 +271,6 @@ class Coordination:
         self._changed |= dict.fromkeys(self._jobs)
         self._dispatch.workers_changed()
 
-    def _refuse(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
-        self._force.refuse(job, peer, reason, now_s)
-        for frame in [frame for frame in self._workers[peer].frames.values() if frame.job == job.spec.job]:
-            self._over(frame)
-            self._effects.append(CancelFrame(peer, frame.number, reason))
-            job.ledger.give_back(job.let_go(frame))
-        self._changed[job.spec.job] = None
-        self._dispatch.workers_changed()
-
     def breakers(self, now_s: float) -> dict[str, int]:
         """How many peers' breakers are in which state."""
         return self._force.breakers(now_s)
@@ -304,125 +280,8 @@ class Coordination:
         job = self._jobs.get(job_id)
         return "" if job is None else self._force.blocked(job)
 
-    # --- answers ---------------------------------------------------------------------------------------------------
-
-    def _answered(self, event: FrameAnswered, now_s: float) -> None:
-        frame = self._frame(event.peer, event.frame)
-        if frame is None:
-            self._effects.append(DropResults(event.peer, event.frame))
-            return
-        peer, job, worker = event.peer, self._jobs[frame.job], self._workers[event.peer]
-        spec = job.spec
-        job.strikes.pop(peer, None)
-        job.refusals.pop(peer, None)
-        compute_s = min(event.compute_s, now_s - frame.sent_s)  # it cannot have taken longer than it was away
-        if event.done and compute_s > 0:
-            self._dispatch.learn(job, frame, len(event.done), compute_s, now_s)
-        job.warm.add(peer)
-        self._over(frame, compute_s)
-        late_s = now_s - frame.due_s - frame.expected_s
-        self._judgement.answered(worker, late_s=late_s, energy_j=event.energy_j)
-        if frame.is_double:
-            self._copies_answered(job, frame, event)
-            self._note_health(worker, event, now_s)
-            self._touch(spec.job)
-            return
-        kept = job.ledger.answered(frame.tasks[position] for position in event.done)
-        if kept:
-            self._effects.append(KeepResults(peer, frame.number, spec.job, tuple(kept)))
-            self._judgement.took(job, peer, kept, local=worker.offer.local)
-        else:
-            self._effects.append(DropResults(peer, frame.number))
-        alone = set(job.let_go(frame))
-        for position, kind, reason in event.failures:
-            if frame.tasks[position] in alone:
-                self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
-        self._note_health(worker, event, now_s)
-        if frame.is_shared:
-            self._cancel_answered(job)
-        self._touch(spec.job)
-        self._effects.append(JobChanged(spec.job))
-
-    def _frame(self, peer: PeerId, number: int) -> SentFrame | None:
-        """The frame of this number, if it is this worker's and still waited for."""
-        frame = self._force.frames.get(number)
-        return frame if frame is not None and frame.peer == peer else None
-
-    def _copies_answered(self, job: CoordinatedJob, frame: SentFrame, event: FrameAnswered) -> None:
-        done = tuple(frame.tasks[position] for position in event.done)
-        job.doubles.back(frame.tasks[position] for position, _, _ in event.failures)
-        if done:
-            self._effects.append(CompareCopies(frame.peer, frame.number, job.spec.job, done))
-        else:
-            self._effects.append(DropResults(frame.peer, frame.number))
-
-    def _note_health(self, worker: Worker, event: FrameAnswered, now_s: float) -> None:
-        """A model that fails is the job's fault; anything else without a single result is the peer's."""
-        if event.done:
-            worker.breaker.succeeded()
-        elif any(kind not in ("model", "cancelled") for _, kind, _ in event.failures):
-            worker.breaker.failed(now_s)
-
-    def _withdraw(self, job: CoordinatedJob, task: int) -> None:
-        """Stops the frames that nobody waits for any more; those that carry other tasks too go on."""
-        if task >= job.ledger.tasks or not job.ledger.withdraw(task, WITHDRAWN):
-            return
-        for frame in list(job.frames.values()):
-            if task in frame.tasks and all(job.ledger.state(other) != TaskState.ASSIGNED for other in frame.tasks):
-                self._over(frame)
-                job.let_go(frame)
-                self._effects.append(CancelFrame(frame.peer, frame.number, WITHDRAWN))
-        self._effects.append(TaskFailedForGood(job.spec.job, task, WITHDRAWN))
-
-    def _cancel_answered(self, job: CoordinatedJob) -> None:
-        """Stops the losers of a race: frames of which every task has its result."""
-        for frame in list(job.shared.values()):
-            if all(job.ledger.state(task) != TaskState.ASSIGNED for task in frame.tasks):
-                self._over(frame)
-                job.let_go(frame)
-                self._effects.append(CancelFrame(frame.peer, frame.number, "somebody else was faster"))
-
     def _committed(self, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
         job.settling -= job.ledger.finalise(tasks)
-        self._effects.append(JobChanged(job.spec.job))
-
-    def _task_failed(self, job: CoordinatedJob, task: int, peer: PeerId, kind: str, reason: str, now_s: float) -> None:
-        if job.ledger.state(task) != TaskState.ASSIGNED:
-            return
-        if kind == "cancelled":
-            job.ledger.give_back([task])
-            return
-        wait_s = min(RETRY_WAIT_S * 2 ** job.ledger.attempt_number(task), RETRY_WAIT_MAX_S)
-        retry_at_s = now_s + wait_s * (0.5 + 0.5 * self._rng.random())
-        job.failures += 1
-        is_spent = job.failures > RETRIES_FREE + RETRIES_SHARE * job.ledger.tasks
-        again = job.ledger.failed_at(
-            task,
-            peer,
-            f"{kind}: {reason}",
-            crashed=kind in ("crash", "memory", "timeout"),
-            retry_at_s=retry_at_s,
-            is_last=is_spent,
-        )
-        if again:
-            job.retried += 1
-        else:
-            self._effects.append(TaskFailedForGood(job.spec.job, task, f"{kind}: {reason}"))
-
-    def _refused(self, event: FrameRefused, now_s: float) -> None:
-        peer, frame = event.peer, self._frame(event.peer, event.frame)
-        if frame is None:
-            return
-        job = self._jobs[frame.job]
-        self._over(frame)
-        job.ledger.give_back(job.let_go(frame))
-        job.refusals[peer] = job.refusals.get(peer, 0) + 1
-        self._judgement.answered(self._workers[peer], late_s=NEVER, weight=REFUSAL_WEIGHT)
-        if event.final or job.refusals[peer] >= REFUSALS_MAX:
-            self._refuse(job, peer, event.reason, now_s)
-        else:
-            self._workers[peer].rests_until_s = now_s + REFUSAL_REST_S
-        self._touch(job.spec.job)
         self._effects.append(JobChanged(job.spec.job))
 
     def _lose(self, peer: PeerId, reason: str, now_s: float) -> None:
@@ -431,32 +290,13 @@ class Coordination:
             return
         if worker.frames:
             self._judgement.vanished(worker)
-        for frame in list(worker.frames.values()):
-            job = self._jobs[frame.job]
-            self._over(frame)
-            for task in reversed(job.let_go(frame)):
-                job.ledger.lost(task, peer, reason, losses_max=LOSSES_MAX)
-                if job.ledger.state(task) == TaskState.FAILED:
-                    self._effects.append(TaskFailedForGood(job.spec.job, task, reason))
-                else:
-                    job.retried += 1
-            self._effects.append(JobChanged(job.spec.job))
+        self._ends.vanished(worker, reason)
         self._judgement.left(peer)
         self._dispatch.left(peer)
         self._workers_changed()
 
-    def _expire(self, frame: SentFrame, now_s: float) -> None:
-        job, worker = self._jobs[frame.job], self._workers[frame.peer]
-        self._over(frame)
-        self._effects.append(CancelFrame(worker.peer, frame.number, "it took too long"))
-        for task in job.let_go(frame):
-            self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
-        worker.breaker.failed(now_s)
-        self._judgement.answered(worker, late_s=NEVER)
-        job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
-        if job.strikes[worker.peer] >= STRIKES_MAX:
-            self._refuse(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
-        self._touch(job.spec.job)
+    def _refuse(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
+        self._ends.refuse(job, peer, reason, now_s)
 
     # --- pictures --------------------------------------------------------------------------------------------------
 

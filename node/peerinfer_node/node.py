@@ -187,7 +187,7 @@ class Node:
             caught=self.coordinator.machine.is_barred,
             convict=lambda peer, detail: self.coordinator.post(PeerProven(peer, detail)),
         )
-        self.coordinator.on_lie = self.proving.found
+        self.coordinator.auditing.on_lie = self.proving.found
         self.contribution = ContributionRole(
             worker=self.worker, store=ports.store, keys=ports.keys, clock=clock, log=log
         )

@@ -35,7 +35,8 @@ from peerinfer.assignment import (
     WorkerLost,
     WorkerOffer,
 )
-from peerinfer.coordination import LOSSES_MAX, REFUSAL_REST_S, REFUSALS_MAX, STRIKES_MAX, Coordination
+from peerinfer.coordination import Coordination
+from peerinfer.frame_ends import LOSSES_MAX, REFUSAL_REST_S, REFUSALS_MAX, STRIKES_MAX
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.machine import NEVER, Tick
 

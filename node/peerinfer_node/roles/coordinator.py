@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ from peerinfer.admission import Workload, check_room
 from peerinfer.assignment import (
     WITHDRAWN,
     Audit,
-    AuditDone,
     CancelFrame,
     CompareCopies,
     CopiesCompared,
@@ -54,10 +53,10 @@ from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
-from peerinfer_node.roles.answers import Answer, Rows, check_results
-from peerinfer_node.roles.evidence import Evidence
+from peerinfer_node.roles.answers import Answer, check_results
+from peerinfer_node.roles.auditing import Auditing
 from peerinfer_node.roles.frames import inputs_digest_of
-from peerinfer_node.roles.job_body import JobBody, Verdict
+from peerinfer_node.roles.job_body import JobBody
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 from peerinfer_node.stages import Stages
 from peerinfer_node.tracing import Tracing
@@ -66,7 +65,6 @@ FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]
 IDLE_LINK_S = 30.0
 """A work stream that no job has used for this long is closed."""
 
-AUDITS_TOGETHER_MAX = 64
 OFFERS_PER_STREAM_MAX = 64 * OFFERS_MAX
 """An honest worker offers what it keeps once for each job that comes to this node, and when it comes back."""
 
@@ -128,15 +126,16 @@ class CoordinatorRole:
         self._nursery: trio.Nursery | None = None
         self._answers: dict[tuple[PeerId, int], Answer] = {}
         """Checked, until the machine has said which of their tasks count."""
-        self._kept: Answer | None = None
-        """The answer that was kept last."""
-        self._audits: list[tuple[Audit, Rows | None]] = []
-        """Waiting, each with its first answer if that was just kept."""
-        self._audit_drawn = trio.Event()
         self._clock = clock
         self.stages = Stages(clock.now_s, Tracing(clock.wall_s).frame)
-        self.on_lie: Callable[[Evidence], None] = lambda evidence: None
-        """Called when a worker was caught and what it signed can be shown to others."""
+        self.auditing = Auditing(
+            self._bodies,
+            post=self._driver.post,
+            is_barred=machine.is_barred,
+            stages=self.stages,
+            clock=clock,
+            log=log,
+        )
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -145,7 +144,7 @@ class CoordinatorRole:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._audit)
+            nursery.start_soon(self.auditing.run)
             await self._driver.run()
 
     def accept(self, spec: JobSpec, body: JobBody) -> None:
@@ -361,9 +360,8 @@ class CoordinatorRole:
                 del self._answers[peer, number]
             case DropResults(peer, number):
                 del self._answers[peer, number]
-            case Audit(_, task, peers):
-                self._audits.append((effect, self._claim(peers[0], task)))
-                self._audit_drawn.set()
+            case Audit():
+                self.auditing.draw(effect)
             case JobChanged(job):
                 if job in self._bodies:
                     self._bodies[job].changed()
@@ -388,8 +386,7 @@ class CoordinatorRole:
             case VoidResults(job, peer, tasks, reason):
                 self.stages.voided += len(tasks)
                 self._log.warning("results voided", job=job, peer=peer, tasks=len(tasks), reason=reason)
-                gone = set(tasks)
-                self._audits = [pair for pair in self._audits if pair[0].job != job or pair[0].task not in gone]
+                self.auditing.forget(job, tasks)
                 await self._for_job(job, lambda body: body.void(tasks))
             case TaskFailedForGood(job, task, reason):
                 self.stages.failed += 1
@@ -417,7 +414,7 @@ class CoordinatorRole:
 
     async def _keep(self, body: JobBody, answer: Answer, tasks: Sequence[int]) -> None:
         await body.keep(answer, tasks)
-        self._kept = answer
+        self.auditing.kept(answer)
 
     async def _compare(self, body: JobBody, job: JobId, answer: Answer, tasks: Sequence[int]) -> None:
         agrees = await body.compare(answer, tasks)
@@ -433,58 +430,6 @@ class CoordinatorRole:
             assert self._nursery is not None
             self._settle(link)
             self._nursery.start_soon(self._tell, link, Cancel(number, reason[:REASON_CHARS_MAX], goes_on))
-
-    async def _audit(self) -> None:
-        """Computes drawn samples on this node's own device, those of one job together."""
-        while True:
-            if not self._audits:
-                self._audit_drawn = trio.Event()
-                await self._audit_drawn.wait()
-            job = self._audits[0][0].job
-            same = [pair for pair in self._audits if pair[0].job == job]
-            others = [pair for pair in self._audits if pair[0].job != job]
-            drawn, self._audits = same[:AUDITS_TOGETHER_MAX], same[AUDITS_TOGETHER_MAX:] + others
-            body = self._bodies.get(job)
-            if body is None:
-                continue
-            started_s = self._clock.now_s()
-            asked = {audit.task: audit.peers for audit, _ in drawn}
-            fresh = {audit.task: (audit.peers[0], rows) for audit, rows in drawn if rows is not None}
-            try:
-                verdicts = await body.audit(asked, fresh)
-            except PeerinferError as error:
-                verdicts = {task: Verdict(None, (), str(error)) for task in asked}
-            await self._accuse(body, verdicts)
-            self.stages.checked(job, self._clock.now_s() - started_s, len(drawn))
-            for task in asked:
-                verdict = verdicts.get(task, Verdict(None, (), "its result is not kept any more"))
-                found = AuditDone(job, task, verdict.right, verdict.wrong, verdict.detail, verdict.imprecise)
-                self._driver.post(found)
-
-    async def _accuse(self, body: JobBody, verdicts: Mapping[int, Verdict]) -> None:
-        """Keeps what shows others that somebody lied, before it is void."""
-        for task, verdict in verdicts.items():
-            for peer in verdict.wrong:
-                if peer in verdict.imprecise or self.machine.is_barred(peer):
-                    continue
-                try:
-                    evidence = await body.evidence(task, peer)
-                except PeerinferError as error:
-                    self._log.debug("no evidence", peer=peer, reason=str(error))
-                    continue
-                if evidence is not None:
-                    self.on_lie(evidence)
-
-    def _claim(self, peer: PeerId, task: int) -> Rows | None:
-        """What a worker has just answered of one task; copied, so that the answer itself can go."""
-        answer = self._kept
-        if answer is None or answer.peer != peer:
-            return None
-        try:
-            rows = answer.rows(task)
-        except KeyError:
-            return None
-        return {name: values.copy() for name, values in rows.items()}
 
     async def _end(self, end: JobEnded) -> None:
         job = end.job
