@@ -99,11 +99,15 @@ class PersistBatches:
 
 @dataclass(frozen=True, slots=True)
 class PersistSnapshot:
-    """Durable before the next effect: this takes the place of the batches before `base`, all at once."""
+    """Durable before the next effect: this takes the place of the batches before `base`, all at once.
+
+    With `batches` also what is from `base` on is replaced by these: the snapshot is of another journal than was here.
+    """
 
     job: JobId
     base: int
     snapshot: Snapshot
+    batches: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,11 +262,12 @@ class Chain:
         *,
         floor: int = 0,
         committees: Sequence[Seated] = (),
-    ) -> None:
+    ) -> bool:
         """Begins with a snapshot in place of what is here, and the checkpoint that vouches for it.
 
-        Does nothing where all of it is here. Raises `DecodeError` or `ProtocolError` unless the checkpoint is of a term
-        that a quorum granted, not above `term`, and nothing final (`floor`) is lost; the chain is then as it was.
+        False, and nothing is changed, where all of it is here. Raises `DecodeError` or `ProtocolError` unless the
+        checkpoint is of a term that a quorum granted, not above `term`, and nothing final (`floor`) is lost; the chain is
+        then as it was.
         """
         author, batch = unseal(JournalBatch, taken.checkpoint)
         state, register = snapshots.unpacked(taken.data, manifest.tasks)
@@ -287,10 +288,11 @@ class Chain:
         electors = known[batch.epoch - known[0].epoch].electors
         check_grants(electors, manifest.byzantine, job, batch.epoch, batch.term, opened[-1].certificate)
         if self.holds(state.sequence, state.head) and len(self) > state.sequence:
-            return
+            return False
         if state.sequence < max(floor, self.base):
             raise ProtocolError(f"a snapshot of {state.sequence} batches, and more are final here")
         self._begin_with(state, register, taken.checkpoint)
+        return True
 
     def restore(self, taken: snapshots.Snapshot, tasks: int) -> None:
         """As it was stored. Raises `DecodeError` or `ProtocolError` if it is damaged."""

@@ -127,6 +127,8 @@ class LeaseRefused:
     """As in `Promise` (sealed)."""
     changes: tuple[bytes, ...] = wire(listed(_change, EPOCHS_MAX), default=())
     """Every `CommitteeChange` from the asker's epoch on (sealed)."""
+    snapshot_bytes: int = wire(uint(48), default=0)
+    """As in `Appended` (gap)."""
 
 
 @message(68)
@@ -235,6 +237,8 @@ class SealWanted:
     """`SealStatement`s of others."""
     batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
     """Of the journal up to the change, as far as the elector said that it has not got them."""
+    snapshot: bytes = wire(_part, default=b"")
+    """As in `Append`."""
 
 
 @message(76)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from peerinfer.candidacy_events import Ask
 from peerinfer.codec import encode
@@ -11,6 +12,10 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.lease_messages import CommitteeChange, LeaseRefused, SealGiven, SealWanted
 from peerinfer.messages import Term
+from peerinfer.snapshots import SnapshotInHand
+
+_NOTHING = (-1, 0)
+"""What an elector lacks that has not said yet."""
 
 SEALINGS_MAX = 8
 """So often electors are asked to seal before a candidate begins anew."""
@@ -38,13 +43,14 @@ class Sealing:
         self._new_nonce = new_nonce
         self._digest, self._batch = open_change(job, seated, change)
         self._seals: dict[str, bytes] = {}
-        self._asked: dict[PeerId, tuple[int, int]] = {}
-        """What was asked last: the nonce, and the first batch sent along."""
+        self._asked: dict[PeerId, tuple[int, tuple[int, int]]] = {}
+        """What was asked last: the nonce, the first batch that the elector lacked, the bytes of a snapshot that it had."""
+        self._snapshot = SnapshotInHand()
         self._take(statements)
 
     def asks(self) -> list[Ask]:
         """To everybody who has not sealed yet, as far as is known."""
-        return [self._ask(PeerId(elector), None) for elector in self._seated.electors if elector not in self._seals]
+        return [self._ask(PeerId(elector), _NOTHING) for elector in self._seated.electors if elector not in self._seals]
 
     def given(self, given: SealGiven) -> None:
         self._take((given.statement,))
@@ -53,23 +59,30 @@ class Sealing:
         """It may have sealed already, or lack the journal."""
         if refusal.statement and refusal.change == self._change:
             self._take((refusal.statement,))
-        nonce, first = self._asked.get(elector, (0, 0))
+        nonce, before = self._asked.get(elector, (0, _NOTHING))
         if refusal.kind != "gap" or refusal.nonce != nonce or not self._chain.holds(*self._end):
             return []
         # Every answer brings it closer to its end, or begins anew from further back; one that does neither is left alone.
-        return [self._ask(elector, refusal.sequence)] if refusal.sequence != first else []
+        lacks = refusal.sequence, refusal.snapshot_bytes
+        return [self._ask(elector, lacks)] if lacks != before else []
 
     @property
     def _end(self) -> tuple[int, bytes]:
         return self._batch.sequence + 1, self._digest
 
-    def _ask(self, elector: PeerId, first: int | None) -> Ask:
+    def _ask(self, elector: PeerId, lacks: tuple[int, int]) -> Ask:
         nonce = self._new_nonce()
-        self._asked[elector] = nonce, -1 if first is None else first
-        batches = () if first is None else self._chain.part(first)[: self._batch.sequence + 1 - first]
+        self._asked[elector] = nonce, lacks
         proofs = tuple(self._seals.values())
-        term, epoch = self._term, self._seated.epoch
-        return Ask(elector, SealWanted(self._job, epoch, term, nonce, self._change, proofs, batches))
+        wanted = SealWanted(self._job, self._seated.epoch, self._term, nonce, self._change, proofs)
+        first, snapshot_bytes = lacks
+        if lacks == _NOTHING:
+            return Ask(elector, wanted)
+        if first < self._chain.base:
+            whole = self._snapshot.of(self._chain)
+            assert whole is not None, "batches are missing, and no snapshot is there"
+            return Ask(elector, replace(wanted, snapshot=encode(whole.part(self._job, nonce, snapshot_bytes))))
+        return Ask(elector, replace(wanted, batches=self._chain.part(first)[: self._batch.sequence + 1 - first]))
 
     def _take(self, statements: Sequence[bytes]) -> None:
         found = open_statements(self._job, self._seated, self._digest, self._batch.term.round, statements)

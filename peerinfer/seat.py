@@ -191,10 +191,6 @@ class Seat:
             return len(self.chain)
         if part:
             self._take_part(part, Term(TERM_ROUND_MAX, ""))
-            if self.chain.last_term.order > self.promised.order:
-                # It reaches further than the change: whoever held the lease then is no longer to be followed.
-                self.promised = self.chain.last_term
-                self.effects.append(PersistSeat(self.row()))
             return len(self.chain)
         try:
             changed, _ = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)
@@ -219,12 +215,18 @@ class Seat:
         if whole is None:
             return
         self._incoming = None
-        self.chain.install(self.job, self.manifest, term, whole, committees=self.committees)
+        if not self.chain.install(self.job, self.manifest, term, whole, committees=self.committees):
+            return
         self._served.drop()
-        self.effects.append(PersistSnapshot(self.job, self.chain.base, whole))
-        self.effects.append(
-            PersistBatches(self.job, self.chain.base, self.chain.signed(self.chain.base, len(self.chain)))
-        )
+        self._follow_journal()
+        tail = self.chain.signed(self.chain.base, len(self.chain))
+        self.effects.append(PersistSnapshot(self.job, self.chain.base, whole, tail))
+
+    def _follow_journal(self) -> None:
+        """What was taken may be of a term above the one promised here: whoever held the lease is followed no longer."""
+        if self.chain.last_term.order > self.promised.order:
+            self.promised = self.chain.last_term
+            self.effects.append(PersistSeat(self.row()))
 
     def _give_part(self, asked: SnapshotWanted, token: int) -> None:
         found = self._served.of(self.chain)
@@ -337,7 +339,7 @@ class Seat:
                     self.job, self.manifest, asked.term, asked.batches, committees=self.committees
                 )
         except Divergence as gap:
-            self._refuse(token, asked.nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
+            self._refuse_gap(token, asked.nonce, gap)
             return
         except (DecodeError, ProtocolError) as error:
             self._refuse(token, asked.nonce, "denied", str(error), self.promised)
@@ -369,11 +371,11 @@ class Seat:
                     "only who was promised the term, or brings another elector's seal, may seal an epoch"
                 )
             if not self.chain.holds(change.sequence + 1, digest):
-                self._catch_up(change.term, asked.batches)
+                self._catch_up(change.term, asked)
             if not self.chain.holds(change.sequence + 1, digest):
                 raise Divergence(len(self.chain))
         except Divergence as gap:
-            self._refuse(token, asked.nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
+            self._refuse_gap(token, asked.nonce, gap)
             return
         except (DecodeError, ProtocolError) as error:
             self._refuse(token, asked.nonce, "denied", str(error), self.promised)
@@ -385,15 +387,16 @@ class Seat:
             self.effects.append(PersistSeat(self.row()))
         self.effects.append(Answer(token, SealGiven(self.job, asked.nonce, self.statement)))
 
-    def _catch_up(self, term: Term, batches: Sequence[bytes]) -> None:
+    def _catch_up(self, term: Term, asked: SealWanted) -> None:
         """What leads to a change that others have sealed for was committed. Raises as `Chain.extend`."""
-        if not batches:
+        if asked.snapshot:
+            self._take_part(asked.snapshot, term)
             return
-        changed, _ = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)
+        if not asked.batches:
+            return
+        changed, _ = self.chain.extend(self.job, self.manifest, term, asked.batches, committees=self.committees)
         if changed < len(self.chain):
-            if self.chain.last_term.order > self.promised.order:
-                self.promised = self.chain.last_term
-                self.effects.append(PersistSeat(self.row()))
+            self._follow_journal()
             self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
 
     def _refuse_sealed(self, token: int, nonce: int, epoch: int) -> None:
@@ -413,8 +416,12 @@ class Seat:
         )
         self.effects.append(Answer(token, message))
 
-    def _refuse(self, token: int, nonce: int, kind: str, reason: str, promised: Term, *, sequence: int = 0) -> None:
-        message = LeaseRefused(self.job, nonce, kind, reason[:REASON_CHARS_MAX], promised, sequence=sequence)
+    def _refuse_gap(self, token: int, nonce: int, gap: Divergence) -> None:
+        message = LeaseRefused(self.job, nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
+        self.effects.append(Answer(token, replace(message, snapshot_bytes=self.snapshot_bytes)))
+
+    def _refuse(self, token: int, nonce: int, kind: str, reason: str, promised: Term) -> None:
+        message = LeaseRefused(self.job, nonce, kind, reason[:REASON_CHARS_MAX], promised)
         self.effects.append(Answer(token, message))
 
     # --- pictures ----------------------------------------------------------------------------------------------------

@@ -239,8 +239,10 @@ class SeatStore(Protocol):
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
         """Replaces the job's journal from `first` on; a snapshot of more than that goes as well."""
 
-    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
-        """Takes the place of the batches before `base`, all at once."""
+    async def save_snapshot(
+        self, job: JobId, base: int, snapshot: Snapshot, batches: Sequence[bytes] | None = None
+    ) -> None:
+        """Takes the place of the batches before `base`, and with `batches` of those from there on, all at once."""
 
     async def snapshots(self) -> dict[JobId, Snapshot]:
         """Of the seats that have one."""

@@ -122,11 +122,14 @@ class SqliteSeatStore:
     async def save_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
         def work() -> None:
             self._connection.execute("DELETE FROM snapshots WHERE job = ? AND base > ?", (job, first))
-            self._connection.execute("DELETE FROM batches WHERE job = ? AND sequence >= ?", (job, first))
-            rows = [(job, first + place, batch) for place, batch in enumerate(batches)]
-            self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?)", rows)
+            self._replace_batches(job, first, batches)
 
         await self._call(work)
+
+    def _replace_batches(self, job: JobId, first: int, batches: Sequence[bytes]) -> None:
+        self._connection.execute("DELETE FROM batches WHERE job = ? AND sequence >= ?", (job, first))
+        rows = [(job, first + place, batch) for place, batch in enumerate(batches)]
+        self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?)", rows)
 
     async def forget(self, job: JobId, at_s: float) -> None:
         def work() -> None:
@@ -149,11 +152,15 @@ class SqliteSeatStore:
 
         return await self._call(work)
 
-    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+    async def save_snapshot(
+        self, job: JobId, base: int, snapshot: Snapshot, batches: Sequence[bytes] | None = None
+    ) -> None:
         def work() -> None:
             values = (job, base, snapshot.data, snapshot.checkpoint)
             self._connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", values)
             self._connection.execute("DELETE FROM batches WHERE job = ? AND sequence < ?", (job, base))
+            if batches is not None:
+                self._replace_batches(job, base, batches)
 
         await self._call(work)
 
@@ -231,10 +238,14 @@ class MemorySeatStore:
             base, self._batches[job] = 0, []
         self._batches[job][first - base :] = batches
 
-    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+    async def save_snapshot(
+        self, job: JobId, base: int, snapshot: Snapshot, batches: Sequence[bytes] | None = None
+    ) -> None:
         before = self._snapshots[job][0] if job in self._snapshots else 0
         self._snapshots[job] = base, snapshot
         del self._batches[job][: base - before]
+        if batches is not None:
+            self._batches[job] = list(batches)
 
     async def snapshots(self) -> dict[JobId, Snapshot]:
         return {job: snapshot for job, (_, snapshot) in self._snapshots.items()}

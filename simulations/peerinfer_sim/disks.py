@@ -122,10 +122,12 @@ class SimSeats(MemorySeatStore):
             self._disk.check_room()
             await super().save_batches(job, first, batches)
 
-    async def save_snapshot(self, job: JobId, base: int, snapshot: Snapshot) -> None:
+    async def save_snapshot(
+        self, job: JobId, base: int, snapshot: Snapshot, batches: Sequence[bytes] | None = None
+    ) -> None:
         if not self.is_dead:
             self._disk.check_room()
-            await super().save_snapshot(job, base, snapshot)
+            await super().save_snapshot(job, base, snapshot, batches)
 
     async def forget(self, job: JobId, at_s: float) -> None:
         if not self.is_dead:

@@ -80,6 +80,16 @@ async def test_a_snapshot_takes_the_place_of_the_batches_before_it(store):
     assert (await store.seats())[0] == (seat(promised=9), (b"D", b"e"))
 
 
+async def test_a_snapshot_of_another_journal_takes_the_place_of_all_that_was_there(store):
+    await store.save_seat(seat())
+    await store.save_batches(JOB, 0, [b"a", b"b", b"c", b"d", b"e"])
+    for base, tail in ((2, (b"C",)), (4, (b"E", b"F")), (6, ())):
+        found = Snapshot(b"of others", b"C")
+        await store.save_snapshot(JOB, base, found, tail)
+        assert await store.snapshots() == {JOB: found}
+        assert await store.seats() == [(seat(), tail)]
+
+
 async def test_a_journal_that_begins_anew_takes_its_snapshot_with_it(store):
     await store.save_seat(seat())
     await store.save_batches(JOB, 0, [b"a", b"b"])

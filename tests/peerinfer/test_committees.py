@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 
+from peerinfer import snapshots
 from peerinfer.codec import decode_as, encode
 from peerinfer.committees import (
     COMMITTEE,
@@ -20,10 +21,12 @@ from peerinfer.committees import (
     open_change,
 )
 from peerinfer.elector import Elector
-from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, Restored
+from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, PersistSnapshot, Restored
 from peerinfer.envelope import seal
 from peerinfer.errors import ProtocolError
+from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
+from peerinfer.journal_rules import CHECKPOINT
 from peerinfer.lease_messages import (
     Append,
     CommitteeChange,
@@ -37,9 +40,11 @@ from peerinfer.lease_messages import (
     SealWanted,
     SeatOffered,
     SeatTaken,
+    SnapshotPart,
 )
 from peerinfer.limits import EPOCHS_MAX
 from peerinfer.messages import Signed, Term
+from peerinfer.sealing import Sealing
 
 JOB = Setting()
 FIRST = first_committee(JOB.manifest)
@@ -165,6 +170,8 @@ class Seat:
         self.number = number
         self.row: Any = None
         self.batches: list[bytes] = []
+        self.base = 0
+        self.snapshot: snapshots.Snapshot | None = None
         self.elector = Elector(PEERS[number], keys(number).sign)
 
     def ask(self, request: Any, *, peer: int = 0, now_s: float = 0.0) -> Any:
@@ -174,13 +181,16 @@ class Seat:
             if isinstance(effect, PersistSeat):
                 self.row = effect.row
             elif isinstance(effect, PersistBatches):
-                self.batches[effect.first :] = effect.batches
+                self.batches[effect.first - self.base :] = effect.batches
+            elif isinstance(effect, PersistSnapshot):
+                assert effect.batches is not None
+                self.base, self.snapshot, self.batches = effect.base, effect.snapshot, list(effect.batches)
         (answer,) = [effect.message for effect in effects if isinstance(effect, Answer)]
         return answer
 
     def restart(self, now_s: float = 0.0) -> None:
         self.elector = Elector(PEERS[self.number], keys(self.number).sign)
-        self.elector.handle(Restored(self.row, tuple(self.batches)), now_s)
+        self.elector.handle(Restored(self.row, tuple(self.batches), self.snapshot), now_s)
 
     def hold(self, chain: Chain) -> None:
         """It took the seat and everything that the holder has written."""
@@ -240,6 +250,53 @@ def test_an_elector_that_lacks_the_change_takes_the_journal_first() -> None:
     given = seat.seal(proofs=(statement(0),), batches=CHAIN.signed(1, 2))
     assert isinstance(given, SealGiven)
     assert seat.batches == list(CHAIN.signed(0, 3))
+
+
+def test_an_elector_that_lacks_what_others_gave_up_takes_a_snapshot_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last seal that is missing may be that of an elector that was away for long."""
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 200)
+    chain = JOB.written((HOLDER, [[1, 2], [3]]))
+    state = chain.state()
+    assert state is not None
+    chain.take(JOB.batch(chain, HOLDER, event=CHECKPOINT, state=snapshots.digest(state)))
+    chain.take(JOB.batch(chain, HOLDER, event=COMMITTEE, committee=NEXT))
+    assert chain.compact(len(chain))
+    change, head = chain.link(4).signed, chain.head
+    said = seal(SealStatement(JOB.job, 0, head, HOLDER, HOLDER, LEASE_S), PEERS[0], keys(0).sign)
+    sealing = Sealing(JOB.job, FIRST, term(5, 2), change, chain, iter(range(1, 99)).__next__, (said,))
+    seat = Seat(1)
+    seat.hold(JOB.written((HOLDER, [])))
+    asked = next(ask for ask in sealing.asks() if ask.elector == PEERS[1])
+    answers = [seat.ask(asked.request, peer=2)]
+    while isinstance(answers[-1], LeaseRefused):
+        (asked,) = sealing.refused(PeerId(PEERS[1]), answers[-1])
+        answers.append(seat.ask(asked.request, peer=2))
+    assert [(one.kind, one.sequence, one.snapshot_bytes > 0) for one in answers[:-1]] == [
+        *((("gap", 1, False),) + (("gap", 1, True),) * (len(answers) - 3)),
+        ("gap", 4, False),
+    ]
+    assert len(answers) > 4, "it came in parts"
+    sealing.given(answers[-1])
+    assert sealing.record
+    seat.restart()
+    kept = seat.elector.chain(JOB.job)
+    assert kept is not None
+    assert (kept.head, kept.base, seat.row.sealed) == (head, 3, True)
+
+
+def test_a_seal_is_not_had_by_a_snapshot_of_anything_else() -> None:
+    seat = Seat(1)
+    seat.hold(JOB.written((HOLDER, [])))
+    for junk in (b"junk", encode(SnapshotPart(JOB.job, 0, 0, 0, b"", b""))):
+        refusal = seat.seal(proofs=(statement(0),), snapshot=junk)
+        assert refusal.kind == "denied"
+    chain = JOB.written((HOLDER, [[1]]))
+    state = chain.state()
+    assert state is not None
+    forged = JOB.batch(chain, term(4, 2), event=CHECKPOINT, state=snapshots.digest(state))
+    part = snapshots.Snapshot(state, forged).part(JOB.job, 0, 0)
+    assert seat.seal(proofs=(statement(0),), snapshot=encode(part)).kind == "denied"
+    assert len(seat.batches) == 1
 
 
 def test_a_new_elector_promises_nothing_before_it_has_the_journal() -> None:

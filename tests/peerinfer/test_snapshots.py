@@ -23,6 +23,7 @@ from peerinfer.lease_messages import (
     JournalState,
     JournalWanted,
     LeaseRefused,
+    LeaseReleased,
     LeaseWanted,
     Prepare,
     SeatOffered,
@@ -359,9 +360,10 @@ class Disk:
                     self.row = row
                 case PersistBatches(_, first, batches):
                     self.batches[first - self.base :] = batches
-                case PersistSnapshot(_, base, snapshot):
+                case PersistSnapshot(_, base, snapshot, tail):
                     del self.batches[: base - self.base]
                     self.base, self.snapshot = base, snapshot
+                    self.batches = self.batches if tail is None else list(tail)
                 case Answer(_, message):
                     answer = message
         self.elector.check()
@@ -450,6 +452,38 @@ def test_after_the_last_part_the_journal_goes_on_behind_it() -> None:
     assert disk.ask(1, Append(JOB.job, 0, TWO, 4, source.signed(6, 1))).sequence == 7
     disk.restart()
     assert disk.chain.head == source.head
+
+
+def test_a_snapshot_that_comes_twice_changes_nothing_on_the_disk() -> None:
+    """The second time the journal has gone on, and has given up more than that snapshot is of."""
+    disk, source = Disk(), cut()
+    disk.hold(TWO, 1)
+    late = Append(JOB.job, 0, TWO, 3, (), encode(whole(source).part(JOB.job, 0, 0)))
+    disk.ask(1, late)
+    source.take(checkpoint(source, TWO))
+    source.take(JOB.batch(source, TWO, [9]))
+    assert disk.ask(1, Append(JOB.job, 0, TWO, 4, source.signed(6, 9))).sequence == len(source)
+    base, kept = disk.base, list(disk.batches)
+    assert base > 5
+    assert disk.ask(1, late).sequence == len(source)
+    assert (disk.base, disk.batches) == (base, kept)
+    disk.restart()
+    assert disk.chain.head == source.head
+
+
+def test_a_snapshot_in_place_of_another_journal_is_one_write() -> None:
+    """Were what was here before found behind it after a crash, the seat could not be restored."""
+    disk, source = Disk(), cut()
+    disk.hold(ONE, 0)
+    other = JOB.written((ONE, [[1, 2], [5], [6], [7], [8], [9], [10]]))
+    disk.ask(0, Append(JOB.job, 0, ONE, 2, other.signed(0, 99)))
+    disk.ask(0, LeaseReleased(JOB.job, 0, ONE))
+    disk.hold(TWO, 1)
+    effects = disk.elector.handle(
+        Asked(PEERS[1], Append(JOB.job, 0, TWO, 3, (), encode(whole(source).part(JOB.job, 0, 0))), 1), 0.0
+    )
+    written = [effect for effect in effects if not isinstance(effect, Answer)]
+    assert written == [PersistSnapshot(JOB.job, 5, whole(source), source.signed(5, 1))]
 
 
 def test_an_elector_takes_no_more_seats_than_their_registers_have_room_for() -> None:

@@ -533,8 +533,8 @@ class Elections:
                 await self._persist(row.job, lambda: self._seats.save_seat(row))
             case PersistBatches(job, first, batches):
                 await self._persist(job, lambda: self._seats.save_batches(job, first, batches))
-            case PersistSnapshot(job, base, snapshot):
-                await self._persist(job, lambda: self._seats.save_snapshot(job, base, snapshot))
+            case PersistSnapshot(job, base, snapshot, tail):
+                await self._persist(job, lambda: self._seats.save_snapshot(job, base, snapshot, tail))
             case ForgetSeat(job):
                 await self._persist(job, lambda: self._seats.forget(job, self._clock.wall_s()))
             case Answer(token, message):

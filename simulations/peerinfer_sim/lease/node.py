@@ -54,9 +54,11 @@ class Node:
             self.batches, self.base, self.snapshot = [], 0, None
         self.batches[first - self.base :] = batches
 
-    def write_snapshot(self, base: int, snapshot: Snapshot) -> None:
+    def write_snapshot(self, base: int, snapshot: Snapshot, batches: Sequence[bytes] | None) -> None:
         del self.batches[: base - self.base]
         self.base, self.snapshot = base, snapshot
+        if batches is not None:
+            self.batches = list(batches)
 
     def suspend(self, for_s: float) -> None:
         self._suspended_s += for_s

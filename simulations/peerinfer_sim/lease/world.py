@@ -397,7 +397,7 @@ class World:
         elif isinstance(effect, PersistBatches):
             node.write_batches(effect.first, effect.batches)
         elif isinstance(effect, PersistSnapshot):
-            node.write_snapshot(effect.base, effect.snapshot)
+            node.write_snapshot(effect.base, effect.snapshot, effect.batches)
 
     def _cannot_write(self, node: Node, event: Asked) -> None:
         """What was not written is forgotten, as if the elector had restarted, and nothing of it is answered."""
