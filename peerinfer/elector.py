@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peerinfer.committees import candidates_in, committees_of, lowest_term
+from peerinfer.committees import candidates_in, committees_of
 from peerinfer.elector_events import (
     Answer,
     Asked,
@@ -186,10 +186,10 @@ class Elector:
         seat = self._seats.get(job)
         return seat is not None and seat.granted.candidate == peer
 
-    def is_fenced(self, job: JobId, term: Term) -> bool:
-        """True if the term is of a generation of the job that is over here."""
+    def serves(self, job: JobId, term: Term) -> bool:
+        """True if this elector takes the word of the term's holder, and of nobody else."""
         seat = self._seats.get(job)
-        return seat is not None and term.order < lowest_term(seat.seated.generation).order
+        return seat is not None and seat.serves(term)
 
     def is_over(self, job: str) -> bool:
         """True if the job has ended, and that is final."""

@@ -27,6 +27,7 @@ from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId
 from peerinfer.journal_rules import (
     CHECKPOINT,
+    DONE,
     ENDED,
     GENESIS,
     MILESTONES,
@@ -376,7 +377,9 @@ class Chain:
             fresh.append((Link.after(before, signed, digest, batch), batch))
         if place is None and batches:
             raise Divergence(self.base)
-        self._check_written_once(kept, [batch for _, batch in fresh])
+        written = self._check_written_once(kept, [batch for _, batch in fresh])
+        if written < manifest.tasks and any(link.event == DONE for link, _ in fresh):
+            raise ProtocolError(f"a job is said to be done with {written} of {manifest.tasks} tasks written")
         if fresh:
             self._replace(kept, fresh)
         return (kept if fresh else len(self)), place or 0
@@ -425,7 +428,8 @@ class Chain:
             sequence -= 1
         return sequence
 
-    def _check_written_once(self, kept: int, fresh: Sequence[JournalBatch]) -> None:
+    def _check_written_once(self, kept: int, fresh: Sequence[JournalBatch]) -> int:
+        """How many tasks will be written."""
         given_up: set[int] = set()
         for link in self._links[kept - self.base :]:
             given_up.update(_payload(link.signed).tasks)
@@ -435,6 +439,7 @@ class Chain:
             if not seen.isdisjoint(batch.tasks) or self.register.holds_any(still_written):
                 raise ProtocolError("a batch writes a task that is written already")
             seen.update(batch.tasks)
+        return self.register.written - len(given_up) + len(seen)
 
     def _add(self, link: Link, batch: JournalBatch, *, is_checked: bool = False) -> None:
         """Raises `ProtocolError` for a checkpoint of something else than what is here, unless that was looked at."""

@@ -19,7 +19,10 @@ NO_TERM = Term(0, "")
 OPENING = ("accepted", "takeover")
 """The first batch of every term has one of these events."""
 
-ENDED = ("done", "failed", "cancelled")
+DONE = "done"
+"""Every task is written. An elector takes nobody's word for it."""
+
+ENDED = (DONE, "failed", "cancelled")
 CHECKPOINT = "checkpoint"
 """Everything before is committed, and its snapshot has the hash that the batch states."""
 

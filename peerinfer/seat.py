@@ -110,6 +110,10 @@ class Seat:
             peer in one.electors or peer in one.before for one in self.committees
         )
 
+    def serves(self, term: Term) -> bool:
+        """The lease was granted for this term, and no higher one has been promised since."""
+        return term == self.promised == self.granted
+
     def row(self) -> SeatRow:
         return SeatRow(
             self.job,
@@ -327,7 +331,7 @@ class Seat:
         self.effects.append(Answer(token, SeatTaken(self.job)))
 
     def _append(self, asked: Append, token: int) -> None:
-        if asked.term != self.promised or asked.term != self.granted:
+        if not self.serves(asked.term):
             self._refuse(token, asked.nonce, "stale", "the term does not hold the lease here", self.promised)
             return
         try:

@@ -62,7 +62,7 @@ def three() -> Any:
 def test_a_candidate_wins_writes_and_ends_the_job(bench: Bench) -> None:
     candidate = bench.elected(SUBMITTER)
     write(bench, SUBMITTER, 1, 2)
-    write(bench, SUBMITTER, 3, event="done")
+    write(bench, SUBMITTER, 3, event="cancelled")
     assert bench.said[SUBMITTER] == [
         Committed(0, 1),
         Won(Term(1, PEERS[SUBMITTER])),
@@ -469,7 +469,7 @@ def test_an_end_that_nobody_but_the_dead_saw_did_not_happen(three: Bench) -> Non
 def test_an_end_waits_for_its_own_quorum_and_not_for_that_of_the_batch_before(three: Bench) -> None:
     three.elected(SUBMITTER)
     three.tell(SUBMITTER, Write(entries(1), is_last=True))
-    three.tell(SUBMITTER, Write((), "done"))
+    three.tell(SUBMITTER, Write((), "cancelled"))
     three._waiting = [one for one in three._waiting if one[3].sequence == 2]
     three.run(0.05)
     assert three.candidates[SUBMITTER].committed == 2
@@ -479,7 +479,7 @@ def test_an_end_waits_for_its_own_quorum_and_not_for_that_of_the_batch_before(th
 def test_electors_that_lag_hear_of_the_end_while_the_lease_lasts(three: Bench) -> None:
     three.elected(SUBMITTER)
     three.deaf = {(SUBMITTER, 2)}
-    write(three, SUBMITTER, 1, event="done")
+    write(three, SUBMITTER, 1, event="cancelled")
     assert three.candidates[SUBMITTER].phase is Phase.OVER
     assert [seat.is_over for number in range(3) for seat in three.electors[number].snapshot_at(three.now_s)] == [
         True,

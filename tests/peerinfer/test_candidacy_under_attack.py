@@ -283,7 +283,7 @@ def test_a_chain_from_ones_own_elector_saves_the_copying(three: Bench) -> None:
 
 def test_events_from_strangers_and_after_the_end_change_nothing(three: Bench) -> None:
     candidate = three.elected(SUBMITTER)
-    write(three, SUBMITTER, 1, event="done")
+    write(three, SUBMITTER, 1, event="cancelled")
     three.run(10.0)
     before = candidate.snapshot()
     for event in (

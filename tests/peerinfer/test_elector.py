@@ -536,7 +536,7 @@ def test_a_seat_knows_that_the_job_is_over_when_the_holder_says_so_and_the_end_i
     talk = Talk()
     talk.hold(ONE, 0.0)
     chain = JOB.written((ONE, [[1]]))
-    chain.take(JOB.batch(chain, ONE, event="done"))
+    chain.take(JOB.batch(chain, ONE, event="cancelled"))
     talk.append(ONE, chain.signed(0, 9))
     (before,) = talk.disk.elector.snapshot_at(0.5)
     talk.release(ONE, 1.0, is_over=True)
@@ -552,7 +552,7 @@ def test_a_job_is_not_over_on_somebodys_word_alone(case: str) -> None:
     talk.hold(ONE, 0.0)
     chain = JOB.written((ONE, [[1]]))
     if case != "no end here":
-        chain.take(JOB.batch(chain, ONE, event="done"))
+        chain.take(JOB.batch(chain, ONE, event="cancelled"))
     talk.append(ONE, chain.signed(0, 9))
     talk.release(TWO if case == "another holds it" else ONE, 1.0, is_over=case != "only handed over")
     assert [seat.is_over for seat in talk.disk.elector.snapshot_at(1.0)] == [False]

@@ -78,6 +78,6 @@ def test_a_job_takes_so_many_changes_and_no_more() -> None:
 
 def test_nothing_changes_after_the_end() -> None:
     chain = JOB.written((ONE, [[1]]))
-    chain.take(JOB.batch(chain, ONE, event="done"))
+    chain.take(JOB.batch(chain, ONE, event="cancelled"))
     with pytest.raises(ProtocolError, match="nothing follows"):
         write(chain, said("high"))

@@ -244,9 +244,9 @@ def test_a_first_batch_that_continues_something_is_refused() -> None:
 
 @pytest.mark.parametrize("event", ["done", "failed", "cancelled"])
 def test_nothing_follows_the_end_of_a_job_but_who_takes_it_over(event: str) -> None:
-    chain = JOB.written((ONE, [[1]]))
-    assert extend(chain, (JOB.batch(chain, ONE, [2], event=event),)) == (2, 3)
-    assert (chain.ended, chain.end) == (event, 3)
+    chain = JOB.written((ONE, [range(3, 100), [1]]))
+    assert extend(chain, (JOB.batch(chain, ONE, [0, 2], event=event),)) == (3, 4)
+    assert (chain.ended, chain.end) == (event, 4)
     for refused in (
         JOB.batch(chain, ONE, [3]),
         JOB.batch(chain, ONE, event="done"),
@@ -254,10 +254,24 @@ def test_nothing_follows_the_end_of_a_job_but_who_takes_it_over(event: str) -> N
     ):
         with pytest.raises(ProtocolError, match="nothing follows"):
             extend(chain, (refused,))
-    assert extend(chain, (JOB.batch(chain, TWO, event="takeover"),)) == (3, 4)
-    assert (chain.ended, chain.end) == (event, 3)
+    assert extend(chain, (JOB.batch(chain, TWO, event="takeover"),)) == (4, 5)
+    assert (chain.ended, chain.end) == (event, 4)
     with pytest.raises(ProtocolError, match="nothing follows"):
         extend(chain, (JOB.batch(chain, TWO, [3]),))
+
+
+def test_a_job_is_done_when_each_of_its_tasks_is_written_and_not_before() -> None:
+    chain = JOB.written((ONE, [range(99)]))
+    for lie in (JOB.batch(chain, ONE, event="done"), JOB.batch(chain, ONE, [], event="done", detail="all of it")):
+        with pytest.raises(ProtocolError, match="done with 99 of 100 tasks written"):
+            extend(chain, (lie,))
+    assert (chain.ended, len(chain)) == ("", 2)
+    # Of what takes the place of other batches, these do not count.
+    other = JOB.written((ONE, []), (TWO, [range(90)]))
+    with pytest.raises(ProtocolError, match="done with 90 of 100"):
+        extend(chain, (*other.signed(1, 9), JOB.batch(other, TWO, event="done")))
+    assert extend(chain, (JOB.batch(chain, ONE, [99], event="done"),)) == (2, 3)
+    assert chain.ended == "done"
 
 
 def test_an_end_that_was_never_committed_goes_with_its_batch() -> None:
@@ -329,7 +343,7 @@ def _branches() -> list[Chain]:
         branch.take(JOB.batch(branch, by, tasks))
         found.append(branch)
     ended = found[-1].copy()
-    ended.take(JOB.batch(ended, THREE, [10], event="done"))
+    ended.take(JOB.batch(ended, THREE, [10], event="cancelled"))
     return [*found, ended]
 
 

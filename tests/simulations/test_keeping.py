@@ -172,6 +172,33 @@ def test_a_submitter_that_comes_back_too_late_is_told_so_and_does_not_run_the_jo
     KeptWorld(look, submitter_dies=True).run()
 
 
+def test_dates_in_a_journal_make_no_elector_give_up_its_seat_early_or_keep_it_for_ever() -> None:
+    """Whoever coordinates writes them, and may lie."""
+
+    async def look(world: KeptWorld, job: JobId) -> None:
+        alone, *others = world.electors(job, but=[world.submitter])
+        for sim in others:
+            sim.crash(0.0, 0.0)
+        elector, keeping = alone.node.elections.elector, alone.node.jobs._keeping
+        seat = elector._seats[job]
+        seat.over = False
+        await alone.node.ports.store.set_job_state(job, "standby", ended_at_s=None, summary="{}")
+        chain = seat.chain
+        for at_s in (0.0, -1e300, 1.0):
+            chain._links[-1] = replace(chain._links[-1], at_s=at_s)
+            # Somebody holds the lease when it is looked at, and has gone when it is looked at again.
+            seat.deadline_s = alone._clock.elector_s() + 10.0
+            await world.pass_time(JOB_UNLED_MAX_S)
+            seat.deadline_s = 0.0
+            await keeping.look()
+            assert job in elector.jobs
+        chain._links[-1] = replace(chain._links[-1], at_s=1e300)
+        await world.pass_time(JOB_UNLED_MAX_S + HOUR_S)
+        assert job not in elector.jobs
+
+    KeptWorld(look, submitter_dies=True).run()
+
+
 def test_a_job_that_nobody_coordinates_for_a_month_is_given_up_by_its_electors() -> None:
     async def look(world: KeptWorld, job: JobId) -> None:
         alone, *others = world.electors(job, but=[world.submitter])

@@ -21,7 +21,7 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import PeerinferError, ProtocolError, StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
-from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
+from peerinfer.limits import JOB_UNLED_MAX_S, MANIFEST_SKEW_MAX_S, RESULTS_KEPT_S
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest
 from peerinfer.replica_messages import JobStateWanted
@@ -64,6 +64,8 @@ class Keeping:
         self._elections = elections
         self._replicas = replicas
         self._log = log
+        self._led_s: dict[JobId, float] = {}
+        """When each job was seen to be coordinated last, by this node's own clock. Others' dates may be lies."""
         self.forget: Callable[[JobId, str], Awaitable[None]] = _forget_nothing
         """Called with a job that is given up, and why: it ends on this node."""
 
@@ -94,7 +96,9 @@ class Keeping:
             is_old = row.ended_at_s is not None and row.ended_at_s + RESULTS_KEPT_S < now_s
             if is_old and json.loads(row.summary).get("results_gone") != EXPIRED and _is_others(row, self._own):
                 await self._let_go(row, EXPIRED)
-        for seat in self._elections.elector.snapshot_at(self._clock.elector_s()):
+        seats = self._elections.elector.snapshot_at(self._clock.elector_s())
+        self._led_s = {seat.job: now_s if seat.remaining_s > 0 else self._led_s.get(seat.job, 0.0) for seat in seats}
+        for seat in seats:
             known = rows.get(seat.job)
             if seat.is_over:
                 row_s = known.ended_at_s if known is not None else None
@@ -108,13 +112,17 @@ class Keeping:
                     await self._give_up(seat.job, GIVEN_UP)
 
     def _active_s(self, job: JobId) -> float:
-        """When something was last written into its journal, by the clock of who wrote it; or when it was submitted."""
-        elector = self._elections.elector
+        """When it was last seen to be coordinated, something was written into its journal, or it was submitted.
+
+        The journal's date is of the clock of who wrote it: one in the future would keep the seat for ever.
+        """
+        elector, now_s = self._elections.elector, self._clock.wall_s()
         chain, signed = elector.chain(job), elector.manifest(job)
         last_s = chain.last_at_s if chain is not None else 0.0
-        if last_s + RESULTS_KEPT_S > self._clock.wall_s() or signed is None:
-            return last_s
-        return max(last_s, open_manifest(signed)[1].created_at_s)
+        active_s = max(self._led_s.get(job, 0.0), last_s if last_s < now_s + MANIFEST_SKEW_MAX_S else 0.0)
+        if active_s + RESULTS_KEPT_S > now_s or signed is None:
+            return active_s
+        return max(active_s, open_manifest(signed)[1].created_at_s)
 
     # --- letting go --------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,16 @@ async def _note_nothing(job: JobId) -> None:
     pass
 
 
+def _opened(manifest: Manifest, record: bytes) -> OpenRecord:
+    """Raises `ProtocolError` if it does not hold what the job's tasks give."""
+    try:
+        opened = OpenRecord(record)
+    except StateUnusable as error:
+        raise ProtocolError(str(error)) from None
+    check_record(manifest, opened)
+    return opened
+
+
 class KnowsJobs(Protocol):
     """What questions about jobs are answered from."""
 
@@ -249,14 +259,21 @@ class Replicas:
 
     async def _take_record(self, job: JobId, manifest: Manifest, peer: PeerId, copy: RecordCopy, body: bytes) -> None:
         chain = self._elector.chain(job)
-        if chain is None or copy.term.order < chain.last_term.order or self._elector.is_fenced(job, copy.term):
-            raise ProtocolError(f"term {number_of(copy.term)} is over")
+        if chain is None or copy.term.candidate != peer or not self._elector.serves(job, copy.term):
+            raise ProtocolError(f"term {number_of(copy.term)} does not hold the lease here")
         kept = self._kept.setdefault((job, copy.term.order), {})
         if copy.number not in kept:
             if await self._store.job(job) is None:
                 raise ProtocolError("this elector has no copy of the job yet")
-            # What the holder says last of a task counts: it may have voided what it said before.
-            await self.keep_record(job, manifest, await self._record_in(peer, copy, body), copy.tasks)
+            # What the holder says last of a task counts: it may have voided what it said before. What the journal names
+            # already is never void, whoever says so.
+            record = await self._record_in(peer, copy, body)
+            opened, named = _opened(manifest, record), set(copy.tasks)
+            for task in opened.tasks:
+                entry = chain.register.get(task) if task in named else None
+                if entry is not None and entry.digest != digest_of_rows(opened.rows(task)):
+                    raise ProtocolError(f"the journal names another result of task {task}")
+            await self.keep_record(job, manifest, record, copy.tasks)
             kept[copy.number] = None
         while len(self._kept) > JOBS_REMEMBERED_MAX:
             del self._kept[next(iter(self._kept))]
@@ -292,11 +309,7 @@ class Replicas:
 
         Raises `ProtocolError` if it does not hold what the job's tasks give.
         """
-        try:
-            opened = OpenRecord(record)
-        except StateUnusable as error:
-            raise ProtocolError(str(error)) from None
-        check_record(manifest, opened)
+        opened = _opened(manifest, record)
         wanted = set(tasks)
         kept = tuple(
             task
