@@ -31,6 +31,8 @@ class JobSpec:
     """From acceptance."""
     final: tuple[int, ...] = ()
     """Tasks that the journal says are done."""
+    workers: tuple[tuple[PeerId, int], ...] = ()
+    """Who did those, and how many each."""
     failed: tuple[tuple[int, str], ...] = ()
     """Tasks that the journal says failed for good, and why."""
     settles_s: float = 0.0

@@ -21,6 +21,11 @@ CACM 1992), so that frames shrink toward the end of a job."""
 FRAME_ROUND_TRIPS = 1.5
 """A frame lasts at least so many round trips, so that a far worker is not idle while the next frame travels."""
 
+FRAME_WAY = 0.5
+"""And toward the end of a job no frame shrinks below so much of a round trip of its worker's time: finer shares balance
+nothing that anybody notices, and each costs its way. Without it ten thousand tasks of a microsecond end with a dozen
+frames of a few tasks, one after the other."""
+
 FRAME_SECONDS_MAX = 30.0
 """What is lost with a worker that vanishes."""
 
@@ -97,10 +102,11 @@ def frame_size(
     """How many tasks the next frame should hold; at least 1. `share`: the worker's part of all speed, 0 to 1.
 
     Enough for `FRAME_SECONDS_TARGET` of its time and for some round trips, but never more than `1 / FACTOR` of its
-    share of what is left.
+    share of what is left, unless that is done long before its answer is back.
     """
+    seconds = max(seconds_per_task, 1e-9)
     lasting_s = min(max(FRAME_SECONDS_TARGET, FRAME_ROUND_TRIPS * rtt_s), FRAME_SECONDS_MAX)
-    by_time = math.ceil(lasting_s / max(seconds_per_task, 1e-9))
+    by_time = math.ceil(lasting_s / seconds)
     by_bytes = int((RELAYED_FRAME_BYTES_MAX if is_relayed else INLINE_BYTES_MAX) // max(bytes_per_task, 1.0))
-    by_share = math.ceil(open_tasks * min(max(share, 0.0), 1.0) / FACTOR)
+    by_share = max(math.ceil(open_tasks * min(max(share, 0.0), 1.0) / FACTOR), int(FRAME_WAY * rtt_s / seconds))
     return max(1, min(by_time, by_bytes, by_share, FRAME_TASKS_MAX, open_tasks))

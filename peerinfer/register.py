@@ -116,6 +116,14 @@ class Register:
                 if entry is not None:
                     yield entry
 
+    def tally(self, failed_max: int) -> tuple[dict[str, int], list[int]]:
+        """How many tasks each worker has done, and the first `failed_max` of the tasks that failed."""
+        places, rows = self._rows()
+        numbers = np.ascontiguousarray(rows[:, DIGEST_BYTES:]).view("<u4").reshape(-1) - 1
+        counts = np.bincount(numbers, minlength=len(self._peers))
+        done = {peer: int(count) for peer, count in zip(self._peers[1:], counts[1:], strict=True) if count}
+        return done, [int(task) for task in places[numbers == 0][:failed_max]]
+
     def copy(self) -> Register:
         other = Register()
         other._pages = {page: bytearray(slots) for page, slots in self._pages.items()}

@@ -274,7 +274,7 @@ class Workforce:
     def accept(self, spec: JobSpec, now_s: float) -> CoordinatedJob:
         demand = demand_of(spec)
         ledger = Ledger(spec.tasks, retries=spec.retries, final=spec.final, failed=spec.failed)
-        job = CoordinatedJob(spec, ledger, demand, now_s, now_s, closed=not spec.online)
+        job = CoordinatedJob(spec, ledger, demand, now_s, now_s, kept=dict(spec.workers), closed=not spec.online)
         self.jobs[spec.job] = job
         for worker in self.workers.values():
             self.judge(job, worker, now_s)

@@ -194,10 +194,24 @@ class WholeWorld:
                         shown = await self._submitter.node.control.job(job)
                     except PeerinferError as error:
                         shown = {"state": f"not to be seen: {error}", "reason": str(error)}
+                for sim in list(self._alive.values()):
+                    for view in await sim.node.control.jobs():
+                        self._check_counts(sim.name, view)
                 if shown.get("state") in JOB_ENDED:
                     break
         self._check(shown.get("state") == "done", f"the job has not ended well within {ends_within_s:g} s: {shown}")
         return shown
+
+    def _check_counts(self, name: str, view: Json) -> None:
+        """Whoever shows the job, coordinating or not: its numbers add up."""
+        told = {count: view[count] for count in ("tasks", "open", "assigned", "accepted", "final", "failed_tasks")}
+        computed = sum(peer["tasks"] for peer in view["peers"])
+        adds_up = (
+            told["tasks"] == told["open"] + told["assigned"] + told["accepted"] + told["failed_tasks"]
+            and told["final"] <= told["accepted"] == computed
+            and told["failed_tasks"] == len(view["failed"])
+        )
+        self._check(adds_up, f"{name} shows the job as {view['state']} with {told}, of which peers did {computed}")
 
     async def _compare(self, shown: Json, expected: Array) -> int:
         """How many items of the outputs are wrong. That each is there, once, is checked here."""

@@ -115,6 +115,7 @@ class Coordinating:
         take_up(live, machine.chain)
         await self._carry_over(live, term, machine)
         final, failed = in_journal(machine.chain)
+        workers = tuple((PeerId(peer), tasks) for peer, tasks in machine.chain.register.tally(0)[0].items())
         deadline_s = live.request.deadline_s
         if deadline_s is not None:  # It runs on where it was, whoever coordinates.
             deadline_s = max(deadline_s - spent_s(machine.chain), 1e-3)
@@ -146,7 +147,8 @@ class Coordinating:
         live.body, live.waiting, live.end = body, "", None
         self._log.info("job accepted", job=job, term=number_of(term), items=files.split.items, tasks=files.split.tasks)
         is_takeover = len(machine.chain.handovers()) > 1
-        self._coordinator.accept(self._spec(live, final, failed, kept, deadline_s, is_takeover=is_takeover), body)
+        spec = self._spec(live, final, workers, failed, kept, deadline_s, is_takeover=is_takeover)
+        self._coordinator.accept(spec, body)
         live.accepted.set()
         live.note_change()
         self._on_accept()
@@ -245,6 +247,7 @@ class Coordinating:
         self,
         live: LiveJob,
         final: Iterable[int],
+        workers: tuple[tuple[PeerId, int], ...],
         failed: dict[int, str],
         kept: dict[PeerId, list[int]],
         deadline_s: float | None,
@@ -268,6 +271,7 @@ class Coordinating:
             task_timeout_s=request.task_timeout_s,
             deadline_s=deadline_s,
             final=tuple(final),
+            workers=workers,
             failed=tuple(failed.items()),
             settles_s=SETTLES_S if is_takeover else 0.0,
             kept=tuple((peer, peer == self._own, tuple(tasks)) for peer, tasks in kept.items()),

@@ -19,6 +19,9 @@ from peerinfer_node.record_rows import RecordRow
 FAILED_SHOWN_MAX = 1000
 """Failed tasks that a job's JSON lists."""
 
+EARLIER_TERM = "failed in an earlier term"
+"""All that a journal tells of why a task failed."""
+
 _BLANK: Json = {
     "accepted": 0,
     "final": 0,
@@ -51,10 +54,7 @@ _BLANK: Json = {
 
 def totals(picture: JobPicture, split: Split) -> Json:
     """The part of a job's JSON that its coordinator knows."""
-    failed = [
-        {"task": task, "first_item": split.first_item(task), "items": split.items_of(task), "reason": reason}
-        for task, reason in sorted(picture.failed.items())[:FAILED_SHOWN_MAX]
-    ]
+    failed = [_failed(task, split, reason) for task, reason in sorted(picture.failed.items())[:FAILED_SHOWN_MAX]]
     return {
         "open": picture.open,
         "assigned": picture.assigned,
@@ -70,6 +70,30 @@ def totals(picture: JobPicture, split: Split) -> Json:
         "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in picture.peers.items()],
         "blocked": picture.blocked,
     }
+
+
+def totals_in(chain: Chain, split: Split, picture: JobPicture | None) -> Json:
+    """The same by the journal, where nobody coordinates here or the job is over: what it names is accepted and final.
+
+    `picture`, of a time at which this node coordinated, says more of why tasks failed than a journal does.
+    """
+    register = chain.register
+    workers, failed = register.tally(FAILED_SHOWN_MAX)
+    final = register.written - register.failed
+    reasons = picture.failed if picture is not None else {}
+    return {
+        "open": split.tasks - register.written,
+        "assigned": 0,
+        "accepted": final,
+        "final": final,
+        "failed": [_failed(task, split, reasons.get(task, EARLIER_TERM)) for task in failed],
+        "failed_tasks": register.failed,
+        "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in workers.items()],
+    }
+
+
+def _failed(task: int, split: Split, reason: str) -> Json:
+    return {"task": task, "first_item": split.first_item(task), "items": split.items_of(task), "reason": reason}
 
 
 def verification(picture: JobPicture) -> Json:

@@ -34,6 +34,7 @@ from peerinfer.messages import (
     Term,
 )
 from peerinfer.replica_messages import JobCancelWanted
+from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Network, Store
 from peerinfer_node.roles.blobs import BlobServer
@@ -41,9 +42,9 @@ from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.endings import Endings
-from peerinfer_node.roles.job_views import job_json, provenance_json
+from peerinfer_node.roles.job_views import job_json, provenance_json, totals_in
 from peerinfer_node.roles.keeping import Keeping
-from peerinfer_node.roles.live_job import LiveJob, in_journal, led, plain
+from peerinfer_node.roles.live_job import LiveJob, led, plain
 from peerinfer_node.roles.live_views import LiveViews
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
@@ -410,9 +411,8 @@ class Jobs:
             reason, kind = json.loads(end.detail) if end else ("", "")
         except ValueError:
             reason, kind = end.detail if end else "", ""
-        final, failed = in_journal(chain)
-        known: Json = {"final": len(final), "accepted": len(final), "failed_tasks": len(failed)}
-        known |= led(chain, live.manifest)
+        split = Split(live.manifest.items, live.manifest.items_per_task)
+        known = totals_in(chain, split, live.picture) | led(chain, live.manifest)
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
         if not is_others:
             while len(self._journals) >= JOURNALS_REMEMBERED_MAX:

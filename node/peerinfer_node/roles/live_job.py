@@ -16,7 +16,7 @@ from peerinfer.journal import Chain
 from peerinfer.messages import Manifest, Term
 from peerinfer.register import Entry
 from peerinfer_node.record_rows import RecordRow
-from peerinfer_node.roles.job_views import handovers
+from peerinfer_node.roles.job_views import EARLIER_TERM, handovers
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
 
 
@@ -76,7 +76,7 @@ class LiveJob:
 def plain(known: Json) -> Json:
     """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
     kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "verification")
-    more = ("priority", "peers", "survives", "handovers", "coordinator", "term", "generation")
+    more = ("open", "assigned", "priority", "peers", "survives", "handovers", "coordinator", "term", "generation")
     return {name: known[name] for name in (*kept, *more) if name in known}
 
 
@@ -98,7 +98,7 @@ def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
         if entry.worker:
             final[entry.task] = None
         else:
-            failed[entry.task] = "failed in an earlier term"
+            failed[entry.task] = EARLIER_TERM
     return final, failed
 
 

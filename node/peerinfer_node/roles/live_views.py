@@ -9,7 +9,7 @@ from peerinfer.splitting import Split
 from peerinfer_node.ports import LocalClock
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.job_views import totals
+from peerinfer_node.roles.job_views import totals, totals_in
 from peerinfer_node.roles.live_job import LiveJob, led
 
 
@@ -24,14 +24,16 @@ class LiveViews:
         machine = self._elections.machine(live.job)
         split = Split(live.manifest.items, live.manifest.items_per_task)
         picture = self._coordinator.machine.picture(live.job) or live.picture
+        chain = self._chain(live, machine)
         known: Json = totals(picture, split) if picture is not None else {}
+        if picture is None or live.body is None:  # What was provisional may be gone; what is written is not.
+            known |= totals_in(chain, split, picture)
         if machine is not None:
-            chain = self._chain(live, machine)
             known["committee"] = list(machine.committee)
             known["generation"] = machine.seated.generation
             known |= led(chain, live.manifest)
             if live.body is None:
-                known |= {"final": chain.register.written - chain.register.failed, "blocked": _missing(live, machine)}
+                known["blocked"] = _missing(live, machine)
                 known["missing"] = list(machine.snapshot().missing)
         known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
         known["survives"] = live.survives
@@ -41,9 +43,11 @@ class LiveViews:
         known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
         return known
 
-    def _chain(self, live: LiveJob, machine: Candidacy) -> Chain:
+    def _chain(self, live: LiveJob, machine: Candidacy | None) -> Chain:
         """The journal as far as it is known here: the candidate's own, or what its node's elector was sent since."""
         sent = self._elections.elector.chain(live.job)
+        if machine is None:
+            return sent or Chain()
         if sent is None or (machine.chain.last_term.order, len(machine.chain)) >= (sent.last_term.order, len(sent)):
             return machine.chain
         return sent

@@ -1,0 +1,43 @@
+"""What is shown of a job where nobody coordinates it: the journal alone."""
+
+from lease_setting import Setting, term
+
+from peerinfer.assignment import JobPicture
+from peerinfer.ids import JobId
+from peerinfer.journal import Chain
+from peerinfer.splitting import Split
+from peerinfer_node.roles.job_views import EARLIER_TERM, FAILED_SHOWN_MAX, totals_in
+
+SPLIT = Split(59, 2)
+"""30 tasks, the last one of a single item."""
+
+
+def test_what_a_journal_names_is_accepted_and_final_and_the_numbers_add_up() -> None:
+    chain = Setting(tasks=30).written((term(1, 0), [range(1, 8), range(20, 30)]))  # of these, every fifth failed
+    shown = totals_in(chain, SPLIT, None)
+    assert (shown["accepted"], shown["final"], shown["failed_tasks"]) == (14, 14, 3)
+    assert (shown["open"], shown["assigned"]) == (30 - 17, 0)
+    assert shown["peers"] == [{"peer_id": "worker", "tasks": 14}]
+    assert [failed["task"] for failed in shown["failed"]] == [5, 20, 25]
+    assert shown["failed"][0] == {"task": 5, "first_item": 10, "items": 2, "reason": EARLIER_TERM}
+
+
+def test_a_journal_that_nothing_is_known_of_leaves_every_task_open() -> None:
+    shown = totals_in(Chain(), SPLIT, None)
+    assert (shown["open"], shown["accepted"], shown["final"], shown["failed"]) == (30, 0, 0, [])
+
+
+def test_whoever_coordinated_before_still_says_why_a_task_failed() -> None:
+    chain = Setting(tasks=30).written((term(1, 0), [range(11)]))
+    seen = JobPicture(JobId("job"), 30, 20, 0, 0, 8, {5: "model: it divides by zero"}, 0, 0, 0, {}, "")
+    reasons = {failed["task"]: failed["reason"] for failed in totals_in(chain, SPLIT, seen)["failed"]}
+    assert reasons == {0: EARLIER_TERM, 5: "model: it divides by zero", 10: EARLIER_TERM}
+
+
+def test_of_very_many_failed_tasks_the_first_are_listed_and_all_are_counted() -> None:
+    tasks = 5 * FAILED_SHOWN_MAX + 6
+    chain = Setting(tasks=tasks).written((term(1, 0), [range(0, tasks, 5)]))
+    shown = totals_in(chain, Split(tasks, 1), None)
+    assert shown["failed_tasks"] == FAILED_SHOWN_MAX + 2
+    assert [failed["task"] for failed in shown["failed"]] == list(range(0, 5 * FAILED_SHOWN_MAX, 5))
+    assert shown["peers"] == []
