@@ -376,8 +376,20 @@ class Dispatch:
     def _give(
         self, worker: Worker, jobs: Sequence[JobId], now_s: float, unfit: dict[PeerId, None] | None = None
     ) -> _Given:
-        """Sends the worker its next frame of one of these jobs, if it gets any now."""
-        given = _Given.NOTHING
+        """Sends the worker its next frame of one of these jobs, or somebody with room for whom it is held back."""
+        given, instead = self._ask(worker, jobs, now_s, unfit)
+        for peer in instead:
+            # Each of them may have been held back for another, when that one was the better: nobody would work at all.
+            other = self._force.workers[peer]
+            if other.room and self._ask(other, jobs, now_s, unfit)[0] is _Given.FRAME:
+                return _Given.FRAME
+        return given
+
+    def _ask(
+        self, worker: Worker, jobs: Sequence[JobId], now_s: float, unfit: dict[PeerId, None] | None
+    ) -> tuple[_Given, list[PeerId]]:
+        """What it gets, if anything now, and who should have what it does not get."""
+        given, instead = _Given.NOTHING, dict[PeerId, None]()
         # Placed work goes to the best of those with room: nobody else can be better while everybody has room.
         is_best = unfit is not None and len(self._roomy) == len(self._force.workers)
         for strategy, offers in self._offers(worker, jobs, now_s, unfit):
@@ -386,13 +398,14 @@ class Dispatch:
                 until_s = min(found.until_s, self._alarms.at(("again", worker.peer)))
                 self._alarms.set(("again", worker.peer), until_s)
                 given = _Given.HELD
+                instead |= dict.fromkeys(found.instead)
             elif found is not None:
                 job = self._force.jobs[found.job]
                 tasks = job.ledger.take(found.tasks, worker.peer, job.usable)
                 self._set_ready(found.job, job.ledger.waiting)
                 self._send(job, worker, tasks, now_s)
-                return _Given.FRAME
-        return given
+                return _Given.FRAME, []
+        return given, list(instead)
 
     def _offers(
         self, worker: Worker, jobs: Sequence[JobId], now_s: float, unfit: dict[PeerId, None] | None
@@ -521,6 +534,10 @@ class Dispatch:
             if job.ledger.waiting and job.spec.job not in self._settling
         }
         assert self._ready == ready, f"tasks wait in {ready}, {self._ready} is known"
+        if not self._force.frames:
+            for job in [self._force.jobs[job_id] for job_id in self._ready]:
+                idle = [peer for peer in self._roomy if peer in job.usable and job.ledger.offers(peer, job.usable)]
+                assert not idle, f"{idle} wait for each other, and tasks of {job.spec.job} for them"
         assert self._offered.keys() <= self._force.workers.keys(), "somebody offers results who is not here"
         for worker in self._force.workers.values():
             assert (worker.peer in self._roomy) == (worker.room > 0), f"{worker.peer} has room for {worker.room} frames"

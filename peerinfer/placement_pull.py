@@ -3,9 +3,10 @@
 Theory of operation. Pull corrects itself: whoever is done asks again, so no model of every queue is needed while there
 is plenty of work. The strategies differ in three things. How large a frame is: equal for all, or by what is known of
 the worker's speed. Who gets what when there is less work than room: a worker that others are better than is *held
-back*, for at most `HOLD_MAX_S`. And, for the adaptive strategy, the end of a job: a task is withheld from a worker
-that would take longer over it than the others need for everything that is left, unstarted frames are taken back from
-the slow, and what is late is computed a second time by whoever would be done sooner.
+back*, for a few times as long as these should need, and never for somebody who is held back as well: those of the better
+ones that have room are named with the hold, and are given their frame at once. And, for the adaptive strategy, the end of
+a job: a task is withheld from a worker that would take longer over it than the others need for everything that is left,
+unstarted frames are taken back from the slow, and what is late is computed a second time by whoever would be done sooner.
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ from peerinfer.placement_table import CandidateTable, Demand, Floats
 
 HOLD_MAX_S = 2.0
 """A wrong belief about the others costs a worker at most this much idleness for each frame."""
+
+HOLD_FACTOR = 3.0
+"""The others were to be done with everything: when they have taken so many times as long, nobody waits for them."""
+
+HOLD_MIN_S = 0.1
+"""What others need for the smallest jobs is their way and noise."""
+
+INSTEAD_MAX = 8
+"""So many of those that a worker is held back for are asked at once."""
 
 LOAD_SHARE_MAX = 0.2
 """A worker changes models when loading takes at most this share of what the other job is owed."""
@@ -81,6 +91,8 @@ class Hold:
 
     until_s: float
     reason: str
+    instead: tuple[PeerId, ...] = ()
+    """Better ones that have room: what this one did not get is for them, now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,8 @@ class _Speed:
 @dataclass(slots=True)
 class _Level:
     at_s: float
+    lasts_s: float
+    """Until all of it is done."""
     counts: dict[int, int]
     """Tasks of those that are left, for each row that should get some."""
     left: int
@@ -178,7 +192,7 @@ class Pull:
             until_s = self._held.get((peer, job.job))
             tasks = self._portion(job, row, now_s, is_best=is_best)
             if tasks == 0 and (until_s is None or now_s < until_s):
-                hold = _sooner(hold, self._hold(peer, job.job, now_s) if until_s is None else Hold(until_s, HELD))
+                hold = _sooner(hold, self._hold(job, row, now_s, until_s))
                 continue
             self._held.pop((peer, job.job), None)
             level = self._levels.get(job.job)
@@ -312,16 +326,34 @@ class Pull:
             load = np.where(np.isnan(load), demand.model_bytes / table.bytes_per_s, load)
             ready = table.wait_s + table.rtt_s + demand.transfer_bytes / table.bytes_per_s + load
             shared_out = fill_few if job.open_tasks <= GREEDY_TASKS_MAX else fill
-            counts, _ = shared_out(self._seconds(demand)[rows], ready[rows], job.open_tasks)
+            counts, lasts_s = shared_out(self._seconds(demand)[rows], ready[rows], job.open_tasks)
             shares = {int(row): int(count) for row, count in zip(rows, counts, strict=True) if count}
-            level = self._levels[job.job] = _Level(now_s, shares, job.open_tasks, len(job.excluded))
+            level = self._levels[job.job] = _Level(now_s, lasts_s, shares, job.open_tasks, len(job.excluded))
         return level
 
-    def _hold(self, peer: PeerId, job: JobId, now_s: float) -> Hold:
-        if len(self._held) >= HOLDS_MAX:
-            del self._held[next(iter(self._held))]
-        self._held[peer, job] = now_s + HOLD_MAX_S
-        return Hold(now_s + HOLD_MAX_S, HELD)
+    def _hold(self, job: OpenJob, row: int, now_s: float, until_s: float | None) -> Hold:
+        """`until_s`: when the worker is held back already."""
+        if until_s is None:
+            lasts_s = HOLD_MAX_S
+            if self.strategy.weighs_speed:
+                lasts_s = min(max(HOLD_FACTOR * self._level(job, now_s).lasts_s, HOLD_MIN_S), HOLD_MAX_S)
+            if len(self._held) >= HOLDS_MAX:
+                del self._held[next(iter(self._held))]
+            until_s = self._held[self._table.peer_at(row), job.job] = now_s + lasts_s
+        return Hold(until_s, HELD, self._better(job, row, now_s))
+
+    def _better(self, job: OpenJob, row: int, now_s: float) -> tuple[PeerId, ...]:
+        """Some of those with room that the worker at `row` is held back for."""
+        table = self._table
+        if self.strategy.weighs_speed:
+            counts = self._level(job, now_s).counts
+            rows = [other for other in sorted(counts, key=lambda other: -counts[other]) if counts[other]]
+        else:
+            scores = self.strategy.ranking(job.demand, table).all
+            rows = np.flatnonzero(scores < scores.item(row)).tolist()
+            rows.sort(key=scores.item)
+        free = [other for other in rows if other != row and table.room.item(other) > 0]
+        return tuple(table.peer_at(other) for other in free[:INSTEAD_MAX])
 
     # --- the end of a job ------------------------------------------------------------------------------------------
 
@@ -386,4 +418,7 @@ def remaining_s(frame: InFlight, now_s: float) -> float:
 
 
 def _sooner(first: Hold | None, second: Hold) -> Hold:
-    return second if first is None or second.until_s < first.until_s else first
+    if first is None:
+        return second
+    instead = tuple(dict.fromkeys((*first.instead, *second.instead)))
+    return Hold(min(first.until_s, second.until_s), HELD, instead)

@@ -1,6 +1,7 @@
 """The coordinator's promises, one by one; `test_coordination_histories.py` plays them all at once."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -209,15 +210,35 @@ def test_a_closed_window_stops_new_frames_and_an_open_one_lets_them_through(benc
 
 
 def test_frames_shrink_toward_the_end(bench):
-    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=200, seconds_per_item=1e-4)))
+    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=200, seconds_per_item=0.03)))
     sizes = []
     while frames := bench.take(SendFrame):
         sizes.append(len(frames[0].tasks))
-        bench.now_s += 0.001
-        bench.answer(frames[0], compute_s=1e-4 * sizes[-1])
+        bench.now_s += 1.0
+        bench.answer(frames[0], compute_s=0.03 * sizes[-1])
     from_largest = sizes[sizes.index(max(sizes)) :]
     assert from_largest == sorted(from_largest, reverse=True)
     assert sizes[-1] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_small_tasks_never_lie_about_while_everybody_waits_for_somebody_else(bench, seed):
+    """Whose way is nearest and who computes fastest differ, and what is believed of both changes with every frame."""
+    rng = random.Random(seed)
+    names = (ADA, BEN, CAL)
+    for peer, rtt_s in zip(names, (0.0077, 0.0080, 0.0108), strict=True):
+        bench.join(peer, offer=replace(VOLUNTEER, rtt_s=rtt_s))
+    bench.tell(JobAccepted(spec_of(tasks=10_000, seconds_per_item=1e-6)))
+    waiting, done, began_s = [], 0, bench.now_s
+    while done < 10_000:
+        for frame in bench.take(SendFrame):
+            waiting.append((bench.now_s + rng.uniform(0.003, 0.04), frame.frame, frame))
+        assert waiting, f"nobody works, and {10_000 - done} tasks wait"
+        at_s, _, frame = waiting.pop(waiting.index(min(waiting)))
+        bench.pass_time(max(at_s - bench.now_s, 0.0))
+        bench.answer(frame, compute_s=rng.uniform(5e-5, 2.5e-4))
+        done += sum(len(kept.tasks) for kept in bench.take(KeepResults))
+    assert bench.now_s - began_s < 0.5
 
 
 def test_two_jobs_share_the_workers(bench):
@@ -547,7 +568,7 @@ def test_results_that_come_after_the_frames_time_are_dropped(bench):
 @pytest.mark.parametrize("claim_s", [1e-300, 0.0, 1e300, 1.7e308])
 def test_what_a_worker_claims_of_its_time_cannot_starve_a_job(bench, claim_s):
     """It cannot have computed for longer than its frame was away."""
-    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=500)), JobAccepted(spec_of(OTHER, tasks=500)))
+    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=20_000)), JobAccepted(spec_of(OTHER, tasks=20_000)))
     jobs = []
     for _ in range(12):
         (frame,) = bench.take(SendFrame)

@@ -16,7 +16,9 @@ from peerinfer.placement_fill import fill, fill_few, frame_size
 from peerinfer.placement_pull import (
     BACKUPS_MIN,
     FIRST_FRAME_TASKS,
+    HOLD_FACTOR,
     HOLD_MAX_S,
+    HOLD_MIN_S,
     Backup,
     Hold,
     InFlight,
@@ -199,8 +201,38 @@ def test_adaptive_withholds_the_last_tasks_from_the_slow() -> None:
     pull = swarm("adaptive", {FAST: 0.1, SLOW: 5.0})
     job = open_job(6)
     held = pull.next_frame(SLOW, [job], 0.0)
-    assert held == Hold(HOLD_MAX_S, "others are expected to be done sooner")
+    assert held == Hold(pytest.approx(HOLD_FACTOR * 0.61), "others are expected to be done sooner", (FAST,))
     assert isinstance(pull.next_frame(FAST, [job], 0.0), Portion)
+
+
+@pytest.mark.parametrize(("seconds", "holds_s"), [(1e-6, HOLD_MIN_S), (0.005, 3 * 0.04), (3.0, HOLD_MAX_S)])
+def test_nobody_waits_much_longer_for_others_than_these_should_need(seconds: float, holds_s: float) -> None:
+    pull = swarm("adaptive", {FAST: seconds, SLOW: 50.0})
+    held = pull.next_frame(SLOW, [open_job(6)], 5.0)
+    assert isinstance(held, Hold)
+    assert held.until_s == pytest.approx(5.0 + holds_s)
+    asked_s = 5.0 + holds_s
+    assert isinstance(pull.next_frame(SLOW, [open_job(6)], asked_s - 0.01), Hold)
+    assert isinstance(pull.next_frame(SLOW, [open_job(6)], asked_s), Portion)
+
+
+def test_whoever_is_held_back_says_for_whom_and_these_are_not_held_back_with_it() -> None:
+    for strategy in STRATEGIES:
+        properties = {"rtt_s": {FAST: 0.001, SLOW: 0.2}, "memory": {FAST: GIB, SLOW: 9 * GIB}}
+        pull = swarm(strategy, {FAST: 0.1, SLOW: 5.0}, **properties)
+        pull._table.add_load(SLOW, 1, 5.0)
+        held = pull.next_frame(SLOW, [open_job(1)], 0.0)
+        assert isinstance(held, Hold), strategy
+        assert held.instead == (FAST,), strategy
+        assert isinstance(pull.next_frame(FAST, [open_job(1)], 0.0), Portion), strategy
+
+
+def test_whoever_has_no_room_is_waited_for_and_asks_when_it_has() -> None:
+    pull = swarm("adaptive", {FAST: 0.1, SLOW: 5.0})
+    pull._table.update(FAST, room=0)
+    held = pull.next_frame(SLOW, [open_job(1)], 0.0)
+    assert isinstance(held, Hold)
+    assert held.instead == ()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -210,8 +242,9 @@ def test_nobody_is_held_back_longer_than_the_bound(strategy: str) -> None:
     pull._table.add_load(SLOW, 1, 5.0)
     job = open_job(1)
     assert isinstance(pull.next_frame(SLOW, [job], 0.0), Hold)
-    assert isinstance(pull.next_frame(SLOW, [job], HOLD_MAX_S * 0.9), Hold)
-    assert isinstance(pull.next_frame(SLOW, [job], HOLD_MAX_S), Portion)
+    bound_s = HOLD_FACTOR * 0.101 if strategy == "adaptive" else HOLD_MAX_S
+    assert isinstance(pull.next_frame(SLOW, [job], bound_s * 0.9), Hold)
+    assert isinstance(pull.next_frame(SLOW, [job], bound_s * 1.001), Portion)
 
 
 def test_a_departure_ends_every_hold() -> None:
