@@ -1,7 +1,6 @@
 """The coordinator's promises, one by one; `test_coordination_histories.py` plays them all at once."""
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -219,24 +218,6 @@ def test_frames_shrink_toward_the_end(bench):
     from_largest = sizes[sizes.index(max(sizes)) :]
     assert from_largest == sorted(from_largest, reverse=True)
     assert sizes[-1] == 1
-
-
-@pytest.mark.parametrize("seed", [3, 6, 7, 9])
-def test_many_small_tasks_never_lie_about_while_everybody_waits_for_somebody_else(bench, seed):
-    """Whose way is nearest and who computes fastest differ, and what is believed of both changes with every frame."""
-    rng = random.Random(seed)
-    for peer, rtt_s in [(peer, rng.uniform(0.002, 0.012)) for peer in (ADA, BEN, CAL)]:
-        bench.join(peer, offer=replace(VOLUNTEER, rtt_s=rtt_s))
-    bench.tell(JobAccepted(spec_of(tasks=10_000, seconds_per_item=1e-6)))
-    waiting, done, began_s = [], 0, bench.now_s
-    while done < 10_000:
-        waiting += [(bench.now_s + rng.uniform(0.002, 0.012), sent.frame, sent) for sent in bench.take(SendFrame)]
-        assert waiting, f"nobody works, and {10_000 - done} tasks wait"
-        at_s, _, frame = waiting.pop(waiting.index(min(waiting)))
-        bench.pass_time(max(at_s - bench.now_s, 0.0))
-        bench.answer(frame, compute_s=rng.uniform(5e-5, 2.5e-4))
-        done += sum(len(kept.tasks) for kept in bench.take(KeepResults))
-    assert bench.now_s - began_s < 0.15
 
 
 def test_two_jobs_share_the_workers(bench):
