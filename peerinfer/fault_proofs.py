@@ -12,6 +12,11 @@ proof counts only if the result computed here is the same twice, hardly moves wh
 (`NUDGE`), and is far from what was signed: by more than five times what half precision would explain. Whole numbers and
 strings count only where there are inputs to nudge. Whoever spreads a proof that does not hold is not listened to again.
 
+**Large frames.** Proofs of the kind `LARGE_KIND` carry the receipt deflated, so that it fits one statement, and are about
+inputs that came as a blob; then the receipt commits to the blob's name. Which of the two a digest is follows from the
+inputs' size alone, as the receipt commits to it: else small inputs that came as a blob, and the bytes of that blob's index,
+would be two things that one receipt names. Workers take no inputs as a blob that fit into a message (`roles/frames`).
+
 No pairs of different receipts for the same work are used as proof: two honest runs may differ in their last bits.
 """
 
@@ -19,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +32,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from peerinfer.binding import Binding, bind
+from peerinfer.blobs import chunks_of, index_of
 from peerinfer.calibration import moved
 from peerinfer.codec import decode_as, encode
 from peerinfer.comparison import HALF_ATOL, HALF_RTOL, disagreement
@@ -33,10 +40,18 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, InputError
 from peerinfer.evidence_messages import FaultEvidence, FaultProof, WorkDone
 from peerinfer.ids import JobId, PeerId, digest_of_cid, job_id_of
-from peerinfer.limits import CLOCK_SKEW_MAX_S, EVIDENCE_BYTES_MAX
+from peerinfer.limits import (
+    CLOCK_SKEW_MAX_S,
+    EVIDENCE_BYTES_MAX,
+    EVIDENCE_LARGE_BYTES_MAX,
+    FAULT_RECEIPT_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    RECEIPT_BYTES_MAX,
+)
 from peerinfer.messages import Manifest, OutputGroup, Receipt
 from peerinfer.tensors import TensorSpec
 
+KIND, LARGE_KIND = "fault", "large-fault"
 PROOF_LASTS_S = 86_400.0
 """Who made a proof says it again while it holds the evidence."""
 
@@ -75,6 +90,8 @@ class Accusation:
     accused: PeerId
     proof: FaultProof
     receipt: Receipt
+    signed: bytes
+    kind: str = KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +107,62 @@ class Case:
     """Of the task in the frame."""
 
 
-def check_proof(signed: bytes, wall_s: float) -> Accusation:
+def digest_of_inputs(inputs: bytes) -> bytes:
+    """As receipts name them: by their hash; by that of their blob's index where a message would not hold them."""
+    if len(inputs) > INLINE_BYTES_MAX:
+        return digest_of_cid(index_of(chunks_of(inputs)).cid)
+    return hashlib.sha256(inputs).digest()
+
+
+def kind_for(receipt: bytes, inputs_bytes: int, evidence_bytes: int) -> str:
+    """Of which kind a proof is; "" where none can be made."""
+    is_small = inputs_bytes <= INLINE_BYTES_MAX and evidence_bytes <= EVIDENCE_BYTES_MAX
+    if is_small and len(receipt) <= FAULT_RECEIPT_BYTES_MAX:
+        return KIND
+    fits = len(deflated(receipt)) <= FAULT_RECEIPT_BYTES_MAX and evidence_bytes <= EVIDENCE_LARGE_BYTES_MAX
+    return LARGE_KIND if fits else ""
+
+
+def deflated(receipt: bytes) -> bytes:
+    return zlib.compress(receipt, 9)
+
+
+def _inflated(data: bytes) -> bytes:
+    try:
+        inflater = zlib.decompressobj()
+        receipt = inflater.decompress(data, RECEIPT_BYTES_MAX)
+    except zlib.error:
+        raise DecodeError("a receipt that cannot be inflated") from None
+    if not inflater.eof or inflater.unused_data:
+        raise DecodeError("a receipt that is too large, or is cut off")
+    return receipt
+
+
+def check_proof(signed: bytes, wall_s: float, *, kind: str = KIND) -> Accusation:
     """Raises `DecodeError` for what no honest node passes on: whether the accusation is true is another question."""
+    is_large = kind == LARGE_KIND
     issuer, proof = unseal(FaultProof, signed)
-    accused, receipt = unseal(Receipt, proof.receipt)
+    accused, receipt = unseal(Receipt, _inflated(proof.receipt) if is_large else proof.receipt)
     if not 0 < proof.until_s - proof.issued_at_s <= PROOF_LASTS_S or proof.issued_at_s > wall_s + CLOCK_SKEW_MAX_S:
         raise DecodeError("a proof lasts longer than a day, or is from the future")
     if accused == issuer:
         raise DecodeError("a proof against its own author")
     if len(receipt.work) != 32 or proof.task not in receipt.tasks:
         raise DecodeError("a proof about work that its receipt does not commit to")
-    if not 0 < proof.evidence_bytes <= EVIDENCE_BYTES_MAX:
+    if not 0 < proof.evidence_bytes <= (EVIDENCE_LARGE_BYTES_MAX if is_large else EVIDENCE_BYTES_MAX):
         raise DecodeError("a proof whose evidence is too large")
     try:
         digest_of_cid(proof.evidence)
     except ValueError:
         raise DecodeError("a proof whose evidence has no name") from None
-    return Accusation(issuer, accused, proof, receipt)
+    return Accusation(issuer, accused, proof, receipt, signed, kind)
 
 
 def pack_evidence(manifest: bytes, work: WorkDone, inputs: bytes, outputs: bytes) -> bytes:
     """The blob. `manifest` is the encoded message. Raises ValueError if it does not fit."""
     header = encode(FaultEvidence(manifest, encode(work), len(inputs)))
     packed = b"".join((_LENGTH.pack(len(header)), header, inputs, outputs))
-    if len(packed) > EVIDENCE_BYTES_MAX:
+    if len(packed) > EVIDENCE_LARGE_BYTES_MAX:
         raise ValueError(f"evidence of {len(packed)} bytes")
     return packed
 
@@ -134,7 +183,7 @@ def open_evidence(data: bytes, accusation: Accusation) -> Case:
         raise DecodeError("evidence of another job")
     if hashlib.sha256(header.work).digest() != receipt.work:
         raise DecodeError("evidence of other work than was signed")
-    if hashlib.sha256(inputs).digest() != work.inputs_digest:
+    if digest_of_inputs(inputs) != work.inputs_digest:
         raise DecodeError("evidence with other inputs than were signed")
     if hashlib.sha256(outputs).digest() != receipt.outputs_digest:
         raise DecodeError("evidence with other outputs than were signed")

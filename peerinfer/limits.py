@@ -173,10 +173,16 @@ ATTESTED_MAX = 30
 """Peers that one attestation speaks of."""
 
 FAULT_RECEIPT_BYTES_MAX = 3500
-"""A receipt of about four hundred tasks. Of a larger frame no proof is made: it would not fit one statement."""
+"""A receipt of about four hundred tasks; deflated, of the largest frame whose tasks follow each other."""
+
+RECEIPT_BYTES_MAX = 16 * KIB
+"""A receipt of `FRAME_TASKS_MAX` tasks, which takes 9 kB, before it was deflated."""
 
 EVIDENCE_BYTES_MAX = 8 * MIB
 """Inputs and outputs of the frame that a proof is about: who wants to check it fetches them."""
+
+EVIDENCE_LARGE_BYTES_MAX = 32 * MIB
+"""The same of a frame that was too large for a message, and came as blobs."""
 
 FOUND_PER_MESSAGE_MAX = 8
 SEARCH_WORDS_MAX = 4

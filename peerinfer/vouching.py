@@ -164,6 +164,13 @@ class Vouching:
         audits = min(math.fsum(voucher.counted for voucher in vouchers), IMPORTED_AUDITS_MAX)
         return Opinion(trust.get(peer, 0.0), tuple(vouchers), audits, probation_tasks(audits))
 
+    def words(self, wall_s: float) -> list[bytes]:
+        """What was said by those whose word counts, or of this node, as they signed it, the weightiest first."""
+        self._reckon(wall_s)
+        counted = [(self._reckoned.trust.get(author, 0.0), said) for author, said in self._said.items()]
+        counted = [(trust, said) for trust, said in counted if trust or self._own in said.about]
+        return [said.signed for _, said in sorted(counted, key=lambda entry: -entry[0])]
+
     def confirmations(self, wall_s: float) -> list[tuple[PeerId, float, bytes]]:
         """Who confirms work of this node, how much of it, and the signed statement that says so."""
         self._expire(wall_s)

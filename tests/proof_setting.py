@@ -11,8 +11,9 @@ from peerinfer.blobs import chunks_of, index_of
 from peerinfer.codec import encode
 from peerinfer.envelope import seal
 from peerinfer.evidence_messages import FaultProof
-from peerinfer.fault_proofs import PROOF_LASTS_S, commitment, pack_evidence, work_of
+from peerinfer.fault_proofs import PROOF_LASTS_S, commitment, deflated, digest_of_inputs, pack_evidence, work_of
 from peerinfer.ids import Cid, job_id_of
+from peerinfer.limits import INLINE_BYTES_MAX
 from peerinfer.messages import Manifest, OutputGroup, Receipt, Term
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
@@ -63,23 +64,33 @@ class Lie:
         self.tensors = (TensorSpec("x", "float32", x.shape),)
         self.groups = (OutputGroup(tuple(range(len(x))), (TensorSpec("y", "float32", y.shape),)),)
         self.manifest = encode(MANIFEST)
-        self.work = work_of(self.items, self.tensors, hashlib.sha256(self.inputs).digest(), self.groups)
-        self.task = TASKS[1]
+        self.work = work_of(self.items, self.tensors, digest_of_inputs(self.inputs), self.groups)
+        self.tasks = TASKS if len(x) == len(TASKS) else tuple(range(len(x)))
+        self.task = self.tasks[1]
+
+    @classmethod
+    def large(cls, *, is_right: bool = False) -> Lie:
+        """Of inputs that a message would not hold, in more tasks than one statement would name."""
+        x = 1 + np.arange(500 * 2200, dtype=np.float32).reshape(500, 2200) % 7
+        return cls(2 * x + (1 if is_right else 9), x)
 
     def receipt(self, keys: MemoryKeys = LIAR, **changes: Any) -> bytes:
-        digest = hashlib.sha256(self.inputs).digest()
+        digest = digest_of_inputs(self.inputs)
         values: dict[str, Any] = {
             "job": job_id_of(encode(MANIFEST)),
             "term": Term(1, TELLER.peer_id),
             "frame": 7,
-            "tasks": TASKS,
-            "attempts": (0,) * len(TASKS),
+            "tasks": self.tasks,
+            "attempts": (0,) * len(self.tasks),
             "outputs_digest": hashlib.sha256(self.outputs).digest(),
             "compute_s": 0.1,
             "device": "NumPy",
             "work": commitment(self.items, self.tensors, digest, self.groups),
         }
         return seal(Receipt(**(values | changes)), keys.peer_id, keys.sign)
+
+    def receipt_told(self) -> bytes:
+        return deflated(self.receipt()) if len(self.inputs) > INLINE_BYTES_MAX else self.receipt()
 
     def packed(self) -> bytes:
         return pack_evidence(self.manifest, self.work, self.inputs, self.outputs)
@@ -89,7 +100,7 @@ class Lie:
         values: dict[str, Any] = {
             "issued_at_s": NOW_S,
             "until_s": NOW_S + PROOF_LASTS_S,
-            "receipt": receipt or self.receipt(),
+            "receipt": receipt or self.receipt_told(),
             "task": self.task,
             "evidence": name_of(packed),
             "evidence_bytes": len(packed),

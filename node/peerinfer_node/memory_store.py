@@ -9,7 +9,7 @@ from dataclasses import replace
 from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow, StatementRow
 from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import HEADER_BYTES, RECORD_BYTES_MAX
 
@@ -25,6 +25,7 @@ class MemoryStore:
         self._peers: dict[PeerId, PeerRow] = {}
         self._settings: dict[str, str] = {}
         self._reputation: dict[PeerId, ReputationRow] = {}
+        self._statements: dict[bytes, StatementRow] = {}
 
     async def add_job(self, row: JobRow) -> None:
         """Inserts or replaces; see `SqliteStore.add_job`."""
@@ -117,6 +118,14 @@ class MemoryStore:
 
     async def reputation(self) -> list[ReputationRow]:
         return sorted(self._reputation.values(), key=lambda row: (row.at_s, row.peer))
+
+    async def save_statements(self, rows: Sequence[StatementRow], gone: Sequence[bytes]) -> None:
+        for signed in (*gone, *(row.signed for row in rows)):
+            self._statements.pop(signed, None)
+        self._statements |= {row.signed: row for row in rows}
+
+    async def statements(self) -> list[StatementRow]:
+        return list(self._statements.values())
 
     async def setting(self, key: str) -> str | None:
         return self._settings.get(key)

@@ -48,6 +48,7 @@ from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.kept_models import KeptModels
+from peerinfer_node.roles.kept_statements import KeptStatements
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MEMBERS_STREAMS, MembersRole
 from peerinfer_node.roles.proving import ProvingRole
 from peerinfer_node.roles.punching import PUNCH_PROTOCOL, Punching
@@ -188,6 +189,15 @@ class Node:
             convict=lambda peer, detail: self.coordinator.post(PeerProven(peer, detail)),
         )
         self.coordinator.auditing.on_lie = self.proving.found
+        self.kept_statements = KeptStatements(
+            vouching=vouching,
+            proving=self.proving,
+            statements=self.members.statements,
+            store=ports.store,
+            keys=ports.keys,
+            clock=clock,
+            log=log,
+        )
         self.contribution = ContributionRole(
             worker=self.worker, store=ports.store, keys=ports.keys, clock=clock, log=log
         )
@@ -318,6 +328,8 @@ class Node:
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
+                await self.kept_statements.restore()
+                nursery.start_soon(self.kept_statements.run)
                 nursery.start_soon(self.attesting.run)
                 nursery.start_soon(self.proving.run)
                 await self.contribution.restore()
@@ -333,6 +345,7 @@ class Node:
                         await self.advertiser.say_left()
                         await self.acquaintances.save()
                         await self.reputation.save()
+                        await self.kept_statements.save()
                         await self.contribution.save()
                     nursery.cancel_scope.cancel()
             for executor in self.ports.executors:
@@ -514,7 +527,7 @@ async def open_node(
             seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=False))
             if seats.warning:
                 log.warning(seats.warning)
-            traffic = Traffic(store)
+            traffic = Traffic(store, log)
             await traffic.restore()
             network = _within_limits(network, config, traffic)
             devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today)

@@ -164,6 +164,16 @@ class ReputationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StatementRow:
+    """What somebody said of a peer, as it was signed; what came of it here; and a code that only this node can make."""
+
+    kind: str
+    signed: bytes
+    note: str
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PeerRow:
     peer: PeerId
     addresses: tuple[str, ...]
@@ -225,6 +235,11 @@ class Store(Protocol):
 
     async def reputation(self) -> list[ReputationRow]:
         """The one seen longest ago first."""
+
+    async def save_statements(self, rows: Sequence[StatementRow], gone: Sequence[bytes]) -> None:
+        """Inserts or replaces; `gone` are signed bytes."""
+
+    async def statements(self) -> list[StatementRow]: ...
 
     async def setting(self, key: str) -> str | None: ...
 

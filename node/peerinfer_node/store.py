@@ -24,7 +24,7 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
 from peerinfer_node.lane import Call, Lane
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow, StatementRow
 from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import Spool
 from peerinfer_node.store_schema import Damaged, connect, move_aside, open_checked, unusable
@@ -276,7 +276,24 @@ class SqliteStore:
     async def reputation(self) -> list[ReputationRow]:
         def work() -> list[ReputationRow]:
             rows = self._reader.execute("SELECT peer, evidence, mac, at_s FROM reputation ORDER BY at_s, peer")
-            return [ReputationRow(PeerId(str(row[0])), str(row[1]), bytes(row[2]), row[3]) for row in rows]
+            return [ReputationRow(PeerId(str(row[0])), str(row[1]), _bytes(row[2]), row[3]) for row in rows]
+
+        return await self._read(work)
+
+    async def save_statements(self, rows: Sequence[StatementRow], gone: Sequence[bytes]) -> None:
+        def work() -> None:
+            self._writer.executemany("DELETE FROM statements WHERE signed = ?", [(signed,) for signed in gone])
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO statements (signed, kind, note, mac) VALUES (?, ?, ?, ?)",
+                [(row.signed, row.kind, row.note, row.mac) for row in rows],
+            )
+
+        await self._write(work)
+
+    async def statements(self) -> list[StatementRow]:
+        def work() -> list[StatementRow]:
+            rows = self._reader.execute("SELECT kind, signed, note, mac FROM statements ORDER BY rowid")
+            return [StatementRow(str(kind), _bytes(signed), str(note), _bytes(mac)) for kind, signed, note, mac in rows]
 
         return await self._read(work)
 
@@ -352,6 +369,11 @@ def _numbered(connection: sqlite3.Connection, job: JobId) -> list[tuple[int, Rec
         )
         for record, offset, tasks, keys, frame, peer, receipt in found
     ]
+
+
+def _bytes(value: object) -> bytes:
+    """A column as it should be: an editor may have left a number there, and `bytes` of a number is so many zeros."""
+    return value if isinstance(value, bytes) else b""
 
 
 def _rows(connection: sqlite3.Connection, job: JobId) -> list[RecordRow]:

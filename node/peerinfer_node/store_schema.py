@@ -50,6 +50,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE reputation (
             peer TEXT PRIMARY KEY, evidence TEXT NOT NULL, mac BLOB NOT NULL, at_s REAL NOT NULL) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE statements (
+            signed BLOB PRIMARY KEY, kind TEXT NOT NULL, note TEXT NOT NULL, mac BLOB NOT NULL)""",
+    ),
 )
 
 _TABLES = ("jobs", "records", "peers", "settings")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import trio
 
-from peerinfer.errors import StateUnusable
+from peerinfer_node.log import Log
 from peerinfer_node.ports import Store
+from peerinfer_node.saving import save_every, was_saved
 
 SAVE_EVERY_S = 30.0
 """A node that is killed forgets at most this much of its traffic."""
@@ -21,8 +22,9 @@ _KEY = "traffic_today"
 class Traffic:
     """Counts towards the daily quota. `date` says which day it is here."""
 
-    def __init__(self, store: Store, date: Callable[[], str] = lambda: time.strftime("%Y-%m-%d")) -> None:
+    def __init__(self, store: Store, log: Log, date: Callable[[], str] = lambda: time.strftime("%Y-%m-%d")) -> None:
         self._store = store
+        self._log = log
         self._date = date
         self._day = date()
         self._bytes = 0
@@ -50,23 +52,19 @@ class Traffic:
 
     async def save(self) -> None:
         count = self.bytes_today
-        if count != self._saved:
-            with suppress(StateUnusable):  # A full disk is no reason to stop; the count is tried again.
-                await self._store.set_setting(_KEY, json.dumps([self._day, count]))
-                self._saved = count
+        text = json.dumps([self._day, count])
+        if count != self._saved and await was_saved(
+            "the traffic of today", lambda: self._store.set_setting(_KEY, text), self._log
+        ):
+            self._saved = count
 
 
 @asynccontextmanager
 async def kept(traffic: Traffic) -> AsyncIterator[None]:
     """Saves what is counted, now and then and at the end."""
 
-    async def save() -> None:
-        while True:
-            await trio.sleep(SAVE_EVERY_S)
-            await traffic.save()
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(save)
+        nursery.start_soon(save_every, SAVE_EVERY_S, traffic.save)
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer.snapshots import Snapshot
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow
+from peerinfer_node.ports import Buffer, JobRow, PeerRow, ReputationRow, StatementRow
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.seat_store import MemorySeatStore
 
@@ -91,6 +91,9 @@ class SimStore(MemoryStore):
 
     async def save_reputation(self, rows: Sequence[ReputationRow], gone: Sequence[PeerId]) -> None:
         await self._write(MemoryStore.save_reputation, tuple(rows), tuple(gone))
+
+    async def save_statements(self, rows: Sequence[StatementRow], gone: Sequence[bytes]) -> None:
+        await self._write(MemoryStore.save_statements, tuple(rows), tuple(gone))
 
     async def set_setting(self, key: str, value: str | None) -> None:
         await self._write(MemoryStore.set_setting, key, value)

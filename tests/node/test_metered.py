@@ -10,6 +10,7 @@ from peerinfer.ids import PeerId
 from peerinfer.limits import BODY_BYTES_MAX, KIB, MIB
 from peerinfer.messages import BlobChunk, KeepAlive
 from peerinfer.rate import BURST_S, Rate
+from peerinfer_node.log import Log
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.loopback import stream_pair
@@ -108,17 +109,17 @@ async def test_what_keeps_leases_alive_is_counted_and_never_held_up(autojump_clo
 
 async def test_todays_traffic_outlives_the_node_and_not_the_day(autojump_clock: trio.testing.MockClock) -> None:
     store, today = MemoryStore(), ["2026-11-28"]
-    first = Traffic(store, lambda: today[0])
+    first = Traffic(store, Log(), lambda: today[0])
     async with kept(first):
         first.count(700)
         await trio.sleep(60)
         first.count(7)
-    again = Traffic(store, lambda: today[0])
+    again = Traffic(store, Log(), lambda: today[0])
     await again.restore()
     assert again.bytes_today == 707
     today[0] = "2026-11-29"
     assert again.bytes_today == 0
-    tomorrow = Traffic(store, lambda: today[0])
+    tomorrow = Traffic(store, Log(), lambda: today[0])
     await tomorrow.restore()
     assert tomorrow.bytes_today == 0
 
@@ -127,6 +128,6 @@ async def test_todays_traffic_outlives_the_node_and_not_the_day(autojump_clock: 
 async def test_what_is_stored_and_not_ours_counts_as_nothing(stored: str) -> None:
     store = MemoryStore()
     await store.set_setting("traffic_today", stored)
-    traffic = Traffic(store, lambda: "2026-11-28")
+    traffic = Traffic(store, Log(), lambda: "2026-11-28")
     await traffic.restore()
     assert traffic.bytes_today == 0

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from proof_setting import LIAR, LIE, MANIFEST, ME, NOW_S, RIGHT, TELLER, Lie, X
+from proof_setting import LIAR, LIE, MANIFEST, ME, NOW_S, RIGHT, TELLER, Lie, X, name_of
 
+from peerinfer.blobs import chunks_of, index_of
 from peerinfer.codec import encode
 from peerinfer.errors import DecodeError
-from peerinfer.fault_proofs import NUDGE, PROOF_LASTS_S, check_proof, nudged, open_evidence, pack_evidence, ruling
-from peerinfer.limits import CLOCK_SKEW_MAX_S, EVIDENCE_BYTES_MAX, FAULT_RECEIPT_BYTES_MAX
+from peerinfer.fault_proofs import (
+    KIND,
+    LARGE_KIND,
+    NUDGE,
+    PROOF_LASTS_S,
+    check_proof,
+    deflated,
+    digest_of_inputs,
+    kind_for,
+    nudged,
+    open_evidence,
+    pack_evidence,
+    ruling,
+)
+from peerinfer.ids import digest_of_cid
+from peerinfer.limits import (
+    CLOCK_SKEW_MAX_S,
+    EVIDENCE_BYTES_MAX,
+    EVIDENCE_LARGE_BYTES_MAX,
+    FAULT_RECEIPT_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    RECEIPT_BYTES_MAX,
+)
 from peerinfer.messages import OutputGroup
 from peerinfer.tensors import TensorSpec
 
@@ -116,9 +139,48 @@ def test_inputs_are_nudged_a_little_and_whole_numbers_are_not() -> None:
     assert nudged(whole, 1) is None
 
 
+def test_the_index_of_a_small_blob_is_not_taken_for_the_inputs() -> None:
+    """An honest worker that was sent 41 bytes as a blob would have signed for the index, 41 bytes too."""
+    index = index_of(chunks_of(bytes(41))).encode()
+    assert len(index) == 41
+    assert digest_of_cid(name_of(bytes(41))) == hashlib.sha256(index).digest(), "this is why workers refuse such frames"
+    assert digest_of_inputs(bytes(41)) != digest_of_cid(name_of(bytes(41)))
+    large = bytes(INLINE_BYTES_MAX + 1)
+    assert digest_of_inputs(large) == digest_of_cid(name_of(large))
+    assert digest_of_inputs(large[1:]) == hashlib.sha256(large[1:]).digest()
+
+
+def test_a_large_proof_carries_its_receipt_deflated_and_no_bomb() -> None:
+    lie = Lie.large()
+    assert len(lie.receipt()) > FAULT_RECEIPT_BYTES_MAX
+    accusation = check_proof(lie.proof(), NOW_S, kind=LARGE_KIND)
+    assert open_evidence(lie.packed(), accusation).inputs == lie.inputs
+    bombs = (
+        deflated(bytes(RECEIPT_BYTES_MAX + 1)),
+        deflated(bytes(1 << 20)),
+        lie.receipt_told()[:-5],
+        lie.receipt()[:900],
+    )
+    for receipt in (*bombs, lie.receipt_told() + b"0"):
+        with pytest.raises(DecodeError):
+            check_proof(lie.proof(receipt), NOW_S, kind=LARGE_KIND)
+    with pytest.raises(DecodeError):
+        check_proof(lie.proof(), NOW_S)
+
+
+def test_the_smallest_kind_that_fits_is_taken() -> None:
+    small = Lie().receipt()
+    assert kind_for(small, INLINE_BYTES_MAX, EVIDENCE_BYTES_MAX) == KIND
+    assert kind_for(small, INLINE_BYTES_MAX + 1, EVIDENCE_BYTES_MAX) == LARGE_KIND
+    assert kind_for(small, 1, EVIDENCE_BYTES_MAX + 1) == LARGE_KIND
+    assert kind_for(Lie.large().receipt(), 1, 2) == LARGE_KIND
+    assert kind_for(small, 1, EVIDENCE_LARGE_BYTES_MAX + 1) == ""
+    assert kind_for(random.Random(1).randbytes(FAULT_RECEIPT_BYTES_MAX + 100), 1, 2) == "", "what cannot be deflated"
+
+
 def test_what_would_not_fit_is_not_packed() -> None:
     with pytest.raises(ValueError, match="evidence of"):
-        pack_evidence(encode(MANIFEST), Lie().work, bytes(EVIDENCE_BYTES_MAX), b"")
+        pack_evidence(encode(MANIFEST), Lie().work, bytes(EVIDENCE_LARGE_BYTES_MAX), b"")
     assert len(Lie().receipt()) <= FAULT_RECEIPT_BYTES_MAX
     with pytest.raises(DecodeError):
         check_proof(Lie().proof(bytes(FAULT_RECEIPT_BYTES_MAX + 1)), NOW_S)

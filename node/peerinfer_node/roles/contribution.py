@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import trio
-
 from peerinfer.contribution import Contribution, check_sense
 from peerinfer.envelope import seal, unseal
-from peerinfer.errors import DecodeError, InputError, StateUnusable
+from peerinfer.errors import DecodeError, InputError
 from peerinfer_node.log import Log
 from peerinfer_node.ports import Keys, LocalClock, Store
 from peerinfer_node.roles.worker import WorkerRole
+from peerinfer_node.saving import save_every, was_saved
 
 SAVED_EVERY_S = 10.0
 _SETTING = "contribution"
@@ -48,15 +47,12 @@ class ContributionRole:
             self._saved = self.total.tasks
 
     async def run(self) -> None:
-        while True:
-            await trio.sleep(SAVED_EVERY_S)
-            await self.save()
+        await save_every(SAVED_EVERY_S, self.save)
 
     async def save(self) -> None:
         total = self.total
-        if total.tasks != self._saved:
-            try:
-                await self._store.set_setting(_SETTING, seal(total, self._keys.peer_id, self._keys.sign).hex())
-                self._saved = total.tasks
-            except StateUnusable as error:  # A full disk is no reason to stop; the count is tried again.
-                self._log.warning("what was given could not be written down", reason=str(error))
+        signed = seal(total, self._keys.peer_id, self._keys.sign).hex()
+        if total.tasks != self._saved and await was_saved(
+            "what was given", lambda: self._store.set_setting(_SETTING, signed), self._log
+        ):
+            self._saved = total.tasks

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from peerinfer.codec import encode
 from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError
-from peerinfer.fault_proofs import pack_evidence, work_of
-from peerinfer.limits import FAULT_RECEIPT_BYTES_MAX
+from peerinfer.fault_proofs import digest_of_inputs, kind_for, pack_evidence, work_of
+from peerinfer.limits import EVIDENCE_LARGE_BYTES_MAX
 from peerinfer.messages import Manifest, OutputGroup, Receipt
 from peerinfer_node.roles.job_body import FrameInputs
 from peerinfer_node.roles.result_records import OpenRecord
@@ -23,6 +23,8 @@ class Evidence:
     task: int
     packed: bytes
     model: str
+    kind: str
+    """Of the proof that can be made of it."""
 
 
 def receipt_in(record: OpenRecord) -> Receipt | None:
@@ -31,7 +33,7 @@ def receipt_in(record: OpenRecord) -> Receipt | None:
         _, receipt = unseal(Receipt, record.header.receipt, signer=record.peer)
     except DecodeError:  # a record from before receipts were kept
         return None
-    return receipt if receipt.work and len(record.header.receipt) <= FAULT_RECEIPT_BYTES_MAX else None
+    return receipt if receipt.work else None
 
 
 def evidence_in(
@@ -44,12 +46,15 @@ def evidence_in(
     groups = tuple(
         OutputGroup(tuple(positions[name] for name in group.tasks), group.tensors) for group in record.header.groups
     )
+    if sum(spec.size_bytes for spec in given.tensors) + len(record.outputs) > EVIDENCE_LARGE_BYTES_MAX:
+        return None
     inputs = b"".join(given.body)
-    work = work_of(given.items, given.tensors, hashlib.sha256(inputs).digest(), groups)
+    work = work_of(given.items, given.tensors, digest_of_inputs(inputs), groups)
     try:
         if hashlib.sha256(encode(work)).digest() != receipt.work:
-            return None  # Its inputs came as a blob.
+            return None  # Its inputs are others by now.
         packed = pack_evidence(encode(manifest), work, inputs, record.outputs)
     except ValueError:
         return None
-    return Evidence(record.header.receipt, task, packed, manifest.model)
+    kind = kind_for(record.header.receipt, len(inputs), len(packed))
+    return Evidence(record.header.receipt, task, packed, manifest.model, kind) if kind else None

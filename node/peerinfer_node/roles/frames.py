@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from peerinfer.errors import AttemptTimeout, ExecutionError, OutOfMemory, ProtocolError, WorkerDied
 from peerinfer.ids import digest_of_cid
-from peerinfer.limits import BODY_BYTES_MAX, FRAME_BLOB_BYTES_MAX
+from peerinfer.limits import BODY_BYTES_MAX, FRAME_BLOB_BYTES_MAX, INLINE_BYTES_MAX
 from peerinfer.messages import Frame, JobBrief
 from peerinfer_node.ports import BatchResult, Buffer
 
@@ -34,6 +34,9 @@ def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:
             raise ProtocolError(
                 f"frame {frame.frame} claims {claimed} bytes of tensors in a blob of {frame.inputs_bytes}"
             )
+        if claimed <= INLINE_BYTES_MAX:
+            # A receipt says how its inputs came by their size alone: these would have two meanings (`fault_proofs`).
+            raise ProtocolError(f"frame {frame.frame} has a blob for {claimed} bytes, which a message would hold")
         try:
             digest_of_cid(frame.inputs)
         except ValueError as error:

@@ -1,25 +1,30 @@
 """Proofs that peers lied: made where one is caught, told to everybody, computed again by whoever has to do with the liar.
 
 What a proof is, and why it cannot be used for slander, is in `peerinfer.fault_proofs`. Looking at one costs a download
-and three runs of a model, so it is done seldom, for peers that matter here, the word of trusted peers first, and by nodes
-that lend their devices: a model is a stranger's, and runs in the sandbox like that of any job. A node that only submits
+and three runs of a model, so it is done seldom (`peerinfer.accusations` says when, and at which), and by nodes that lend
+their devices: a model is a stranger's, and runs in the sandbox like that of any job. A node that only submits
 relies on its own checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
+from peerinfer.accusations import Accusations
 from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, PeerinferError
 from peerinfer.evidence_messages import FaultProof
 from peerinfer.fault_proofs import (
+    KIND,
+    LARGE_KIND,
     PROOF_LASTS_S,
     Accusation,
     Case,
     check_proof,
+    deflated,
     nudged,
     open_evidence,
     ruling,
@@ -34,21 +39,15 @@ from peerinfer_node.roles.evidence import Evidence
 from peerinfer_node.roles.statements import StatementsRole
 from peerinfer_node.roles.work_stream import read_blob
 
-KIND = "fault"
 OF_SIGNER_MAX = 4
 """Proofs of one signer that are held and passed on."""
 
-OPEN_MAX = 256
-"""Accusations that nobody here has looked at, one for each accused; the oldest goes."""
-
-SETTLED_MAX = 1024
 MADE_MAX = 16
-"""Proofs whose evidence this node keeps for others: 128 MB at most, and the models."""
+MADE_BYTES_MAX = 128 * MIB
+"""Proofs whose evidence this node keeps for others, and how much that may be beside the models."""
 
 LOOK_EVERY_S = 20.0
 """So seldom an accusation is looked at."""
-
-FAILURES_MAX = 3
 
 RENEWED_EVERY_S = PROOF_LASTS_S - 3600.0
 RENEWALS_MAX = 7
@@ -56,8 +55,18 @@ FETCH_TIMEOUT_S = 60.0
 MODEL_JUDGED_BYTES_MAX = 256 * MIB
 RUN_TIMEOUT_S = 20.0
 _PINNED = "proofs"
+_MADE = "made "
+"""Begins the note beside a proof of this node's own; after it, how often that was renewed."""
 
 Fetch = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A proof of this node's own."""
+
+    said: Accusation
+    renewals: int
 
 
 class ProvingRole:
@@ -87,38 +96,59 @@ class ProvingRole:
         self._keys = keys
         self._clock = clock
         self._log = log
-        self._may_run, self._matters, self._trust = may_run, matters, trust
-        self._caught, self._convict = caught, convict
-        self._open: dict[PeerId, Accusation] = {}
-        self._settled: dict[tuple[PeerId, bytes], None] = {}
-        """Who said what: receipts that were looked at."""
-        self._failed: dict[PeerId, int] = {}
-        """How often the evidence of somebody could not be had."""
-        self._slanderers: dict[PeerId, None] = {}
+        self._may_run, self._convict = may_run, convict
+        self._accusations = Accusations(keys.peer_id, matters=matters, trust=trust, caught=caught)
+        self._fetched_bytes = 0
+        """For the look that is taken now."""
         self._found: list[Evidence] = []
         self._has_found = trio.Event()
-        self._made: dict[PeerId, tuple[FaultProof, int]] = {}
-        """By whom they are against; how often each was renewed."""
+        self._made: dict[PeerId, _Made] = {}
+        """By whom they are against."""
         statements.accept(KIND, self._take, of_signer_max=OF_SIGNER_MAX)
+        statements.accept(LARGE_KIND, self._take_large, of_signer_max=OF_SIGNER_MAX)
 
     # --- what others say ---------------------------------------------------------------------------------------------
 
-    def _take(self, signed: bytes) -> float:
-        accusation = check_proof(signed, self._clock.wall_s())
-        proof = accusation.proof
-        if proof.until_s <= self._clock.wall_s() or accusation.issuer in self._slanderers:
-            return 0.0
-        own = self._keys.peer_id
-        if own in (accusation.accused, accusation.issuer) or (accusation.issuer, proof.receipt) in self._settled:
-            return proof.until_s
-        if accusation.accused not in self._open or self._weightier(accusation):
-            self._open[accusation.accused] = accusation
-            if len(self._open) > OPEN_MAX:
-                del self._open[next(iter(self._open))]
-        return proof.until_s
+    def _take(self, signed: bytes, kind: str = KIND) -> float:
+        wall_s = self._clock.wall_s()
+        return self._accusations.take(check_proof(signed, wall_s, kind=kind), wall_s)
 
-    def _weightier(self, accusation: Accusation) -> bool:
-        return self._trust(accusation.issuer) > self._trust(self._open[accusation.accused].issuer)
+    def _take_large(self, signed: bytes) -> float:
+        return self._take(signed, LARGE_KIND)
+
+    # --- over restarts -----------------------------------------------------------------------------------------------
+
+    def kept(self) -> list[tuple[str, bytes, str]]:
+        """Kind, signed bytes and a note of what is worth writing down."""
+        rows = [(each.kind, each.signed, note) for each, note in self._accusations.kept(self._clock.wall_s())]
+        return rows + [(made.said.kind, made.said.signed, f"{_MADE}{made.renewals}") for made in self._made.values()]
+
+    def recall(self, kind: str, signed: bytes, note: str) -> None:
+        """Goes on with what was written down before this process began. Raises `DecodeError`."""
+        said = check_proof(signed, self._clock.wall_s(), kind=kind)
+        if said.issuer != self._keys.peer_id:
+            self._accusations.recall(said, note)
+        elif note.startswith(_MADE) and len(self._made) < MADE_MAX:
+            self._made[said.accused] = _Made(said, int(note.removeprefix(_MADE)))
+
+    async def _pin_made(self) -> None:
+        """Proofs of a life before are told on as long as this node has what shows them."""
+        await self._blobs.unpin(_PINNED)
+        for accused, made in list(self._made.items()):
+            cid = Cid(made.said.proof.evidence)
+            try:
+                case = open_evidence(await self._blobs.read(cid), made.said)
+                await self._pin(cid, Cid(case.manifest.model))
+            except (PeerinferError, KeyError) as error:
+                del self._made[accused]
+                self._log.info("a proof is not told any more", peer=accused, reason=str(error))
+
+    async def _pin(self, *cids: Cid) -> None:
+        """Raises KeyError if one of them is not here."""
+        for cid in cids:
+            if not await self._blobs.has(cid):
+                raise KeyError(cid)
+            await self._blobs.pin(cid, _PINNED)
 
     # --- what this node found ----------------------------------------------------------------------------------------
 
@@ -129,7 +159,7 @@ class ProvingRole:
             self._has_found.set()
 
     async def run(self) -> None:
-        await self._blobs.unpin(_PINNED)  # of a life before
+        await self._pin_made()
         while True:
             with trio.move_on_after(LOOK_EVERY_S) as scope:
                 await self._has_found.wait()
@@ -150,9 +180,15 @@ class ProvingRole:
         """Says only what would convince this node itself."""
         now_s = self._clock.wall_s()
         cid = await self._blobs.put(evidence.packed)
-        proof = FaultProof(now_s, now_s + PROOF_LASTS_S, evidence.receipt, evidence.task, cid, len(evidence.packed))
-        accusation = check_proof(seal(proof, self._keys.peer_id, self._keys.sign), now_s)
-        if accusation.accused in self._made or len(self._made) >= MADE_MAX:
+        receipt = deflated(evidence.receipt) if evidence.kind == LARGE_KIND else evidence.receipt
+        proof = FaultProof(now_s, now_s + PROOF_LASTS_S, receipt, evidence.task, cid, len(evidence.packed))
+        accusation = self._sealed(proof, evidence.kind)
+        held = sum(made.said.proof.evidence_bytes for made in self._made.values())
+        if (
+            accusation.accused in self._made
+            or len(self._made) >= MADE_MAX
+            or held + len(evidence.packed) > MADE_BYTES_MAX
+        ):
             return
         try:
             case = open_evidence(evidence.packed, accusation)
@@ -164,51 +200,49 @@ class ProvingRole:
         if not problem:
             self._log.info("no proof for others", peer=accusation.accused, reason="the result may differ by device")
             return
-        await self._blobs.pin(cid, _PINNED)
-        await self._blobs.pin(Cid(evidence.model), _PINNED)
-        self._made[accusation.accused] = (proof, 0)
-        self._say(proof)
+        try:
+            await self._pin(cid, Cid(evidence.model))
+        except KeyError:
+            self._log.info("no proof for others", peer=accusation.accused, reason="its blobs are gone")
+            return
+        self._made[accusation.accused] = _Made(accusation, 0)
+        self._say(accusation)
         self._log.info("proof told", peer=accusation.accused, task=evidence.task)
 
     def _renew(self) -> None:
         now_s = self._clock.wall_s()
-        for accused, (proof, renewals) in list(self._made.items()):
-            if renewals < RENEWALS_MAX and now_s >= proof.issued_at_s + RENEWED_EVERY_S:
-                again = FaultProof(
-                    now_s, now_s + PROOF_LASTS_S, proof.receipt, proof.task, proof.evidence, proof.evidence_bytes
-                )
-                self._made[accused] = (again, renewals + 1)
-                self._say(again)
+        for accused, made in list(self._made.items()):
+            proof = made.said.proof
+            if made.renewals < RENEWALS_MAX and now_s >= proof.issued_at_s + RENEWED_EVERY_S:
+                again = replace(proof, issued_at_s=now_s, until_s=now_s + PROOF_LASTS_S)
+                self._made[accused] = _Made(self._sealed(again, made.said.kind), made.renewals + 1)
+                self._say(self._made[accused].said)
 
-    def _say(self, proof: FaultProof) -> None:
-        self._statements.spread(KIND, seal(proof, self._keys.peer_id, self._keys.sign), proof.until_s)
+    def _sealed(self, proof: FaultProof, kind: str) -> Accusation:
+        return check_proof(seal(proof, self._keys.peer_id, self._keys.sign), proof.issued_at_s, kind=kind)
+
+    def _say(self, said: Accusation) -> None:
+        self._statements.spread(said.kind, said.signed, said.proof.until_s)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def _look_at_one(self) -> None:
-        now_s = self._clock.wall_s()
-        self._open = {
-            accused: each
-            for accused, each in self._open.items()
-            if each.proof.until_s > now_s and each.issuer not in self._slanderers and not self._caught(accused)
-        }
-        here = [each for accused, each in self._open.items() if self._matters(accused)]
-        if not here:
+        accusation = self._accusations.next(self._clock.now_s(), self._clock.wall_s())
+        if accusation is None:
             return
-        accusation = max(here, key=lambda each: self._trust(each.issuer))
         who = {"peer": accusation.accused, "told_by": accusation.issuer}
+        started_s, self._fetched_bytes = self._clock.now_s(), 0
         try:
             case, model = await self._evidence(accusation)
             problem = await self._judge(case, model, accusation)
         except DecodeError as error:
-            self._slander(accusation.issuer)
+            self._accusations.settle(accusation, is_slander=True)
             self._log.warning("a proof is none", **who, reason=str(error))
         except (PeerinferError, KeyError) as error:
-            self._failed[accusation.issuer] = self._failed.get(accusation.issuer, 0) + 1
+            self._accusations.missing(accusation, self._clock.now_s())
             self._log.info("a proof could not be looked at", **who, reason=str(error))
-            if self._failed[accusation.issuer] < FAILURES_MAX:
-                return  # it stays open
         else:
+            self._accusations.settle(accusation, is_slander=not problem)
             if problem:
                 detail = f"task {accusation.proof.task} of another node's job: {problem}"
                 self._convict(
@@ -216,18 +250,9 @@ class ProvingRole:
                 )
                 self._log.warning("a proof holds", **who, reason=problem)
             else:
-                self._slander(accusation.issuer)
                 self._log.warning("a proof does not hold", **who)
-        self._failed.pop(accusation.issuer, None)
-        self._open.pop(accusation.accused, None)
-        self._settled[accusation.issuer, accusation.proof.receipt] = None
-        if len(self._settled) > SETTLED_MAX:
-            del self._settled[next(iter(self._settled))]
-
-    def _slander(self, issuer: PeerId) -> None:
-        self._slanderers[issuer] = None
-        if len(self._slanderers) > SETTLED_MAX:
-            del self._slanderers[next(iter(self._slanderers))]
+        now_s = self._clock.now_s()
+        self._accusations.spent(now_s - started_s, self._fetched_bytes, now_s)
 
     async def _evidence(self, accusation: Accusation) -> tuple[Case, bytes]:
         """Raises `DecodeError` if it is not what was signed, `PeerinferError` or KeyError if it cannot be had."""
@@ -237,6 +262,7 @@ class ProvingRole:
         return case, await self._fetched(Cid(case.manifest.model), issuer, MODEL_JUDGED_BYTES_MAX)
 
     async def _fetched(self, cid: Cid, providers: Sequence[PeerId], bytes_max: int) -> bytes:
+        is_here = await self._blobs.has(cid)
         with trio.move_on_after(FETCH_TIMEOUT_S) as scope:
 
             def watch(there: int, total: int) -> None:
@@ -244,7 +270,9 @@ class ProvingRole:
                     scope.cancel()
 
             await self._fetch_blob(cid, providers, watch)
-        return await read_blob(self._blobs, cid, bytes_max=bytes_max, what="the evidence")
+        data = await read_blob(self._blobs, cid, bytes_max=bytes_max, what="the evidence")
+        self._fetched_bytes += 0 if is_here else len(data)
+        return data
 
     async def _judge(self, case: Case, model: bytes, accusation: Accusation) -> str:
         """How the claim is wrong, or nothing."""

@@ -6,22 +6,17 @@ from another node's file into this one.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from dataclasses import asdict
 
-import trio
-
 from peerinfer.coordination import Coordination
-from peerinfer.errors import StateUnusable
 from peerinfer.ids import PeerId
 from peerinfer.reputation import Evidence
 from peerinfer_node.log import Log
 from peerinfer_node.ports import Keys, LocalClock, ReputationRow, Store
+from peerinfer_node.saving import OwnMark, save_every, was_saved
 
 SAVED_EVERY_S = 5.0
-_PURPOSE = b"peerinfer: codes of the rows of reputation"
 
 
 class ReputationRole:
@@ -32,8 +27,7 @@ class ReputationRole:
         self._store = store
         self._clock = clock
         self._log = log
-        # Ed25519 signs the same bytes in the same way every time, so this is the same secret after a restart.
-        self._secret = hashlib.sha256(keys.sign(_PURPOSE)).digest()
+        self._mark = OwnMark(keys)
 
     async def restore(self) -> None:
         rows: list[tuple[PeerId, Evidence]] = []
@@ -50,28 +44,22 @@ class ReputationRole:
         self._machine.recall(self._clock.now_s())
 
     async def run(self) -> None:
-        while True:
-            await trio.sleep(SAVED_EVERY_S)
-            await self.save()
+        await save_every(SAVED_EVERY_S, self.save)
 
     async def save(self) -> None:
         rows, gone = self._machine.reputation.changes()
-        if rows or gone:
-            try:
-                await self._store.save_reputation([self._seal(peer, row) for peer, row in rows], gone)
-            except StateUnusable as error:
-                self._machine.reputation.change_again([*(peer for peer, _ in rows), *gone])
-                self._log.warning("evidence could not be written down", reason=str(error))
+        if not rows and not gone:
+            return
+        sealed = [self._seal(peer, row) for peer, row in rows]
+        if not await was_saved("evidence", lambda: self._store.save_reputation(sealed, gone), self._log):
+            self._machine.reputation.change_again([*(peer for peer, _ in rows), *gone])
 
     def _seal(self, peer: PeerId, row: Evidence) -> ReputationRow:
         evidence = json.dumps(asdict(row), sort_keys=True)
-        return ReputationRow(peer, evidence, self._code(peer, evidence), row.at_s)
-
-    def _code(self, peer: PeerId, evidence: str) -> bytes:
-        return hmac.digest(self._secret, f"{peer} {evidence}".encode(), "sha256")[:16]
+        return ReputationRow(peer, evidence, self._mark.of(f"{peer} {evidence}".encode()), row.at_s)
 
     def _open(self, row: ReputationRow) -> Evidence | None:
-        if not hmac.compare_digest(self._code(row.peer, row.evidence), row.mac):
+        if not self._mark.is_on(f"{row.peer} {row.evidence}".encode(), row.mac):
             return None
         try:
             return Evidence(**json.loads(row.evidence))

@@ -64,6 +64,11 @@ class StatementsRole:
         self._taken(kind, signed, until_s, None)
         return True
 
+    def take_again(self, kind: str, signed: bytes) -> None:
+        """Goes on with what was taken before this process began. Raises `DecodeError`."""
+        if kind in self._kinds:
+            self._taken(kind, signed, self._kinds[kind].take(signed), None)
+
     async def run(self) -> None:
         await self._driver.run()
 

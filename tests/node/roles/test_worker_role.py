@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from role_world import (
     worker_world,
 )
 
+from peerinfer.blobs import chunks_of, index_of
 from peerinfer.codec import encode
 from peerinfer.envelope import unseal
 from peerinfer.errors import OutOfMemory, ProtocolError, StreamClosed, WorkerDied
@@ -28,6 +29,7 @@ from peerinfer.limits import (
     COORDINATORS_MAX,
     FRAME_TASKS_MAX,
     HELLO_TIMEOUT_S,
+    INLINE_BYTES_MAX,
     KEEPALIVE_IDLE_S,
     SILENCE_IDLE_MAX_S,
     SILENCE_MAX_S,
@@ -276,9 +278,9 @@ async def test_an_inputs_blob_of_another_size_is_refused(autojump_clock, extra):
     async with worker_world() as world:
         side = await world.coordinator()
         await world.brief(side)
-        _, body = frame_of(1, [0], term=TERM)
+        _, body = frame_of(1, [0], term=TERM, items=BLOB_ITEMS)
         cid = await world.remote.put(body + bytes(extra) if extra > 0 else body[:extra])
-        frame, _ = frame_of(1, [0], term=TERM, inputs=cid, inputs_bytes=len(body))
+        frame, _ = frame_of(1, [0], term=TERM, items=BLOB_ITEMS, inputs=cid, inputs_bytes=len(body))
         await side.say(frame)
         assert (await side.hear(Refused)).frame == 1
         assert world.executor.runs == 0
@@ -476,6 +478,9 @@ async def test_a_brief_that_makes_no_sense_ends_the_stream(autojump_clock, chang
 BRIEF = JobBrief(JOB, TERM, "c", 1, (), True, 1.0)
 SPEC = TensorSpec("x", "float32", (2, WIDTH))
 CID = "b" * 59
+BLOB_ITEMS = INLINE_BYTES_MAX // (4 * WIDTH) + 1
+"""The fewest that travel as a blob."""
+
 WRONG_FRAMES = {
     "no tasks": {"tasks": (), "attempts": (), "items": ()},
     "a task twice": {"tasks": (1, 1)},
@@ -507,18 +512,25 @@ async def test_a_frame_whose_numbers_do_not_fit_ends_the_stream(autojump_clock, 
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"inputs": "no cid", "inputs_bytes": 32},
-        {"inputs": CID, "inputs_bytes": 32},
-        {"inputs": CID, "inputs_bytes": 31},
-    ],
+    ("cid", "more_bytes", "problem"),
+    [("no cid", 0, "no cid"), (CID, 0, "no cid"), (CID, -1, "claims"), (CID, 1, "claims")],
 )
-def test_a_frame_with_a_blob_that_cannot_be_is_refused(changes):
-    frame, body = frame_of(1, [0, 1], term=TERM, **changes)
-    assert len(body) == 32
-    with pytest.raises(ProtocolError):
+def test_a_frame_with_a_blob_that_cannot_be_is_refused(cid, more_bytes, problem):
+    _, body = frame_of(1, [0], term=TERM, items=BLOB_ITEMS)
+    size = len(body) + more_bytes
+    frame, _ = frame_of(1, [0], term=TERM, items=BLOB_ITEMS, inputs=cid, inputs_bytes=size)
+    with pytest.raises(ProtocolError, match=problem):
         check_frame(frame, BRIEF, 0)
+
+
+def test_small_inputs_that_come_as_a_blob_are_refused():
+    """The receipt would name a blob's index and the bytes of that index at once: with either one an honest worker lies."""
+    for items, is_taken in ((BLOB_ITEMS - 1, False), (BLOB_ITEMS, True)):
+        body = frame_of(1, [0], term=TERM, items=items)[1]
+        cid = index_of(chunks_of(body)).cid
+        frame, _ = frame_of(1, [0], term=TERM, items=items, inputs=cid, inputs_bytes=len(body))
+        with nullcontext() if is_taken else pytest.raises(ProtocolError, match="which a message would hold"):
+            check_frame(frame, BRIEF, 0)
 
 
 async def test_a_frame_number_used_twice_ends_the_stream(autojump_clock):
