@@ -128,7 +128,7 @@ async def test_a_row_of_another_version_under_this_nodes_own_code_is_refused_as_
 ) -> None:
     with SqliteStore.open(tmp_path / "state.db") as store:
         role = role_over(store)
-        row = ReputationRow(ANN, written, role._code(ANN, written), 1.0)
+        row = ReputationRow(ANN, written, role._mark.of(f"{ANN} {written}".encode()), 1.0)
         await store.save_reputation([row], [])
         await role.restore()
         assert role._machine.reputation.rows() == []
