@@ -157,18 +157,23 @@ class _Ranking:
     def catch_up(self) -> None:
         table = self.table
         changes = table.changes
-        if self._generation != table.generation or len(changes) - self._seen > _CATCH_UP_ROWS_MAX:
+        touched = len(changes) - self._seen
+        if self._generation != table.generation or touched > _CATCH_UP_ROWS_MAX:
             self._start_afresh()
-        elif len(changes) > self._seen:
-            demand, strategy = self._demand, self._strategy
+            self._generation = table.generation
+        elif touched == 1:  # the rule, where choices follow each other
+            self._look_again(changes[-1])
+        elif touched:
             for row in dict.fromkeys(changes[self._seen :]):
-                fits = table.room.item(row) > 0 and table.suits(demand, row)
-                score = strategy.score(table, demand, row) if fits else math.inf
-                self.all[row] = score
-                if self.known is not self.all:
-                    self.known[row] = score if table.model(demand.model).is_known[row] else math.inf
+                self._look_again(row)
         self._seen = len(changes)
-        self._generation = table.generation
+
+    def _look_again(self, row: int) -> None:
+        table, demand = self.table, self._demand
+        fits = table.room.item(row) > 0 and table.suits(demand, row)
+        self.all[row] = score = self._strategy.score(table, demand, row) if fits else math.inf
+        if self.known is not self.all:
+            self.known[row] = score if table.model(demand.model).is_known.item(row) else math.inf
 
     def _start_afresh(self) -> None:
         scores = self._strategy.scores(self.table, self._demand)
@@ -315,7 +320,7 @@ def _weighed(cost: N, copies: N, p_ok: N, leave_rate: N, grow: Callable[[N], N])
 
 
 def _grows(exponent: float) -> float:
-    return math.exp(min(exponent, _EXPONENT_MAX))
+    return math.exp(exponent if exponent < _EXPONENT_MAX else _EXPONENT_MAX)
 
 
 def _grow(exponent: Floats) -> Floats:

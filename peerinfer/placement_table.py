@@ -253,9 +253,13 @@ class CandidateTable:
         row = self._rows.get(peer)
         if row is None:
             return
-        self.outstanding[row] = outstanding = max(self.outstanding.item(row) + frames, 0.0)
-        waits_s = self.wait_s.item(row) + seconds / self.slots.item(row)
-        self.wait_s[row] = max(waits_s, 0.0) if outstanding else 0.0
+        outstanding = self.outstanding.item(row) + frames
+        if outstanding > 0.0:
+            waits_s = self.wait_s.item(row) + seconds / self.slots.item(row)
+            self.outstanding[row] = outstanding
+            self.wait_s[row] = waits_s if waits_s > 0.0 else 0.0
+        else:
+            self.outstanding[row] = self.wait_s[row] = 0.0
         if room is not None:
             self.room[row] = max(room, 0)
         if frames > 0:
@@ -343,7 +347,7 @@ class CandidateTable:
     # --- requirements ----------------------------------------------------------------------------------------------
 
     def suits(self, demand: Demand, row: int) -> bool:
-        if not self.usable[row] or self.memory_bytes.item(row) < demand.memory_bytes_min:
+        if not self.usable.item(row) or self.memory_bytes.item(row) < demand.memory_bytes_min:
             return False
         if demand.local_only and not self.local[row]:
             return False

@@ -6,7 +6,6 @@ What the roles do between them (streams, tensors, spools) is left out; that is t
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 import time
@@ -61,6 +60,7 @@ from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.executor import UNEVENNESS
 from peerinfer_sim.outcome import Outcome
 from peerinfer_sim.scenario import NodeGroup, Scenario
+from peerinfer_sim.timeline import Timeline
 from peerinfer_sim.watch import Violation, Watch
 
 COMMIT_S = 0.05
@@ -106,15 +106,14 @@ class DiscreteWorld:
         self._coordinator = coordination(rng_for(seed, "coordinator", "machine"))
         self._peer = PeerId("coordinator")
         self._workers: dict[PeerId, _Worker] = {}
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = 0
+        self._timeline = Timeline()
+        self._at = self._timeline.at
         self._wakes: dict[str, float] = {}
         """When each machine's next tick is due."""
         self._audits_end_s = 0.0
         self._answers: dict[int, list[PeerId]] = {}
         """Who has answered each task that is kept."""
         self._messages = 0
-        self.now_s = 0.0
         self.watch = Watch(log, check_every=scenario.check_every)
         job = scenario.job
         self._spec = JobSpec(
@@ -139,12 +138,12 @@ class DiscreteWorld:
         ends_s = job.submit_at_s + job.ends_within_s
         account = None
         while account is None or account.end is None:
-            if not self._due or self._due[0][0] > ends_s:
+            next_s = self._timeline.next_s
+            if next_s is None or next_s > ends_s:
                 picture = self._coordinator.picture(self._spec.job)
                 what = f"the job has not ended within {job.ends_within_s:g} s: {picture}"
                 raise Violation(what, self._log.recent(self._peer))
-            self.now_s, _, action = heapq.heappop(self._due)
-            action()
+            self._timeline.step()
             account = self.watch.jobs.get((self._peer, self._spec.job))
         end = account.end
         if end.state != "done":
@@ -176,9 +175,9 @@ class DiscreteWorld:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def _at(self, time_s: float, action: Callable[[], None]) -> None:
-        self._number += 1
-        heapq.heappush(self._due, (time_s, self._number, action))
+    @property
+    def now_s(self) -> float:
+        return self._timeline.now_s
 
     def _carry(self, worker: _Worker, action: Callable[[], None]) -> None:
         """Performs the action on the other side of the worker's link, if the worker still lives then."""

@@ -20,6 +20,7 @@ import handover_bench
 import journal_bench
 import node_bench
 import placement_bench
+import receipts_bench
 import trio
 from harness import (
     BENCH_JSON,
@@ -39,6 +40,7 @@ Benchmark = Callable[[bool], Awaitable[list[Measurement]]]
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec_bench.run,
     "placement": placement_bench.run,
+    "receipts": receipts_bench.run,
     "device": device_bench.run,
     "bare_stream": bare_stream.measurements,
     "node": node_bench.run,

@@ -88,11 +88,11 @@ class HostileSwarm(Swarm):
             return
         if self.machine.is_barred(peer):
             self._caught.append(peer)
-        self._at(self.now_s, "tell", WorkerLost(peer, "was sent away"))
+        self._at(self.now_s, self._tell, WorkerLost(peer, "was sent away"))
         self._stop(worker)
         subnet = self._subnets[peer]
         if self._attack.returns and (not self._attack.limited or self._admission.admit(subnet, self.now_s)):
-            self._at(self.now_s + COME_BACK_S, "return", worker, subnet)
+            self._at(self.now_s + COME_BACK_S, self._return, worker, subnet)
 
     def _return(self, worker: SwarmWorker, subnet: str) -> None:
         name = PeerId(f"{worker.peer}'")

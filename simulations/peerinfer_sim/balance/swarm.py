@@ -7,11 +7,12 @@ the noise of each task.
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from peerinfer.assignment import (
     Audit,
@@ -39,6 +40,7 @@ from peerinfer.coordination import Coordination
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.limits import GIB
 from peerinfer.machine import Tick
+from peerinfer_sim.timeline import Timeline
 
 WINDOW = 2
 LOST_AFTER_S = 5.0
@@ -122,7 +124,6 @@ class Swarm:
         self.workers = [self._make_worker(number) for number in range(scenario.workers)]
         self._by_peer = {worker.peer: worker for worker in self.workers}
         self.jobs = self._make_jobs(strategy)
-        self.now_s = 0.0
         self._executions = 0
         self._audited = 0
         self._copied = 0
@@ -130,8 +131,7 @@ class Swarm:
         """Whose answers to a task are kept."""
         self._audits_end_s = 0.0
         self._running = {spec.job for spec in self.jobs}
-        self._events: list[tuple[float, int, str, tuple[object, ...]]] = []
-        self._counter = 0
+        self._timeline = Timeline()
         self._frames = 0
         self._wake_s = math.inf
 
@@ -192,23 +192,25 @@ class Swarm:
             low, high = (low, middle) if enough else (middle, high)
         return high
 
-    # --- the heap --------------------------------------------------------------------------------------------------
+    # --- time ------------------------------------------------------------------------------------------------------
 
-    def _at(self, when_s: float, what: str, *arguments: object) -> None:
-        self._counter += 1
-        heapq.heappush(self._events, (when_s, self._counter, what, arguments))
+    @property
+    def now_s(self) -> float:
+        return self._timeline.now_s
+
+    def _at(self, when_s: float, action: Callable[..., object], *arguments: object) -> None:
+        self._timeline.at(when_s, partial(action, *arguments))
 
     def run(self) -> Outcome:
         for spec in self.jobs:
-            self._at(0.0, "tell", JobAccepted(spec))
+            self._at(0.0, self._tell, JobAccepted(spec))
         for worker in self.workers:
             for begin, end in worker.sessions:
-                self._at(begin, "up", worker)
+                self._at(begin, self._up, worker)
                 if math.isfinite(end):
-                    self._at(end, "down", worker)
-        while self._events and self._running:
-            self.now_s, _, what, arguments = heapq.heappop(self._events)
-            getattr(self, f"_{what}")(*arguments)
+                    self._at(end, self._down, worker)
+        while self._timeline.next_s is not None and self._running:
+            self._timeline.step()
         if self._running:
             raise RuntimeError(f"{self.scenario.name}: the swarm stands still at {self.now_s:.0f} s")
         self.machine.check()
@@ -240,7 +242,7 @@ class Swarm:
 
     def _down(self, worker: SwarmWorker) -> None:
         self._stop(worker)
-        self._at(self.now_s + LOST_AFTER_S, "lost", worker, worker.life)
+        self._at(self.now_s + LOST_AFTER_S, self._lost, worker, worker.life)
 
     def _lost(self, worker: SwarmWorker, life: int) -> None:
         if life == worker.life:
@@ -265,7 +267,7 @@ class Swarm:
             load_s = 0.0 if frame.job in worker.warm else self.scenario.model_load_s
             worker.warm.add(frame.job)
             frame.compute_s = worker.seconds * self._drawn(frame.tasks)
-            self._at(self.now_s + load_s + frame.compute_s, "computed", worker, worker.life, frame)
+            self._at(self.now_s + load_s + frame.compute_s, self._computed, worker, worker.life, frame)
 
     def _drawn(self, tasks: int) -> float:
         """Noise of so many tasks together; each has mean 1."""
@@ -279,7 +281,7 @@ class Swarm:
         worker.running = None
         self._executions += frame.tasks
         self._start(worker)
-        self._at(self.now_s + worker.rtt_s / 2, "answered", worker, life, frame)
+        self._at(self.now_s + worker.rtt_s / 2, self._answered, worker, life, frame)
 
     def _answered(self, worker: SwarmWorker, life: int, frame: SwarmFrame) -> None:
         if life == worker.life:
@@ -300,10 +302,10 @@ class Swarm:
                     worker = self._by_peer[peer]
                     self._frames += 1
                     frame = SwarmFrame(number, job, tasks)
-                    self._at(self.now_s + worker.rtt_s / 2, "arrive", worker, worker.life, frame)
+                    self._at(self.now_s + worker.rtt_s / 2, self._arrive, worker, worker.life, frame)
                 case CancelFrame(peer, number, _):
                     worker = self._by_peer[peer]
-                    self._at(self.now_s + worker.rtt_s / 2, "cancel", worker, worker.life, number)
+                    self._at(self.now_s + worker.rtt_s / 2, self._cancel, worker, worker.life, number)
                 case KeepResults(peer, _, job, tasks):
                     self._answers |= {(job, task): [peer] for task in tasks}
                 case VoidResults(job, _, tasks, _):
@@ -319,10 +321,10 @@ class Swarm:
                     self._audited += 1
                     right = tuple(peer for peer in peers if self._is_right(job, task, peer))
                     wrong = tuple(peer for peer in peers if peer not in right)
-                    self._at(self._audits_end_s, "tell", AuditDone(job, task, right, wrong, "off by nine"))
+                    self._at(self._audits_end_s, self._tell, AuditDone(job, task, right, wrong, "off by nine"))
                 case Settle(job, peer, settled, _):
                     self._settled(job, peer, settled)
-                    self._at(self.now_s + COMMIT_S, "tell", TasksCommitted(job, settled))
+                    self._at(self.now_s + COMMIT_S, self._tell, TasksCommitted(job, settled))
                 case JobEnded(job, state, reason, _, _):
                     if state != "done":
                         raise RuntimeError(f"{self.scenario.name}: the job is {state}: {reason}")
@@ -330,7 +332,7 @@ class Swarm:
         wake_s = self.machine.deadline_s
         if wake_s < self._wake_s:
             self._wake_s = wake_s
-            self._at(max(wake_s, self.now_s), "tick", wake_s)
+            self._at(max(wake_s, self.now_s), self._tick, wake_s)
 
     # --- what another world has besides ------------------------------------------------------------------------------
 
@@ -353,4 +355,4 @@ class Swarm:
             agrees.append((task, tuple(other for other in others if self._is_right(job, task, other) == is_right)))
             others.append(peer)
         self._copied += len(tasks)
-        self._at(self.now_s, "tell", CopiesCompared(job, peer, tuple(agrees)))
+        self._at(self.now_s, self._tell, CopiesCompared(job, peer, tuple(agrees)))
