@@ -5,7 +5,8 @@ The theory is in `elector`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from peerinfer.codec import decode_as
@@ -334,7 +335,7 @@ class Seat:
         if not self.serves(asked.term):
             self._refuse(token, asked.nonce, "stale", "the term does not hold the lease here", self.promised)
             return
-        try:
+        with self._refusing(token, asked.nonce):
             if asked.snapshot:
                 self._take_part(asked.snapshot, asked.term)
                 changed = matched = len(self.chain)
@@ -342,18 +343,12 @@ class Seat:
                 changed, matched = self.chain.extend(
                     self.job, self.manifest, asked.term, asked.batches, committees=self.committees
                 )
-        except Divergence as gap:
-            self._refuse_gap(token, asked.nonce, gap)
-            return
-        except (DecodeError, ProtocolError) as error:
-            self._refuse(token, asked.nonce, "denied", str(error), self.promised)
-            return
-        if changed < len(self.chain):
-            self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
-            self._compact(changed)
-        head = self.chain.hash_before(matched)
-        done = Appended(self.job, asked.nonce, asked.term, matched, head, self.snapshot_bytes)
-        self.effects.append(Answer(token, done))
+            if changed < len(self.chain):
+                self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
+                self._compact(changed)
+            head = self.chain.hash_before(matched)
+            done = Appended(self.job, asked.nonce, asked.term, matched, head, self.snapshot_bytes)
+            self.effects.append(Answer(token, done))
 
     def _compact(self, changed: int) -> None:
         """Whoever holds the lease has written a checkpoint: what is before it is committed, and not needed any more."""
@@ -364,7 +359,7 @@ class Seat:
             self.effects.append(PersistSnapshot(self.job, self.chain.base, found))
 
     def _seal(self, asked: SealWanted, token: int) -> None:
-        try:
+        with self._refusing(token, asked.nonce):
             digest, change = open_change(self.job, self.seated, asked.change)
             proofs = open_statements(self.job, self.seated, digest, change.term.round, asked.proofs)
             is_promised = asked.term == self.promised
@@ -378,18 +373,12 @@ class Seat:
                 self._catch_up(change.term, asked)
             if not self.chain.holds(change.sequence + 1, digest):
                 raise Divergence(len(self.chain))
-        except Divergence as gap:
-            self._refuse_gap(token, asked.nonce, gap)
-            return
-        except (DecodeError, ProtocolError) as error:
-            self._refuse(token, asked.nonce, "denied", str(error), self.promised)
-            return
-        if not self.sealed:
-            statement = SealStatement(self.job, self.epoch, digest, self.promised, self.granted, self.lease_s)
-            self.sealed, self.change = True, asked.change
-            self.statement = seal(statement, self._own, self._sign)
-            self.effects.append(PersistSeat(self.row()))
-        self.effects.append(Answer(token, SealGiven(self.job, asked.nonce, self.statement)))
+            if not self.sealed:
+                statement = SealStatement(self.job, self.epoch, digest, self.promised, self.granted, self.lease_s)
+                self.sealed, self.change = True, asked.change
+                self.statement = seal(statement, self._own, self._sign)
+                self.effects.append(PersistSeat(self.row()))
+            self.effects.append(Answer(token, SealGiven(self.job, asked.nonce, self.statement)))
 
     def _catch_up(self, term: Term, asked: SealWanted) -> None:
         """What leads to a change that others have sealed for was committed. Raises as `Chain.extend`."""
@@ -420,9 +409,16 @@ class Seat:
         )
         self.effects.append(Answer(token, message))
 
-    def _refuse_gap(self, token: int, nonce: int, gap: Divergence) -> None:
-        message = LeaseRefused(self.job, nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
-        self.effects.append(Answer(token, replace(message, snapshot_bytes=self.snapshot_bytes)))
+    @contextmanager
+    def _refusing(self, token: int, nonce: int) -> Iterator[None]:
+        """What a request brings may not fit the journal, or be unsound: that is the answer then."""
+        try:
+            yield
+        except Divergence as gap:
+            message = LeaseRefused(self.job, nonce, "gap", str(gap), self.promised, sequence=gap.sequence)
+            self.effects.append(Answer(token, replace(message, snapshot_bytes=self.snapshot_bytes)))
+        except (DecodeError, ProtocolError) as error:
+            self._refuse(token, nonce, "denied", str(error), self.promised)
 
     def _refuse(self, token: int, nonce: int, kind: str, reason: str, promised: Term) -> None:
         message = LeaseRefused(self.job, nonce, kind, reason[:REASON_CHARS_MAX], promised)

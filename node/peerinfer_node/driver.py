@@ -30,6 +30,16 @@ class Clock(Protocol):
     def now_s(self) -> float: ...
 
 
+class Reading:
+    """One face of a node's clock."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+
+    def now_s(self) -> float:
+        return self._read()
+
+
 class Driver(Generic[E, F]):
     """Runs one machine. `post` may be called from anywhere in the event loop, also while an effect is performed."""
 

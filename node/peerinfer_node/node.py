@@ -275,7 +275,7 @@ class Node:
             reachability=self.reachability,
             governor=self.governor,
             models=self.kept_models,
-            elections=self.elections,
+            own_elector=self.elections.own_elector,
             rng=random.Random(rng.random()),  # noqa: S311
         )
         self.punching = Punching(
@@ -299,7 +299,7 @@ class Node:
         network.serve(MEMBERS_PROTOCOL, self.members.serve)
         network.serve(REACH_PROTOCOL, self.reachability.serve)
         network.serve(PUNCH_PROTOCOL, self.punching.serve)
-        network.serve(LEASE_PROTOCOL, self.elections.serve)
+        network.serve(LEASE_PROTOCOL, self.elections.own_elector.serve)
         network.serve(JOURNAL_PROTOCOL, self.replicas.serve)
 
     async def _reach(self, peer: PeerId) -> None:

@@ -141,12 +141,12 @@ def test_a_seat_that_was_given_up_is_never_taken_again_not_even_after_a_restart(
         candidate = PeerId(next(sim for sim in world.electors(job) or world.nodes if sim is not elector).peer_id)
         offer = SeatOffered(signed)
         for _ in range(2):
-            answer = await elector.node.elections._answer(candidate, offer)
+            answer = await elector.node.elections.own_elector.answer(candidate, offer)
             assert isinstance(answer, LeaseRefused)
             assert "gave up the job" in answer.reason
             elector.crash(0.5, 0.0)
             await trio.sleep(3.0)
-        assert job in elector.node.elections._given_up
+        assert job in elector.node.elections.own_elector._given_up
 
     KeptWorld(look, submitter_dies=True).run()
 

@@ -14,10 +14,10 @@ from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.devices.figures import keep_figures
 from peerinfer_node.ports import Device, Ports
-from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MembersRole
+from peerinfer_node.roles.own_elector import OwnElector
 from peerinfer_node.roles.reachability import Reachability
 from peerinfer_node.roles.work_stream import AGENT
 from peerinfer_node.roles.worker import WorkerRole
@@ -48,7 +48,7 @@ class Advertiser:
         reachability: Reachability,
         governor: GovernorRole,
         models: KeptModels,
-        elections: Elections,
+        own_elector: OwnElector,
         rng: random.Random,
     ) -> None:
         self._ports = ports
@@ -58,7 +58,7 @@ class Advertiser:
         self._reachability = reachability
         self._governor = governor
         self._models = models
-        self._elections = elections
+        self._own_elector = own_elector
         self._models_told: tuple[str, ...] = ()
         self._models_told_s = -math.inf
         self._rng = rng
@@ -140,6 +140,6 @@ class Advertiser:
             models=self._models_told if self._settings.lends else (),
             sandbox=self._ports.executors[0].sandbox,
             relays=self._settings.relays,
-            elects=self._settings.is_daemon and self._elections.takes_seats,
+            elects=self._settings.is_daemon and self._own_elector.takes_seats,
         )
         return seal(advert, self._ports.keys.peer_id, self._ports.keys.sign)

@@ -1,16 +1,15 @@
-"""Elections: this node as an elector of any job, and as a candidate of those that it can coordinate."""
+"""Elections: this node as a candidate of the jobs that it can coordinate, and what its own elector lets it see."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from peerinfer import candidacy_events, elector_events
+from peerinfer import candidacy_events
 from peerinfer.candidacy import Candidacy
 from peerinfer.candidacy_events import (
     HAND_OVER_S,
@@ -31,71 +30,32 @@ from peerinfer.candidacy_events import (
     Write,
 )
 from peerinfer.committees import Seated, number_of
-from peerinfer.elector import Elector
-from peerinfer.elector_events import (
-    Answer,
-    Asked,
-    ForgetSeat,
-    PersistBatches,
-    PersistSeat,
-    PersistSnapshot,
-    Restored,
-    SeatGivenUp,
-    SeatRow,
-)
-from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
-from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
-    Append,
     Granted,
-    JournalWanted,
     LeaseRefused,
     LeaseReleased,
-    LeaseWanted,
-    Prepare,
-    SealWanted,
     SeatOffered,
-    SnapshotWanted,
 )
 from peerinfer.lease_profile import LeaseProfile
-from peerinfer.limits import CLOCK_SKEW_MAX_S, MANIFEST_SKEW_MAX_S, REASON_CHARS_MAX
 from peerinfer.manifests import open_manifest, profile_of
 from peerinfer.messages import (
-    Goodbye,
-    KeepAlive,
     Manifest,
     Term,
 )
 from peerinfer.register import Entry
-from peerinfer.snapshots import Snapshot
-from peerinfer.units import format_duration
-from peerinfer_node.driver import Driver
+from peerinfer_node.driver import Driver, Reading
 from peerinfer_node.log import Log
-from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import Keys, LocalClock, Network, SeatStore, Stream
+from peerinfer_node.ports import Keys, LocalClock, Network, SeatStore
 from peerinfer_node.roles.elector_lines import ElectorLines
 from peerinfer_node.roles.known_committees import KnownCommittees
-from peerinfer_node.roles.work_stream import greet
+from peerinfer_node.roles.own_elector import OwnElector
 
-Save = Callable[[], Awaitable[None]]
-
-LEASE_STREAMS_PER_PEER_MAX = 4
 LOOK_AGAIN_S = 0.02
 
 _SERVES_NOT = ("denied", "unknown", "full")
 """An elector that refuses so is of no more use to the holder than one that is silent."""
-
-
-class _Clock:
-    """One of a node's clocks, as a driver wants it."""
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self._read = read
-
-    def now_s(self) -> float:
-        return self._read()
 
 
 @dataclass(slots=True)
@@ -137,36 +97,20 @@ class Elections:
     ) -> None:
         self._keys = keys
         self._own = keys.peer_id
-        self._seats = seats
         self._clock = clock
         self._log = log
-        self._swarm = swarm
         self._rng = rng
-        self.elector = Elector(keys.peer_id, keys.sign)
+        self.own_elector = OwnElector(keys=keys, seats=seats, clock=clock, log=log, swarm=swarm)
+        self.own_elector.on_answer = self._follow
+        self.elector = self.own_elector.machine
         self._known = KnownCommittees(self.elector)
-        self._elector_driver: Driver[elector_events.Event, elector_events.Effect] = Driver(
-            self.elector, _Clock(clock.elector_s), self._perform_elector
-        )
         self._lines = ElectorLines(network=network, log=log, swarm=swarm, on_reply=self._on_reply)
         self._candidates: dict[JobId, _Candidate] = {}
         self._telling: dict[JobId, _Candidate] = {}
         """Of jobs that are over: each tells the electors that do not know it, for one lease at most."""
-        self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
-        self._next_token = 1
-        self._broken: dict[JobId, str] = {}
-        """Jobs whose seats are out of service, and why. Those with something unsaved serve again when it is written."""
-        self._unsaved: dict[JobId, list[Save]] = {}
-        """Of seats whose disk would not take them: what must be written, in order, before they may answer again."""
-        self._saving: set[JobId] = set()
-        self._given_up: dict[JobId, None] = {}
-        self._streams: dict[PeerId, int] = {}
-        self._forgot_until_s = -math.inf
-        """Jobs of others that are dated before this may be older than the loss of this elector's memory."""
         self._nursery: trio.Nursery | None = None
         self.on_seat: Callable[[JobId, bytes], None] = lambda job, manifest: None
         """Called when this node has become an elector of another node's job."""
-        self.on_unsaved: Callable[[JobId, str], None] = lambda job, reason: None
-        """Called when the seat of a job cannot be written down, with the reason."""
         self.on_replaced: Callable[[JobId], None] = lambda job: None
         """Called when the owner of a job has named a committee that this node is not in."""
         self.won = 0
@@ -178,24 +122,9 @@ class Elections:
         """Reports started once every seat has been restored: before that no elector may answer."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            forgot_at_s = await self._seats.forgot_at_s()
-            if forgot_at_s is not None:
-                self._forgot_until_s = forgot_at_s + CLOCK_SKEW_MAX_S
-            self._given_up |= dict.fromkeys(await self._seats.given_up())
-            snapshots = await self._seats.snapshots()
-            for row, batches in await self._seats.seats():
-                self._restore(row, batches, snapshots.get(row.job))
-            nursery.start_soon(self._elector_driver.run)
+            await nursery.start(self.own_elector.run)
             task_status.started()
             await trio.sleep_forever()
-
-    def _restore(self, row: SeatRow, batches: tuple[bytes, ...], snapshot: Snapshot | None) -> None:
-        """A seat that cannot be restored stays out of service: something was promised, and it is not known what."""
-        try:
-            self.elector.handle(Restored(row, batches, snapshot), self._clock.elector_s())
-        except (DecodeError, ProtocolError) as error:
-            self._broken[row.job] = "lost what it had promised for this job"
-            self._log.error("seat cannot be restored", job=row.job, reason=str(error))
 
     def stand(
         self,
@@ -231,7 +160,7 @@ class Elections:
             wall_s=self._clock.wall_s,
         )
         driver: Driver[candidacy_events.Event, candidacy_events.Effect] = Driver(
-            machine, _Clock(self._clock.holder_s), lambda effect: self._perform_candidate(job, effect)
+            machine, Reading(self._clock.holder_s), lambda effect: self._perform_candidate(job, effect)
         )
         self._candidates[job] = _Candidate(machine, profile, driver, on_won, on_lost, on_committed, on_over)
         if campaign:
@@ -353,16 +282,6 @@ class Elections:
             await _until(lambda: not any(one.machine.has_lease(self._clock.holder_s()) for one in leaving))
             await _until(lambda: self._lines.is_quiet)
 
-    def give_up_seat(self, job: JobId) -> None:
-        """Forgets what was promised for this job, and promises nothing for it any more."""
-        self._given_up[job] = None
-        self._elector_driver.post(SeatGivenUp(job))
-
-    @property
-    def takes_seats(self) -> bool:
-        """False for a while after this node has lost what it had promised: others' new jobs may be dated before that."""
-        return self._clock.wall_s() >= self._forgot_until_s
-
     @property
     def own(self) -> PeerId:
         return self._own
@@ -408,17 +327,13 @@ class Elections:
                 if machine.seated.generation and not is_candidate:
                     signed = self.elector.manifest(job)
                     if signed is not None:  # The seat is fenced on disk, whatever becomes of this candidate.
-                        self._ask_own(self._own, SeatOffered(signed, machine.changes), lambda reply: None)
+                        self.own_elector.post(self._own, SeatOffered(signed, machine.changes), lambda reply: None)
                     self.on_replaced(job)
 
     def _ask(self, job: JobId, elector_id: PeerId, request: candidacy_events.Request) -> None:
         assert self._nursery is not None
         if elector_id == self._own:
-            refusal = self._refusal(request)
-            if refusal is not None:
-                self._on_reply(job, self._own, refusal)
-            else:
-                self._ask_own(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
+            self.own_elector.ask(self._own, request, lambda reply: self._on_reply(job, self._own, reply))
         else:
             candidate = self._candidates.get(job) or self._telling[job]
             self._lines.ask(self._nursery, elector_id, job, request, candidate.profile.answer_s)
@@ -429,148 +344,6 @@ class Elections:
             if not (reply is None or (isinstance(reply, LeaseRefused) and reply.kind in _SERVES_NOT)):
                 candidate.heard_s[elector_id] = self._clock.holder_s()
             candidate.driver.post(Unheard(elector_id) if reply is None else Heard(elector_id, reply))
-
-    # --- as an elector -----------------------------------------------------------------------------------------------
-
-    def _ask_own(self, peer: PeerId, request: Any, answer: Callable[[Any], None]) -> None:
-        token, self._next_token = self._next_token, self._next_token + 1
-        self._tokens[token] = (request, answer)
-        self._elector_driver.post(Asked(peer, request, token))
-
-    async def serve(self, raw: Stream) -> None:
-        """Answers one candidate's requests, in order, until it stops."""
-        stream = MessageStream(raw)
-        peer = stream.peer
-        if self._streams.get(peer, 0) >= LEASE_STREAMS_PER_PEER_MAX:
-            await stream.reset()
-            return
-        self._streams[peer] = self._streams.get(peer, 0) + 1
-        try:
-            await greet(stream, swarm=self._swarm)
-            while True:
-                request, _ = await stream.receive_as(
-                    SeatOffered,
-                    Prepare,
-                    LeaseWanted,
-                    LeaseReleased,
-                    Append,
-                    JournalWanted,
-                    SnapshotWanted,
-                    SealWanted,
-                    KeepAlive,
-                    Goodbye,
-                )
-                if isinstance(request, Goodbye):
-                    return
-                if not isinstance(request, KeepAlive):
-                    await stream.send(await self._answer(peer, request))
-        except EOFError:
-            pass
-        except PeerinferError as error:
-            self._log.debug("lease stream ended", peer=peer, reason=str(error))
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
-            with trio.CancelScope(shield=True):
-                await stream.close()
-
-    async def ask_own(self, request: Any) -> Any:
-        """What this node's own elector answers it."""
-        return await self._answer(self._own, request)
-
-    async def _answer(self, peer: PeerId, request: Any) -> Any:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
-        done = trio.Event()
-        answers: list[Any] = []
-
-        def take(answer: Any) -> None:
-            answers.append(answer)
-            done.set()
-
-        self._ask_own(peer, request, take)
-        await done.wait()
-        return answers[0]
-
-    def _refusal(self, request: Any) -> LeaseRefused | None:
-        """What this node refuses before its elector hears of it."""
-        if isinstance(request, SeatOffered):
-            try:
-                job, manifest = open_manifest(request.manifest)
-            except (DecodeError, ProtocolError) as error:
-                return LeaseRefused("", 0, "denied", str(error)[:200], NO_TERM)
-            if job in self._given_up:
-                return LeaseRefused(job, 0, "denied", "this elector gave up the job long ago, and its results", NO_TERM)
-            skewed_s = manifest.created_at_s - self._clock.wall_s()
-            if abs(skewed_s) > MANIFEST_SKEW_MAX_S and not request.changes and job not in self.elector.jobs:
-                skew = f"{format_duration(abs(skewed_s))} {'in the future' if skewed_s > 0 else 'ago'}"
-                reason = f"the job is dated {skew}, by this elector's clock; is the submitter's clock right?"
-                return LeaseRefused(job, 0, "denied", reason, NO_TERM)
-            # A job of this node's own is dated by the very clock that dated the loss.
-            is_own = manifest.submitter == self._own
-            taken_from_s = self._forgot_until_s - (CLOCK_SKEW_MAX_S if is_own else 0.0)
-            if manifest.created_at_s < taken_from_s:
-                return LeaseRefused(job, 0, "denied", "this elector lost what it had promised for older jobs", NO_TERM)
-        else:
-            job = JobId(request.job)
-        if job not in self._broken:
-            return None
-        if job in self._unsaved and job not in self._saving and self._nursery is not None:
-            self._saving.add(job)
-            self._nursery.start_soon(self._save_unsaved, job)  # The disk may have room again when it is asked next.
-        return self._out_of_service(job, request)
-
-    def _out_of_service(self, job: JobId, request: Any) -> LeaseRefused:
-        return LeaseRefused(
-            job, getattr(request, "nonce", 0), "full", f"this elector {self._broken[job]}"[:REASON_CHARS_MAX], NO_TERM
-        )
-
-    async def _perform_elector(self, effect: elector_events.Effect) -> None:
-        match effect:
-            case PersistSeat(row):
-                await self._persist(row.job, lambda: self._seats.save_seat(row))
-            case PersistBatches(job, first, batches):
-                await self._persist(job, lambda: self._seats.save_batches(job, first, batches))
-            case PersistSnapshot(job, base, snapshot, tail):
-                await self._persist(job, lambda: self._seats.save_snapshot(job, base, snapshot, tail))
-            case ForgetSeat(job):
-                await self._persist(job, lambda: self._seats.forget(job, self._clock.wall_s()))
-            case Answer(token, message):
-                request, answer = self._tokens.pop(token)
-                job = JobId(getattr(request, "job", ""))
-                if job in self._broken:
-                    message = self._out_of_service(job, request)
-                answer(message)
-                self._follow(request, message)
-
-    async def _persist(self, job: JobId, save: Save) -> None:
-        """What cannot be written must not be answered: the job's seat is out of service until it can be."""
-        if job in self._unsaved:
-            self._unsaved[job].append(save)
-            return
-        try:
-            await save()
-        except PeerinferError as error:
-            self._broken[job] = "cannot write to its disk"
-            self._unsaved[job] = [save]
-            self._log.error("elector cannot write", job=job, reason=str(error))
-            self.on_unsaved(job, str(error))
-
-    async def _save_unsaved(self, job: JobId) -> None:
-        """Nothing was answered since the disk failed: the seat written down is the seat as it is, and serves again."""
-        try:
-            unsaved = self._unsaved[job]
-            while unsaved:
-                await unsaved[0]()
-                del unsaved[0]
-            del self._unsaved[job], self._broken[job]
-            self._log.info("elector can write again", job=job)
-        except PeerinferError as error:
-            self._log.debug("elector still cannot write", job=job, reason=str(error))
-        finally:
-            self._saving.discard(job)
 
     def _follow(self, request: Any, message: Any) -> None:
         """Lets this node's own candidate see what its elector has granted."""

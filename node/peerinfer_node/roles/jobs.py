@@ -168,7 +168,7 @@ class Jobs:
         """Of own jobs that have ended lately: what is fetched must be what they name."""
         self._nursery: trio.Nursery | None = None
         replicas.jobs = self
-        elections.on_unsaved = self._seat_unsaved
+        elections.own_elector.on_unsaved = self._seat_unsaved
         elections.on_replaced = self._replaced
         self.rescuing = Rescuing(
             keys=keys,

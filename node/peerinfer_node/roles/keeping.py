@@ -103,7 +103,7 @@ class Keeping:
             if seat.is_over:
                 row_s = known.ended_at_s if known is not None else None
                 if (self._active_s(seat.job) if row_s is None else row_s) + RESULTS_KEPT_S < now_s:
-                    self._elections.give_up_seat(seat.job)
+                    self._elections.own_elector.give_up(seat.job)
             elif seat.remaining_s <= 0:
                 active_s = self._active_s(seat.job)
                 if active_s + JOB_UNLED_MAX_S < now_s:
@@ -161,7 +161,7 @@ class Keeping:
         """Nothing of another node's job is kept here any more."""
         self._log.warning("job given up", job=job, reason=reason)
         await self.forget(job, reason)
-        self._elections.give_up_seat(job)
+        self._elections.own_elector.give_up(job)
         row = await self._store.job(job)
         if row is not None and _is_others(row, self._own):
             await self._let_go(row, EXPIRED)

@@ -21,7 +21,7 @@ from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUn
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX
 from peerinfer.manifests import open_manifest
-from peerinfer.messages import Goodbye, KeepAlive, Manifest, Term
+from peerinfer.messages import Manifest, Term
 from peerinfer.replica_messages import (
     PRIORITY_REVISION,
     STATE_CHARS_MAX,
@@ -40,13 +40,14 @@ from peerinfer.replica_messages import (
 )
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, Store, Stream
+from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
+from peerinfer_node.roles.reception import Reception
 from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
 from peerinfer_node.roles.result_records import OpenRecord, check_record, is_receipt_of
-from peerinfer_node.roles.work_stream import conversation, greet
+from peerinfer_node.roles.work_stream import conversation
 
 JOURNAL_PROTOCOL = "/peerinfer/journal/1"
 STREAMS_PER_PEER_MAX = 8
@@ -58,6 +59,16 @@ REPLICA_TIMEOUT_S = 600.0
 JOBS_REMEMBERED_MAX = 64
 STANDBY = "standby"
 """State of a job that this node keeps a copy of and does not coordinate."""
+
+_REQUESTS = (
+    ReplicaOffered,
+    RecordCopy,
+    RecordsWanted,
+    JobStateWanted,
+    JobCancelWanted,
+    JobAtHome,
+    JobPriorityWanted,
+)
 
 AboutJob = JobStateWanted | JobCancelWanted | JobPriorityWanted
 
@@ -118,7 +129,9 @@ class Replicas:
         self._elector = elector
         self._log = log
         self._swarm = swarm
-        self._streams: dict[PeerId, int] = {}
+        self.serve = Reception(
+            _REQUESTS, self._answer, streams_max=STREAMS_PER_PEER_MAX, swarm=swarm, log=log, name="journal"
+        ).serve
         self._kept: dict[tuple[JobId, tuple[int, str]], dict[int, None]] = {}
         """Records that are here, by job and term: one that is sent again is not written again."""
         self._sent: dict[JobId, list[Cid]] = {}
@@ -128,42 +141,6 @@ class Replicas:
         """Called when a submitter has all results of a job at home."""
 
     # --- answering ---------------------------------------------------------------------------------------------------
-
-    async def serve(self, raw: Stream) -> None:
-        stream = MessageStream(raw)
-        peer = stream.peer
-        if self._streams.get(peer, 0) >= STREAMS_PER_PEER_MAX:
-            await stream.reset()
-            return
-        self._streams[peer] = self._streams.get(peer, 0) + 1
-        try:
-            await greet(stream, swarm=self._swarm)
-            while True:
-                request, body = await stream.receive_as(
-                    ReplicaOffered,
-                    RecordCopy,
-                    RecordsWanted,
-                    JobStateWanted,
-                    JobCancelWanted,
-                    JobAtHome,
-                    JobPriorityWanted,
-                    KeepAlive,
-                    Goodbye,
-                )
-                if isinstance(request, Goodbye):
-                    return
-                if not isinstance(request, KeepAlive):
-                    await self._answer(stream, request, body)
-        except EOFError:
-            pass
-        except PeerinferError as error:
-            self._log.debug("journal stream ended", peer=peer, reason=str(error))
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
-            with trio.CancelScope(shield=True):
-                await stream.close()
 
     async def _answer(self, stream: MessageStream, request: Any, body: bytes) -> None:
         job = JobId(request.job)

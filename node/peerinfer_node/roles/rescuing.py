@@ -193,7 +193,7 @@ class Rescuing:
         """One question and its answer. Raises `NetworkError`, `ProtocolError`."""
         with trio.move_on_after(ANSWER_S):
             if elector == self._own:
-                return await self._elections.ask_own(request)
+                return await self._elections.own_elector.answer(self._own, request)
             async with conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm) as stream:
                 await stream.send(request)
                 reply, _ = await stream.receive_as(SeatTaken, LeaseRefused, JournalPart, SealGiven)

@@ -136,7 +136,7 @@ class World:
         """It can be reached, and reaches others."""
         for other in NODES:
             if other != number:
-                self.wires[other].connect(PEERS[number], self.elections[number].serve)
+                self.wires[other].connect(PEERS[number], self.elections[number].own_elector.serve)
 
     async def lose(self, *numbers):
         for wires in self.wires.values():
@@ -189,7 +189,7 @@ class World:
         return await self.rescuing.rescue(self.live, confirmed=confirmed)
 
     async def ask(self, number, request, *, peer=OWNER):
-        return await self.elections[number]._answer(PEERS[peer], request)
+        return await self.elections[number].own_elector.answer(PEERS[peer], request)
 
 
 @pytest.fixture
