@@ -15,7 +15,17 @@ from peerinfer_tui.line import Line, state_span, words
 from peerinfer_tui.overview_view import contribution_lines, curve_lines, energy_words, node_line, swarm_lines
 from peerinfer_tui.peer_view import peer_page
 from peerinfer_tui.pictures import DevicePicture, Failure, JobPicture, NodePicture, PeerPicture, Reason, Snapshot
-from peerinfer_tui.words import model_name, names_in, peer_name, progress, provider_name, rate, remaining_s, short_id
+from peerinfer_tui.words import (
+    model_name,
+    names_in,
+    peer_name,
+    progress,
+    provider_name,
+    rate,
+    remaining_s,
+    short_id,
+    spoken,
+)
 
 NODE = NodePicture(peer_id=OWN, name="alder", state="running", reachability="direct", sandbox="full", alive=3)
 JOB = JobPicture(job_id="0123456789abcdef", state="running", items=1000, tasks=100, accepted=40, elapsed_s=4.0)
@@ -78,7 +88,7 @@ def test_the_first_line_names_the_node_and_keeps_to_its_width() -> None:
 
 
 def test_the_swarm_is_summed_up_and_fits_beside_another_panel() -> None:
-    lines = swarm_lines(lively())
+    lines = swarm_lines(lively(), 36)
     said = text(lines)
     for expected in (
         "● 10 alive",
@@ -89,11 +99,13 @@ def test_the_swarm_is_summed_up_and_fits_beside_another_panel() -> None:
     ):
         assert expected in said
     assert all(len(words(line)) <= 36 for line in lines[:4])
+    assert "dead" not in said
+    assert "▲ 1 suspect  ✕ 1 dead" in text(swarm_lines(lively(), 56))
 
 
 def test_a_lonely_node_has_a_swarm_of_nobody() -> None:
-    assert "● 0 alive" in text(swarm_lines(Snapshot(NodePicture())))
-    assert "nothing" in text(swarm_lines(Snapshot(NodePicture())))
+    assert "● 0 alive" in text(swarm_lines(Snapshot(NodePicture()), 36))
+    assert "nothing" in text(swarm_lines(Snapshot(NodePicture()), 36))
 
 
 def test_the_own_part_is_told_in_tasks_items_and_energy() -> None:
@@ -166,6 +178,12 @@ def test_a_peers_page_says_why_it_takes_no_work() -> None:
     assert text(peer_page(PeerPicture(), 20))
 
 
+def test_what_any_stranger_is_held_for_is_not_shown_as_something_seen_of_one() -> None:
+    stranger = PeerPicture(integrity=0.21, reliability=0.21, evidence=0)
+    assert "reputation    nothing seen of it yet" in text(peer_page(stranger, 76))
+    assert "integrity 21 %  reliability 21 %  1 observation" in text(peer_page(replace(stranger, evidence=1), 76))
+
+
 def test_a_jobs_page_tells_its_tasks_terms_shares_and_errors() -> None:
     snapshot = lively()
     names = names_in(snapshot)
@@ -181,6 +199,19 @@ def test_a_jobs_page_tells_its_tasks_terms_shares_and_errors() -> None:
     assert all(len(words(line).rstrip()) <= 76 for line in job_page(snapshot.jobs[0], names, 76))
     assert "2: beech, the lease of the one before ran out" in text(job_page(snapshot.jobs[1], names, 76))
     assert "no peer has a GPU with 24 GiB" in text(job_page(snapshot.jobs[2], names, 100))
+
+
+def test_a_job_that_another_coordinates_is_as_far_as_its_journal_says() -> None:
+    elsewhere = replace(JOB, state="paused", accepted=0, final=75, tasks=100)
+    assert "75 %" in text(job_page(elsewhere, {}, 76))
+
+
+def test_peers_in_what_the_daemon_says_are_called_by_their_names() -> None:
+    said = f"{peer_id('ash')} did not renew its lease of {'5c' * 16}; {peer_id('nobody')} neither"
+    names = {peer_id("ash"): "ash"}
+    assert spoken(said, names) == f"ash did not renew its lease of 5c5c5c5c; {short_id(peer_id('nobody'))} neither"
+    blocked = replace(JOB, blocked=f"not heard of lately: {peer_id('ash')}")
+    assert "waits         not heard of lately: ash" in text(job_page(blocked, names, 76))
 
 
 def test_the_tail_of_a_job_is_told_once_everything_is_given_out() -> None:
@@ -208,13 +239,14 @@ def test_a_devices_page_shows_gauges_limits_and_reasons_with_their_end() -> None
 @pytest.mark.parametrize("cells", [1, 20, 40, 76, 200])
 def test_unknown_figures_of_a_device_are_said_to_be_unknown(cells: int) -> None:
     said = text(device_page(Snapshot(NODE, devices=(DevicePicture(name="cpu", max_temp_c=80.0),)), cells, 0.0))
-    assert said.count("not known") == 3
     assert "not known, limit 80 °C" in said
+    assert "for utilisation, memory, power" in said
+    assert said.count("not known") == 1
 
 
 def test_a_hot_device_without_a_limit_is_marked_too() -> None:
     hot = DevicePicture(name="RX 580", temperature_c=95.0)
-    gauge = device_page(Snapshot(NODE, devices=(hot,)), 76, 0.0)[3]
+    gauge = device_page(Snapshot(NODE, devices=(hot,)), 76, 0.0)[1]
     assert "temperature" in words(gauge)
     assert gauge[1][1] == "warn"
 

@@ -18,7 +18,7 @@ from peerinfer_tui.events_page import EventsPage
 from peerinfer_tui.help import HelpScreen
 from peerinfer_tui.jobs_page import JobsPage
 from peerinfer_tui.logbook import Logbook
-from peerinfer_tui.news import CancelWanted, DaemonLost, JobWatched, PriorityWanted, SnapshotTaken
+from peerinfer_tui.news import CancelWanted, DaemonLost, PriorityWanted, SnapshotTaken
 from peerinfer_tui.node_page import NodePage
 from peerinfer_tui.overview import Overview
 from peerinfer_tui.page import Page
@@ -90,15 +90,15 @@ class Window(App[None]):
     # --- what background work and pages tell -------------------------------------------------------------------------
 
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
+        before = self.logbook.snapshot
         self.logbook.take(message.snapshot, self._clock())
+        if before is None or before.node.state != message.snapshot.node.state:
+            self.refresh_bindings()
         self.show_page()
 
     def on_daemon_lost(self, message: DaemonLost) -> None:
         self.logbook.lose(message.reason, self._clock())
         self.show_page()
-
-    def on_job_watched(self, message: JobWatched) -> None:
-        self._daemon.watched = message.job
 
     def on_cancel_wanted(self, message: CancelWanted) -> None:
         name = short_job(message.job)
@@ -121,6 +121,12 @@ class Window(App[None]):
         for screen in self.screen_stack:
             if isinstance(screen, Page) and screen.is_mounted:
                 screen.show(self.logbook)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Of pause and resume the key is offered that changes something."""
+        picture = self.logbook.snapshot
+        state = "" if picture is None else picture.node.state
+        return not ((action == "pause" and state == "paused") or (action == "resume" and state == "running"))
 
     # --- keys --------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from peerinfer_tui.device_view import reason_words
 from peerinfer_tui.figures import counted, quantity
 from peerinfer_tui.line import Line
 from peerinfer_tui.pictures import Snapshot
-from peerinfer_tui.words import JOB_ENDED, short_job
+from peerinfer_tui.words import JOB_ENDED, names_in, short_job, spoken
 
 FAILED_JOBS_MAX = 3
 """Failed jobs named one by one; they stay in the list of jobs for ever."""
@@ -16,7 +16,7 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
     """The gravest first. `now_s` is the wall clock."""
     bad: list[Line] = []
     warn: list[Line] = []
-    node = snapshot.node
+    node, names = snapshot.node, names_in(snapshot)
     for reason in node.reasons:
         warn.append(_warning(f"this node: {reason_words(reason, now_s)}"))
     known = {reason.reason for reason in node.reasons}
@@ -35,7 +35,9 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
     failed = [job for job in snapshot.jobs if job.state == "failed"]
     for job in failed[:FAILED_JOBS_MAX]:
         tasks = f"{counted(job.failed, 'task')} failed for good"
-        bad.append((("✕ ", "bad"), (f"job {short_job(job.job_id)} failed: {job.reason or tasks}", "plain")))
+        bad.append(
+            (("✕ ", "bad"), (f"job {short_job(job.job_id)} failed: {spoken(job.reason, names) or tasks}", "plain"))
+        )
     if len(failed) > FAILED_JOBS_MAX:
         bad.append((("✕ ", "bad"), (f"{counted(len(failed) - FAILED_JOBS_MAX, 'more job')} failed", "plain")))
     for job in snapshot.jobs:
@@ -43,7 +45,7 @@ def attention(snapshot: Snapshot, now_s: float) -> list[Line]:
             continue
         name = f"job {short_job(job.job_id)}"
         if job.blocked:
-            warn.append(_warning(f"{name} waits: {job.blocked}"))
+            warn.append(_warning(f"{name} waits: {spoken(job.blocked, names)}"))
         if job.failed:
             warn.append(_warning(f"{name}: {counted(job.failed, 'task')} failed for good"))
         if job.audits_failed:

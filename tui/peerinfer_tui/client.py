@@ -18,7 +18,6 @@ from peerinfer.limits import MIB
 from peerinfer_tui.mirror import Mirror
 from peerinfer_tui.pictures import Snapshot
 from peerinfer_tui.snapshot import clean
-from peerinfer_tui.words import JOB_ENDED
 
 TIMEOUT_S = 5.0
 PATIENT_S = 30.0
@@ -40,8 +39,6 @@ class Daemon:
         self._socket = socket
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
-        self.watched = ""
-        """A job that the daemon shall ask about wherever its coordinator is."""
 
     async def __aenter__(self) -> Daemon:
         connector = aiohttp.UnixConnector(self._socket)
@@ -66,20 +63,8 @@ class Daemon:
         """
         mirror = Mirror()
         async with self._events() as socket:
-            asked_s = 0.0
             while True:
                 await self._take(socket, mirror, every_s)
-                job = mirror.job(self.watched)
-                # What is coordinated elsewhere does not tell its changes here.
-                is_elsewhere = job is not None and job.coordinator != mirror.node.peer_id
-                if (
-                    job is not None
-                    and is_elsewhere
-                    and job.state not in JOB_ENDED
-                    and self._clock() - asked_s >= every_s
-                ):
-                    asked_s = self._clock()
-                    mirror.take_job(await self._ask("GET", f"/jobs/{quote(self.watched, safe='')}"), self._clock())
                 yield mirror.snapshot(self._clock())
 
     @asynccontextmanager

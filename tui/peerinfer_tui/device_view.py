@@ -79,19 +79,27 @@ def _device(device: DevicePicture, shared: Sequence[Reason], cells: int, now_s: 
         )
     ]
     room = max(8, min(40, cells - _NAME_CELLS - 28))
-    lines.append(_gauge("utilisation", device.busy_ratio, _share(device.busy_ratio), room))
-    memory = _ratio(device.memory_used_bytes, device.memory_bytes)
-    lines.append(_gauge("memory", memory, _of(size(device.memory_used_bytes), size(device.memory_bytes)), room))
+    memory = _of(size(device.memory_used_bytes), size(device.memory_bytes))
     heat = _ratio(device.temperature_c, device.max_temp_c or TEMPERATURE_FULL_C)
-    limit = quantity(device.max_temp_c, "°C") if device.max_temp_c else ""
-    text = _of(quantity(device.temperature_c, "°C"), limit, "limit ")
-    lines.append(
-        _gauge("temperature", heat, text, room, warns=device.max_temp_c is not None or (heat or 0) >= NEAR_RATIO)
-    )
+    heat_limit = quantity(device.max_temp_c, "°C") if device.max_temp_c else ""
+    heat_text = _of(quantity(device.temperature_c, "°C"), heat_limit, "limit ")
+    is_hot = device.max_temp_c is not None or (heat or 0) >= NEAR_RATIO
     draw = _ratio(device.power_w, device.max_power_w or POWER_FULL_W)
-    limit = quantity(device.max_power_w, "W") if device.max_power_w else ""
-    text = _of(quantity(device.power_w, "W"), limit, "limit ")
-    lines.append(_gauge("power", draw, text, room, warns=device.max_power_w is not None))
+    draw_limit = quantity(device.max_power_w, "W") if device.max_power_w else ""
+    draw_text = _of(quantity(device.power_w, "W"), draw_limit, "limit ")
+    silent: list[str] = []
+    for name, ratio, text, limit, warns in (
+        ("utilisation", device.busy_ratio, _share(device.busy_ratio), "", False),
+        ("memory", _ratio(device.memory_used_bytes, device.memory_bytes), memory, "", False),
+        ("temperature", heat, heat_text, heat_limit, is_hot),
+        ("power", draw, draw_text, draw_limit, device.max_power_w is not None),
+    ):
+        if ratio is None and not limit:
+            silent.append(name)
+        else:
+            lines.append(_gauge(name, ratio, text, room, warns=warns))
+    if silent:
+        lines.append(((f"  {'no sensor':<{_NAME_CELLS}} ", "dim"), (f"for {', '.join(silent)}", "dim")))
     ends = {reason.reason: reason for reason in shared if reason.until_s is not None}
     for reason in device.reasons:
         told = reason_words(ends.get(reason.reason, reason), now_s)

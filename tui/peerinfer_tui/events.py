@@ -9,7 +9,7 @@ from typing import Literal
 from peerinfer_tui.figures import counted
 from peerinfer_tui.line import Line, Span, Tone, state_span, words
 from peerinfer_tui.pictures import DevicePicture, JobPicture, LogLine, PeerPicture, Snapshot
-from peerinfer_tui.words import JOB_ENDED, names_in, peer_name, short_id, short_job
+from peerinfer_tui.words import JOB_ENDED, names_in, peer_name, short_id, short_job, spoken
 
 SINGLY_MAX = 3
 """Peers named one by one; more that change together are counted."""
@@ -52,11 +52,11 @@ def changes(before: Snapshot, after: Snapshot, now_s: float) -> list[Happening]:
     return found + _peer_changes(before.peers, after.peers, now_s)
 
 
-def elections(snapshot: Snapshot) -> list[Happening]:
+def elections(snapshot: Snapshot, now_s: float) -> list[Happening]:
     """The terms of all jobs that a first snapshot tells of, the oldest first."""
     names = names_in(snapshot)
     found = [
-        _handover(job, index, names, each.at_s or 0.0)
+        _handover(job, index, names, each.at_s, now_s)
         for job in snapshot.jobs
         for index, each in enumerate(job.handovers)
         if each.at_s is not None
@@ -64,14 +64,17 @@ def elections(snapshot: Snapshot) -> list[Happening]:
     return sorted(found, key=lambda happening: happening.at_s)
 
 
-def log_lines(lines: Sequence[LogLine], now_s: float) -> list[Happening]:
+def log_lines(lines: Sequence[LogLine], names: Mapping[str, str], now_s: float) -> list[Happening]:
     """What the daemon itself noted."""
     tones: dict[str, Tone] = {"warning": "warn", "error": "bad"}
     return [
         Happening(
             now_s if line.at_s is None else line.at_s,
             "log",
-            ((line.event, tones.get(line.level, "plain")), (f"  {line.fields}" if line.fields else "", "dim")),
+            (
+                (line.event, tones.get(line.level, "plain")),
+                (f"  {spoken(line.fields, names)}" if line.fields else "", "dim"),
+            ),
         )
         for line in lines
     ]
@@ -99,7 +102,7 @@ def _job_changes(
     terms_before = {each.term for each in before.handovers} if before is not None else set()
     for index, each in enumerate(after.handovers):
         if each.term not in terms_before:
-            found.append(_handover(after, index, names, now_s if each.at_s is None else each.at_s))
+            found.append(_handover(after, index, names, each.at_s, now_s))
     if before is None:
         told: Line = (name, state_span(after.state), (f", {counted(after.items, 'item')}", "plain"))
         return [*found, Happening(now_s, "job", told)]
@@ -107,10 +110,10 @@ def _job_changes(
         who = f"coordinated by {peer_name(names, after.coordinator)} now"
         found.append(Happening(now_s, "election", (name, (who, "accent"))))
     if after.state != before.state:
-        why = f": {after.reason}" if after.reason and after.state in JOB_ENDED else ""
+        why = f": {spoken(after.reason, names)}" if after.reason and after.state in JOB_ENDED else ""
         found.append(Happening(now_s, "job", (name, state_span(after.state), (why, "dim"))))
     if after.blocked and not before.blocked and after.state not in JOB_ENDED:
-        found.append(Happening(now_s, "job", (name, ("waits", "warn"), (f": {after.blocked}", "dim"))))
+        found.append(Happening(now_s, "job", (name, ("waits", "warn"), (f": {spoken(after.blocked, names)}", "dim"))))
     if after.failed > before.failed:
         lost = counted(after.failed - before.failed, "task")
         found.append(Happening(now_s, "job", (name, (f"{lost} failed for good", "bad"))))
@@ -119,15 +122,14 @@ def _job_changes(
     return found
 
 
-def _handover(job: JobPicture, index: int, names: Mapping[str, str], at_s: float) -> Happening:
+def _handover(job: JobPicture, index: int, names: Mapping[str, str], at_s: float | None, now_s: float) -> Happening:
+    """`at_s` is by the clock of whoever coordinated, which may be ahead of ours."""
     each = job.handovers[index]
     who = peer_name(names, each.coordinator)
     said: Span = (f"{who} coordinates in term {each.term}", "plain" if index == 0 else "accent")
-    return Happening(
-        at_s,
-        "election",
-        ((f"job {short_job(job.job_id)}: ", "plain"), said, (f", {each.why}" if each.why else "", "dim")),
-    )
+    why = f", {spoken(each.why, names)}" if each.why else ""
+    line: Line = ((f"job {short_job(job.job_id)}: ", "plain"), said, (why, "dim"))
+    return Happening(now_s if at_s is None else min(at_s, now_s), "election", line)
 
 
 def _peer_changes(before: Sequence[PeerPicture], after: Sequence[PeerPicture], now_s: float) -> list[Happening]:

@@ -8,7 +8,17 @@ from peerinfer_tui.figures import UNKNOWN, bar, clock_time, counted, duration, p
 from peerinfer_tui.line import Line, Span, Tone, fact, gauge, state_span, wrapped
 from peerinfer_tui.pictures import Handover, JobPicture, Snapshot
 from peerinfer_tui.table import Column, Sheet, distinct
-from peerinfer_tui.words import JOB_ENDED, model_name, names_in, peer_name, progress, rate, remaining_s, short_job
+from peerinfer_tui.words import (
+    JOB_ENDED,
+    model_name,
+    names_in,
+    peer_name,
+    progress,
+    rate,
+    remaining_s,
+    short_job,
+    spoken,
+)
 
 FAILURES_SHOWN = 20
 _ORDER = {"running": 0, "paused": 1, "queued": 2}
@@ -42,11 +52,11 @@ def job_page(job: JobPicture, names: Mapping[str, str], cells: int) -> list[Line
         *tail(job, names, cells),
     ]
     if job.reason:
-        lines += wrapped("because", job.reason, cells, "bad" if job.state == "failed" else "plain")
+        lines += wrapped("because", spoken(job.reason, names), cells, "bad" if job.state == "failed" else "plain")
     if job.blocked and job.state not in JOB_ENDED:
-        lines += wrapped("waits", job.blocked, cells, "warn")
+        lines += wrapped("waits", spoken(job.blocked, names), cells, "warn")
     for warning in job.warnings:
-        lines += wrapped("warning", warning, cells, "warn")
+        lines += wrapped("warning", spoken(warning, names), cells, "warn")
     lines += _who(job, names, cells)
     lines.append(fact("checks", *_checks(job)))
     lines += wrapped("model", job.model or UNKNOWN, cells)
@@ -60,7 +70,7 @@ def job_page(job: JobPicture, names: Mapping[str, str], cells: int) -> list[Line
     lines.append(fact("job", (job.job_id, "dim")))
     for index, (peer, tasks) in enumerate(job.peers):
         lines.append(_share(index, peer_name(names, peer), tasks, job))
-    lines += _failures(job, cells)
+    lines += _failures(job, names, cells)
     return lines
 
 
@@ -165,7 +175,7 @@ def _who(job: JobPicture, names: Mapping[str, str], cells: int) -> list[Line]:
 
 def handover_words(each: Handover, names: Mapping[str, str]) -> str:
     when = "" if each.at_s is None else f"{clock_time(each.at_s)}  "
-    return f"{when}{each.term}: {peer_name(names, each.coordinator)}, {each.why or 'no reason given'}"
+    return f"{when}{each.term}: {peer_name(names, each.coordinator)}, {spoken(each.why, names) or 'no reason given'}"
 
 
 def _checks(job: JobPicture) -> list[Span]:
@@ -188,12 +198,12 @@ def _share(index: int, name: str, tasks: int, job: JobPicture) -> Line:
     )
 
 
-def _failures(job: JobPicture, cells: int) -> list[Line]:
+def _failures(job: JobPicture, names: Mapping[str, str], cells: int) -> list[Line]:
     lines: list[Line] = []
     for index, failure in enumerate(job.failures[:FAILURES_SHOWN]):
         last = failure.first_item + max(1, failure.items) - 1
         items = f"item {last}" if last == failure.first_item else f"items {failure.first_item}–{last}"
-        text = f"task {failure.task} ({items}): {failure.reason or 'no reason given'}"
+        text = f"task {failure.task} ({items}): {spoken(failure.reason, names) or 'no reason given'}"
         lines += wrapped("failed" if index == 0 else "", text, cells, "bad")
     hidden = job.failed - min(len(job.failures), FAILURES_SHOWN)
     if hidden > 0 and job.failures:

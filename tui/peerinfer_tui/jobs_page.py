@@ -11,7 +11,7 @@ from peerinfer_tui.job_view import job_page, job_sheet
 from peerinfer_tui.line import Line
 from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.live_table import LiveTable
-from peerinfer_tui.news import CancelWanted, JobWatched, PriorityWanted
+from peerinfer_tui.news import CancelWanted, PriorityWanted
 from peerinfer_tui.page import SplitPage
 from peerinfer_tui.pictures import JobPicture, Snapshot
 from peerinfer_tui.table import Sheet
@@ -19,7 +19,7 @@ from peerinfer_tui.words import JOB_ENDED, PRIORITIES, names_in, short_job
 
 
 class JobsPage(SplitPage):
-    """Attaching gives the job the whole page, and the daemon asks its coordinator for every picture of it."""
+    """Attaching gives the job the whole page."""
 
     MODE = "jobs"
     AUTO_FOCUS = "#jobs"
@@ -37,16 +37,6 @@ class JobsPage(SplitPage):
 
     def sheet(self, before: Snapshot | None, now: Snapshot) -> Sheet[JobPicture]:
         return job_sheet(now)
-
-    def on_screen_suspend(self) -> None:
-        self.post_message(JobWatched(""))
-
-    def on_screen_resume(self) -> None:
-        self.post_message(JobWatched(self._watched))
-
-    def on_live_table_moved(self, message: LiveTable.Moved) -> None:
-        super().on_live_table_moved(message)
-        self.post_message(JobWatched(self._watched))
 
     def on_live_table_chosen(self, message: LiveTable.Chosen) -> None:
         self.action_attach()
@@ -66,7 +56,6 @@ class JobsPage(SplitPage):
         self._attached = job
         self.set_class(bool(job), "-attached")
         self.detail.show(self.lines)
-        self.post_message(JobWatched(self._watched))
 
     def action_cancel(self) -> None:
         job = self._live_job()

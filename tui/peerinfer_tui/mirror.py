@@ -53,19 +53,9 @@ class Mirror:
             _merge(self._jobs, message.get("jobs"), lambda one: (one.job_id, one), read_job, at_s)
         self._log += read_log(message.get("log"))
 
-    def take_job(self, raw: Any, at_s: float) -> None:
-        """What was asked about one job, beside the events."""
-        job = read_job(raw)
-        if job.job_id in self._jobs:
-            self._jobs[job.job_id] = _Told(job, at_s)
-
     @property
     def node(self) -> NodePicture:
         return self._node
-
-    def job(self, job_id: str) -> JobPicture | None:
-        told = self._jobs.get(job_id)
-        return None if told is None else told.picture
 
     def snapshot(self, now_s: float) -> Snapshot:
         """Everything as of now. Lines of the log come once."""

@@ -21,14 +21,6 @@ class DaemonLost(Message):
         self.reason = reason
 
 
-class JobWatched(Message):
-    """Somebody looks at this job: its coordinator is asked, wherever it is. "" for nobody."""
-
-    def __init__(self, job: str) -> None:
-        super().__init__()
-        self.job = job
-
-
 class PriorityWanted(Message):
     def __init__(self, job: str, priority: str) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class Overview(Page):
     def show_body(self, logbook: Logbook) -> None:
         snapshot = logbook.snapshot
         assert snapshot is not None
-        self._swarm.show(lambda _: swarm_lines(snapshot))
+        self._swarm.show(lambda cells: swarm_lines(snapshot, cells))
         self._own.show(lambda _: contribution_lines(snapshot))
         self._jobs_curve.show(logbook.job_rates, logbook.now_s)
         self._own_curve.show(logbook.own_rates, logbook.now_s)

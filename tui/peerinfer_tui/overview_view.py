@@ -42,12 +42,16 @@ def node_line(node: NodePicture, width: int) -> Line:
     return tuple(line)
 
 
-def swarm_lines(snapshot: Snapshot) -> list[Line]:
-    """How the swarm is, as this node sees it."""
+def swarm_lines(snapshot: Snapshot, cells: int) -> list[Line]:
+    """How the swarm is, as this node sees it, in `cells` cells: of the dead only where there is room."""
     node, alive = snapshot.node, [peer for peer in snapshot.peers if peer.state == "alive"]
     states: list[Span] = [(f"● {node.alive:,} alive", "good" if node.alive else "dim")]
     if node.suspect:
         states.append((f"  ▲ {node.suspect:,} suspect", "warn"))
+    dead = sum(peer.state == "dead" for peer in snapshot.peers)
+    gone: Span = (f"  ✕ {dead:,} dead", "dim")
+    if dead and _NAME + 1 + sum(len(text) for text, _ in (*states, gone)) <= cells:
+        states.append(gone)
     able = sum(not peer.why_not for peer in alive)
     kinds = Counter(device.kind for peer in alive for device in peer.devices)
     lent = [f"{kinds[kind]:,} {kind.upper()}" for kind in ("gpu", "cpu") if kinds[kind]] or ["nothing"]

@@ -64,14 +64,16 @@ def _seen(peer: PeerPicture) -> str:
 def _reputation(peer: PeerPicture) -> Span:
     if peer.integrity is None:
         return (UNKNOWN, "dim")
+    if not peer.evidence:  # what a stranger is held for says nothing about this one
+        return ("new", "dim")
     tone: Tone = "good" if peer.integrity >= 0.9 else "warn" if peer.integrity > 0.5 else "bad"
     return (percent(peer.integrity), tone)
 
 
 def _reputation_words(peer: PeerPicture) -> list[Span]:
+    if not peer.evidence or (peer.integrity is None and peer.reliability is None):
+        return [("nothing seen of it yet", "dim")]
     evidence = counted(peer.evidence, "observation")
-    if peer.integrity is None and peer.reliability is None:
-        return [(f"nothing known yet ({evidence})", "dim")]
     text, tone = _reputation(peer)
     return [
         ("integrity ", "dim"),
@@ -117,7 +119,14 @@ _COLUMNS: list[Column[PeerPicture]] = [
         right=True,
         falls=True,
     ),
-    Column("rep.", 5, 6, lambda peer, _: (_reputation(peer),), lambda peer: peer.integrity, right=True),
+    Column(
+        "rep.",
+        5,
+        6,
+        lambda peer, _: (_reputation(peer),),
+        lambda peer: peer.integrity if peer.evidence else None,
+        right=True,
+    ),
     Column(
         "queue",
         6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from peerinfer_tui.figures import UNKNOWN
@@ -9,6 +10,8 @@ from peerinfer_tui.pictures import JobPicture, Snapshot
 
 PRIORITIES = ("urgent", "high", "normal", "low")
 JOB_ENDED = ("done", "failed", "cancelled")
+
+_ID = re.compile(r"12D3KooW[0-9A-Za-z]{44}|(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
 
 def short_id(peer_id: str) -> str:
@@ -48,10 +51,16 @@ def peer_name(names: Mapping[str, str], peer_id: str) -> str:
     return names.get(peer_id) or short_id(peer_id)
 
 
+def spoken(text: str, names: Mapping[str, str]) -> str:
+    """What a daemon said, with its peers by their names and its jobs by the beginnings of their ids."""
+    return _ID.sub(lambda found: peer_name(names, found[0]) if found[0][0:4] == "12D3" else short_job(found[0]), text)
+
+
 def progress(job: JobPicture) -> float:
     if job.state == "done":
         return 1.0
-    return min(1.0, job.accepted / job.tasks) if job.tasks else 0.0
+    # Who does not coordinate knows from the journal alone what is final.
+    return min(1.0, max(job.accepted, job.final) / job.tasks) if job.tasks else 0.0
 
 
 def items_accepted(job: JobPicture) -> float:

@@ -110,10 +110,13 @@ class Sampler:
         own_s = self._own_processor_s()
         own_ratio = max(0.0, own_s - self._own_cpu_s) / elapsed_s / (os.cpu_count() or 1)
         self._own_cpu_s = own_s
+        memory = psutil.virtual_memory()
         temperature = None if self._cpu_sensor is None else sysfs.number_in(self._cpu_sensor)
         return DeviceSample(
             temperature_c=None if temperature is None else temperature / 1000,
+            busy_ratio=min(1.0, total_ratio),
             foreign_busy_ratio=min(1.0, max(0.0, total_ratio - own_ratio)),
+            memory_used_bytes=memory.total - memory.available,
         )
 
     def _own_processor_s(self) -> float:

@@ -33,7 +33,10 @@ from peerinfer_node.log import Log
 
 INTERVAL_S = 1.0
 LOOKING_SHARE_MAX = 0.05
-"""Of one core. A node with so many peers and jobs that looking at them takes longer is looked at more seldom."""
+"""Of one core. A node with so many peers that looking at them takes longer is looked at more seldom."""
+
+INTERVAL_MAX_S = 5.0
+"""But so often at least: on a machine that is busy with other things looking takes long, and costs no more."""
 
 READERS_MAX = 200
 MESSAGES_WAITING_MAX = 32
@@ -100,12 +103,17 @@ class Feed:
                 self._wanted = trio.Event()
             started_s = trio.current_time()
             try:
-                self._tell(await self._look())
+                jobs = {
+                    str(job["job_id"]): _shortened(job) for job in await self._control.jobs()
+                }  # may wait for others
+                started_s = trio.current_time()
+                self._tell({**await self._look(), "jobs": jobs, "log": list(self._log.recent)})
             except Exception as error:
                 # A picture that cannot be had now must end neither the readers nor the node.
                 self._note(f"no picture for the readers of events: {type(error).__name__}: {error}")
             spent_s = trio.current_time() - started_s
-            with trio.move_on_after(max(self._interval_s, spent_s / LOOKING_SHARE_MAX)):
+            pause_s = max(self._interval_s, min(spent_s / LOOKING_SHARE_MAX, INTERVAL_MAX_S))
+            with trio.move_on_after(pause_s):
                 await self._wanted.wait()  # for a first reader, who need not wait for the next look
 
     async def _look(self) -> _Picture:
@@ -115,8 +123,6 @@ class Feed:
             "node": node,
             "devices": devices if devices is not None else await self._control.devices(),
             "peers": {str(peer["peer_id"]): peer for peer in await self._control.peers()},
-            "jobs": {str(job["job_id"]): _shortened(job) for job in await self._control.jobs()},
-            "log": list(self._log.recent),
         }
 
     def _tell(self, picture: _Picture) -> None:

@@ -41,10 +41,11 @@ from peerinfer_node.roles.blobs import BlobServer
 from peerinfer_node.roles.coordinating import Coordinating, files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.elsewhere import Elsewhere
 from peerinfer_node.roles.endings import Endings
 from peerinfer_node.roles.job_views import job_json, provenance_json, totals_in
 from peerinfer_node.roles.keeping import Keeping
-from peerinfer_node.roles.live_job import LiveJob, led, plain
+from peerinfer_node.roles.live_job import LiveJob, how_it_ended, led, plain
 from peerinfer_node.roles.live_views import LiveViews
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
@@ -153,6 +154,7 @@ class Jobs:
             is_given_up=self._keeping.is_given_up,
             give_up=self._give_up_live,
         )
+        self._elsewhere = Elsewhere(ask=self._returning.ask_others, clock=clock)
         self._priorities = Priorities(
             own=self._own,
             sign=keys.sign,
@@ -405,12 +407,7 @@ class Jobs:
             self._nursery.start_soon(self._finish, live, chain)
 
     async def _finish(self, live: LiveJob, chain: Chain) -> None:
-        end = chain.batch(chain.end - 1) if chain.end else None
-        state = end.event if end else "failed"
-        try:
-            reason, kind = json.loads(end.detail) if end else ("", "")
-        except ValueError:
-            reason, kind = end.detail if end else "", ""
+        state, reason, kind = how_it_ended(chain)
         split = Split(live.manifest.items, live.manifest.items_per_task)
         known = totals_in(chain, split, live.picture) | led(chain, live.manifest)
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
@@ -418,7 +415,7 @@ class Jobs:
             while len(self._journals) >= JOURNALS_REMEMBERED_MAX:
                 del self._journals[next(iter(self._journals))]
             self._journals[live.job] = chain
-        await self._forget(live, state, str(reason), str(kind), known)
+        await self._forget(live, state, reason, kind, known)
         if not is_others:
             await self._coordinating.bring_home(live.job, live.manifest, chain)
             await self._keeping.tell_at_home(live.job, live.manifest, chain)
@@ -491,8 +488,15 @@ class Jobs:
         return sum(live.body is not None for live in self._live.values())
 
     async def everything(self) -> list[Json]:
-        rows = await self._store.jobs()
-        return [self._json(await self._newest(row)) for row in rows if self._concerns(row)]
+        rows = [await self._newest(row) for row in await self._store.jobs() if self._concerns(row)]
+        assert self._nursery is not None
+        await self._elsewhere.look(self._nursery, [live for row in rows if (live := self._led_by_another(row.job))])
+        return [self._json(row) for row in rows]
+
+    def _led_by_another(self, job: JobId) -> LiveJob | None:
+        """Or by nobody."""
+        live = self._live.get(job)
+        return live if live is not None and live.body is None and len(live.manifest.committee) > 1 else None
 
     def _concerns(self, row: JobRow) -> bool:
         """False for jobs of others that this node only keeps copies of."""
@@ -506,11 +510,8 @@ class Jobs:
 
     async def show(self, job: str) -> Json:
         row = await self._row(job)
-        live = self._live.get(row.job)
-        if live is not None and live.body is None and len(live.manifest.committee) > 1:
-            other = await self._returning.ask_others(live)
-            if other is not None:
-                return other
+        if (live := self._led_by_another(row.job)) and (other := await self._returning.ask_others(live)) is not None:
+            return other
         return self._json(row)
 
     async def state_for(self, job: JobId) -> Json | None:
@@ -531,7 +532,7 @@ class Jobs:
                 return
             seen = live.changes
             yield await self.show(job)
-            if live.body is None and len(live.manifest.committee) > 1:
+            if self._led_by_another(row.job):
                 with trio.move_on_after(1.0):
                     await live.wait_change(seen)
                 continue
@@ -593,4 +594,5 @@ class Jobs:
         # Until a job is accepted, and while this node alone elects, nobody else is waited for.
         is_own = not live.accepted.is_set() or live.manifest.committee == (self._own,)
         state = "running" if live.body is not None or is_own else "paused"
-        return job_json(row, state, self._views.known(live))
+        shown = job_json(row, state, self._views.known(live))
+        return self._elsewhere.view(row.job, shown) if self._led_by_another(row.job) else shown

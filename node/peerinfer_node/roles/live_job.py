@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -49,7 +50,7 @@ class LiveJob:
     carried_priorities: tuple[str, ...] = ()
     """The owner's statements on its priority, as they stood there."""
     is_over: bool = False
-    waiting: str = "is being elected"
+    waiting: str = "its coordinator is being elected"
     picture: JobPicture | None = None
     end: JobEnded | None = None
     priority: JobPriority | None = None
@@ -88,6 +89,18 @@ def led(chain: Chain, manifest: Manifest) -> Json:
         "term": number_of(last),
         "handovers": handovers(chain, manifest.created_at_s, last),
     }
+
+
+def how_it_ended(chain: Chain) -> tuple[str, str, str]:
+    """The state in which the journal ends, the reason, and its kind."""
+    if not chain.end:
+        return "failed", "", ""
+    end = chain.batch(chain.end - 1)
+    try:
+        reason, kind = json.loads(end.detail)
+    except (ValueError, TypeError):  # whoever coordinated wrote it
+        reason, kind = end.detail, ""
+    return end.event, str(reason), str(kind)
 
 
 def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
