@@ -16,6 +16,9 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import Term
 
+JOURNAL_REVISION = 2
+"""The first whose electors and candidates know all events of journals."""
+
 _id = text(64)
 _reason = text(REASON_CHARS_MAX)
 _digest = blob(32, exactly=32)

@@ -10,9 +10,10 @@ from typing import Any
 import trio
 
 from peerinfer.candidacy_events import Reply, Request
-from peerinfer.errors import PeerinferError
+from peerinfer.errors import PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.lease_messages import (
+    JOURNAL_REVISION,
     Appended,
     Granted,
     JournalPart,
@@ -34,6 +35,8 @@ REQUESTS_WAITING_MAX = 256
 OPEN_TIMEOUT_S = 5.0
 IDLE_S = 60.0
 REOPEN_AFTER_S = 0.25
+
+USELESS_REMEMBERED_MAX = 1000
 
 OnReply = Callable[[JobId, PeerId, "Reply | None"], None]
 """Called with each answer, and with None where there will be none."""
@@ -59,6 +62,8 @@ class ElectorLines:
         self._swarm = swarm
         self._on_reply = on_reply
         self._lines: dict[PeerId, _Line] = {}
+        self._useless: dict[PeerId, None] = {}
+        """Electors that speak another version, or break the protocol."""
 
     def ask(self, nursery: trio.Nursery, elector: PeerId, job: JobId, request: Request, answer_s: float) -> None:
         line = self._lines.setdefault(elector, _Line(elector))
@@ -83,7 +88,7 @@ class ElectorLines:
                 try:
                     await self._converse(line)
                 except PeerinferError as error:
-                    self._log.debug("elector not reached", peer=line.elector, reason=str(error))
+                    self._note(line.elector, error)
                     self._drop(line)
                     await trio.sleep(REOPEN_AFTER_S)
         finally:
@@ -91,6 +96,16 @@ class ElectorLines:
             self._drop(line)
             if self._lines.get(line.elector) is line:
                 del self._lines[line.elector]
+
+    def _note(self, elector: PeerId, error: PeerinferError) -> None:
+        """One that cannot be spoken with is told of once, until it greets well: it stays so until somebody acts."""
+        if not isinstance(error, ProtocolError) or elector in self._useless:
+            self._log.debug("elector not reached", peer=elector, reason=str(error))
+            return
+        while len(self._useless) >= USELESS_REMEMBERED_MAX:
+            del self._useless[next(iter(self._useless))]
+        self._useless[elector] = None
+        self._log.warning("elector cannot be used", peer=elector, reason=str(error))
 
     def _drop(self, line: _Line) -> None:
         lost = [job for job, _, _ in line.asked] + [job for job, _, _ in line.waiting]
@@ -105,7 +120,8 @@ class ElectorLines:
         try:
             with trio.move_on_after(OPEN_TIMEOUT_S):
                 stream = MessageStream(await self._network.open_stream(line.elector, LEASE_PROTOCOL))
-                await greet(stream, swarm=self._swarm)
+                await greet(stream, swarm=self._swarm, revision=JOURNAL_REVISION)
+                self._useless.pop(line.elector, None)
                 is_open = True
             if stream is None or not is_open:
                 raise PeerinferError(f"{line.elector} opened no stream within {OPEN_TIMEOUT_S:g} s")

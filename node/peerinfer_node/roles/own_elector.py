@@ -30,6 +30,7 @@ from peerinfer.errors import DecodeError, PeerinferError, ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
+    JOURNAL_REVISION,
     Append,
     JournalWanted,
     LeaseRefused,
@@ -82,6 +83,7 @@ class OwnElector:
             swarm=swarm,
             log=log,
             name="lease",
+            revision=JOURNAL_REVISION,
         ).serve
         self._tokens: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self._next_token = 1

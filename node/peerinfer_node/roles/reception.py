@@ -23,14 +23,24 @@ class Reception:
     """Of one protocol. A peer has so many streams at once."""
 
     def __init__(
-        self, requests: tuple[type[Any], ...], answer: AnswerTo, *, streams_max: int, swarm: str, log: Log, name: str
+        self,
+        requests: tuple[type[Any], ...],
+        answer: AnswerTo,
+        *,
+        streams_max: int,
+        swarm: str,
+        log: Log,
+        name: str,
+        revision: int = 0,
     ) -> None:
+        """`revision` is what who asks must know of the protocol."""
         self._kinds = (*requests, KeepAlive, Goodbye)
         self._answer = answer
         self._streams_max = streams_max
         self._swarm = swarm
         self._log = log
         self._name = name
+        self._revision = revision
         self._streams: dict[PeerId, int] = {}
 
     async def serve(self, raw: Stream) -> None:
@@ -42,7 +52,7 @@ class Reception:
             return
         self._streams[peer] = self._streams.get(peer, 0) + 1
         try:
-            await greet(stream, swarm=self._swarm)
+            await greet(stream, swarm=self._swarm, revision=self._revision)
             while True:
                 request, body = await stream.receive_as(*self._kinds)
                 if isinstance(request, Goodbye):

@@ -35,8 +35,11 @@ LINGER_BYTES_MAX = 1 * MIB
 """What it may still say meanwhile."""
 
 
-async def greet(stream: MessageStream, *, swarm: str) -> Hello:
-    """Exchanges hellos. Raises `ProtocolError` if the other side speaks another version or is of another swarm."""
+async def greet(stream: MessageStream, *, swarm: str, revision: int = 0) -> Hello:
+    """Exchanges hellos. Raises `ProtocolError` if the other side speaks another version or is of another swarm.
+
+    `revision` is what it must know of the protocol.
+    """
     with trio.move_on_after(HELLO_TIMEOUT_S) as scope:
         await stream.send(Hello(PROTOCOL_VERSION, AGENT, swarm, PROTOCOL_REVISION))
         try:
@@ -52,6 +55,8 @@ async def greet(stream: MessageStream, *, swarm: str) -> Hello:
         problem = f"speaks protocol version {hello.version}, this node speaks {PROTOCOL_VERSION}; upgrade the older one"
     elif hello.swarm != swarm:
         problem = f"belongs to swarm {hello.swarm!r}, this node to {swarm!r}"
+    elif hello.revision < revision:
+        problem = f"speaks revision {hello.revision} of the protocol, and this needs {revision}; upgrade the older one"
     if problem:
         await say_goodbye(stream, problem)
         raise ProtocolError(f"{stream.peer} {problem}")
@@ -69,9 +74,7 @@ async def conversation(
     """
     stream = MessageStream(await network.open_stream(peer, protocol))
     try:
-        hello = await greet(stream, swarm=swarm)
-        if hello.revision < revision:
-            raise ProtocolError(f"{peer} runs an older version")
+        await greet(stream, swarm=swarm, revision=revision)
         yield stream
     except EOFError:
         raise StreamClosed(f"{peer} closed the stream") from None

@@ -7,8 +7,8 @@ from role_world import SWARM
 from wires import Wires
 
 from peerinfer.ids import JobId
-from peerinfer.lease_messages import LeaseRefused, LeaseWanted, Prepare, Promise
-from peerinfer.messages import Hello, Term
+from peerinfer.lease_messages import JOURNAL_REVISION, LeaseRefused, LeaseWanted, Prepare, Promise
+from peerinfer.messages import PROTOCOL_VERSION, Goodbye, Hello, Term
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
 from peerinfer_node.roles.elector_lines import IDLE_S, OPEN_TIMEOUT_S, REQUESTS_WAITING_MAX, ElectorLines
@@ -23,7 +23,8 @@ class World:
         self.nursery = nursery
         self.wires = Wires(nursery, OWN.peer_id)
         self.replies = []
-        self.lines = ElectorLines(network=self.wires, log=Log(), swarm=SWARM, on_reply=self._note_reply)
+        self.log = Log()
+        self.lines = ElectorLines(network=self.wires, log=self.log, swarm=SWARM, on_reply=self._note_reply)
 
     def _note_reply(self, job, elector, reply):
         self.replies.append((job, elector, None if reply is None else reply.nonce))
@@ -51,7 +52,7 @@ async def test_requests_share_one_stream_and_are_answered_in_order(autojump_cloc
     for nonce in (1, 2, 3):
         world.ask(nonce, job=OTHER if nonce == 2 else JOB)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     for _ in range(3):
         wanted = await side.hear(Prepare)
         await side.say(refusal(wanted.nonce, wanted.job))
@@ -74,7 +75,7 @@ async def test_an_elector_that_comes_back_is_asked_again(autojump_clock, world):
     world.ask(2)
     with trio.fail_after(5):
         side = await streams.receive()
-        await side.greet()
+        await side.greet(revision=JOURNAL_REVISION)
         await side.say(refusal((await side.hear(Prepare)).nonce))
     assert await world.settle() == [(JOB, ADA.peer_id, 2)]
 
@@ -103,7 +104,7 @@ async def test_an_elector_that_does_not_answer_in_time_loses_all_that_was_asked(
     streams = world.wires.by_hand(ADA)
     world.ask(1)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     began_s = trio.current_time()
     world.ask(2)
     await side.hear(Prepare)
@@ -118,7 +119,7 @@ async def test_one_that_answers_late_again_and_again_is_not_waited_for_longer(au
     streams = world.wires.by_hand(ADA)
     world.ask(1)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     with trio.move_on_after(2 * ANSWER_S) as patience:
         for nonce in range(2, 100):
             world.ask(nonce)
@@ -134,7 +135,7 @@ async def test_a_silent_elector_holds_no_other_up(autojump_clock, world):
     world.ask(1, elector=BOB)
     await silent.receive()
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     await side.hear(Prepare)
     await side.say(refusal(1))
     assert await world.settle() == [(JOB, BOB.peer_id, 1)]
@@ -144,7 +145,7 @@ async def test_an_answer_that_nobody_asked_for_ends_the_stream(autojump_clock, w
     streams = world.wires.by_hand(ADA)
     world.ask(1)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     await side.hear(Prepare)
     await side.say(refusal(1))
     await side.say(Promise(JOB, 0, Term(9, OWN.peer_id), 1, Term(0, ""), 0))
@@ -159,7 +160,7 @@ async def test_what_is_no_answer_ends_the_stream(autojump_clock, world, message)
     streams = world.wires.by_hand(ADA)
     world.ask(1)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     await side.hear(Prepare)
     await side.say(message)
     await side.hear_end()
@@ -171,7 +172,7 @@ async def test_an_elector_that_closes_loses_what_was_not_answered(autojump_clock
     world.ask(1)
     world.ask(2)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     await side.hear(Prepare)
     await side.say(refusal(1))
     await side.hear(Prepare)
@@ -191,7 +192,7 @@ async def test_a_line_that_nobody_uses_is_closed_and_opened_anew(autojump_clock,
     streams = world.wires.by_hand(ADA)
     world.ask(1)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     await side.hear(Prepare)
     await side.say(refusal(1))
     began_s = trio.current_time()
@@ -201,5 +202,23 @@ async def test_a_line_that_nobody_uses_is_closed_and_opened_anew(autojump_clock,
     assert world.lines._lines == {}
     world.ask(2)
     side = await streams.receive()
-    await side.greet()
+    await side.greet(revision=JOURNAL_REVISION)
     assert (await side.hear(Prepare)).nonce == 2
+
+
+async def test_an_elector_of_an_older_version_is_told_so_and_named_in_one_line(autojump_clock, world):
+    streams = world.wires.by_hand(ADA)
+    for nonce in (1, 2):
+        world.ask(nonce)
+        side = await streams.receive()
+        await side.say(Hello(PROTOCOL_VERSION, "peerinfer/0.0.9", SWARM, JOURNAL_REVISION - 1))
+        assert (await side.hear(Goodbye)).reason.endswith("this needs 2; upgrade the older one")
+        assert await world.settle() == [(JOB, ADA.peer_id, None)]
+        await trio.sleep(1)
+    (line,) = world.log.recent
+    assert (line["level"], line["event"], line["peer"]) == ("warning", "elector cannot be used", ADA.peer_id)
+    assert line["reason"] == f"{ADA.peer_id} speaks revision 1 of the protocol, and this needs 2; upgrade the older one"
+    world.ask(3)  # upgraded meanwhile
+    side = await streams.receive()
+    await side.greet(revision=JOURNAL_REVISION)
+    assert (await side.hear(Prepare)).nonce == 3
