@@ -18,6 +18,9 @@ from peerinfer_node.formats.source import Array
 from peerinfer_node.formats.spool import Ordered
 
 FAILED = "__failed__"
+LENGTHS = ".lengths"
+"""Behind the name of an output whose strings end in zeros: how many characters each has. NumPy takes zeros at the end for
+filling, and its arrays of objects, which keep them, are pickles."""
 
 _FILL_BYTES = 1 << 20
 
@@ -30,9 +33,12 @@ def write_npz(file: BinaryIO, ordered: Ordered) -> list[str]:
             shapes = ordered.different_shapes(index)
             dtype = np.dtype(port.dtype).newbyteorder("<") if not is_string(port.dtype) else _text_dtype(ordered, index)
             if is_string(port.dtype) and (cut := _ending_in_zeros(ordered, index)):
+                are = "1 string ends" if cut == 1 else f"{cut:,} strings end"
                 warnings.append(
-                    f"output {quoted(port.name)}: {cut} strings end in zeros, which .npz does not keep; write .jsonl"
+                    f"output {quoted(port.name)}: {are} in zeros, which NumPy's strings lose; "
+                    f"how long they are stands in {port.name}.lengths"
                 )
+                _write_lengths(archive, ordered, index, port.name)
             if len(shapes) > 1:
                 _write_ragged(archive, ordered, index, port.name, dtype)
                 warnings.append(
@@ -57,7 +63,13 @@ def write_item(file: BinaryIO, outputs: Sequence[Port], values: Sequence[Array])
     """Writes the outputs of one item. Raises OSError."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for port, value in zip(outputs, values, strict=True):
-            _write_array(archive, port.name, unpacked(value).astype(str) if is_string(port.dtype) else value)
+            if not is_string(port.dtype):
+                _write_array(archive, port.name, value)
+                continue
+            texts = unpacked(value)
+            _write_array(archive, port.name, texts.astype(str))
+            if any(text.endswith("\0") for text in texts.reshape(-1)):
+                _write_array(archive, f"{port.name}{LENGTHS}", _lengths(texts))
 
 
 def _write_ragged(archive: zipfile.ZipFile, ordered: Ordered, index: int, name: str, dtype: np.dtype[Any]) -> None:
@@ -84,6 +96,23 @@ def _text_dtype(ordered: Ordered, index: int) -> np.dtype[Any]:
 
 def _ending_in_zeros(ordered: Ordered, index: int) -> int:
     return sum(text.endswith("\0") for text in _texts(ordered, index))
+
+
+def _write_lengths(archive: zipfile.ZipFile, ordered: Ordered, index: int, name: str) -> None:
+    """Of each string; in the form of the output, or one after the other where items differ in shape."""
+    shapes = ordered.different_shapes(index)
+    found = []
+    for stretch in ordered.stretches(index):
+        if stretch.rows is not None:
+            lengths = _lengths(unpacked(stretch.rows))
+            found.append(lengths if len(shapes) == 1 else lengths.reshape(-1))
+        elif len(shapes) == 1:
+            found.append(np.zeros((stretch.items, *shapes[0]), np.int64))
+    _write_array(archive, f"{name}{LENGTHS}", np.concatenate(found))
+
+
+def _lengths(texts: Array) -> Array:
+    return np.array([len(text) for text in texts.reshape(-1)], np.int64).reshape(texts.shape)
 
 
 def _texts(ordered: Ordered, index: int) -> Iterator[str]:

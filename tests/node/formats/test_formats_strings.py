@@ -189,8 +189,21 @@ def test_failed_items_have_empty_strings_and_are_named(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "a.parquet").to_pydict()["label"] == ["short", None, "ç", ""]
 
 
-def test_zeros_at_the_end_are_kept_where_the_format_can_and_warned_of_where_it_cannot(tmp_path: Path) -> None:
+def test_zeros_at_the_end_are_kept_by_every_format(tmp_path: Path) -> None:
     (warning,) = written(tmp_path / "a.npz", last="end\0")
-    assert warning == "output 'label': 1 strings end in zeros, which .npz does not keep; write .jsonl"
+    assert warning == (
+        "output 'label': 1 string ends in zeros, which NumPy's strings lose; how long they are stands in label.lengths"
+    )
+    with np.load(tmp_path / "a.npz") as found:
+        assert "words.lengths" not in found
+        kept = [str(text).ljust(size, "\0") for text, size in zip(found["label"], found["label.lengths"], strict=True)]
+    assert kept[3] == "end\0"
+    assert kept[1] == "a" * 30
+    written(tmp_path / "b.npz", failed=[1], last="end\0")
+    with np.load(tmp_path / "b.npz") as found:
+        assert found["label.lengths"].tolist() == [5, 0, 1, 4]
+    written(tmp_path / "folder", last="end\0")
+    with np.load(sorted((tmp_path / "folder").iterdir())[3]) as found:
+        assert found["label.lengths"].tolist() == 4
     assert written(tmp_path / "a.jsonl", last="end\0") == ()
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[3])["label"] == "end\0"
