@@ -18,6 +18,7 @@ from peerinfer.estimates import SPREAD_FEW, SPREAD_UNKNOWN, Estimates
 from peerinfer.ids import PeerId
 from peerinfer.placement_fill import fill
 from peerinfer.placement_table import CandidateTable
+from peerinfer.verification_events import Policy
 from peerinfer.workforce import candidate_of, demand_of
 
 INTERVAL_SIGMAS = 1.28
@@ -63,7 +64,11 @@ def forecast(spec: JobSpec, offers: Mapping[PeerId, WorkerOffer], estimates: Est
             alone += (estimate.sigma / math.sqrt(estimate.samples + 1) / per_task_s) ** 2
         elif not offer.local:
             shared += (SPREAD_FEW if scale != 1.0 else SPREAD_UNKNOWN) / per_task_s
-    _, expected_s = fill(np.array(seconds), np.array(ready), max(spec.tasks, 1))
+    policy = Policy.named(spec.verify)
+    executions = (
+        policy.copies if policy.kind == "quorum" else 1
+    )  # what else is checked is little beside what is unknown
+    _, expected_s = fill(np.array(seconds), np.array(ready), max(spec.tasks, 1) * executions)
     spread = math.hypot(math.sqrt(alone) / rate, shared / rate, _SPREAD_OF_TASKS)
     factor = math.exp(INTERVAL_SIGMAS * spread)
     return Forecast(eligible, excluded, expected_s, expected_s / factor, expected_s * factor, measured)

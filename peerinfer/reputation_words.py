@@ -14,6 +14,8 @@ NOBODY = Opinion()
 
 def own_words(contribution: Json) -> list[str]:
     """Of this node itself: what it gave, and what others confirm of it."""
+    if not contribution["tasks"]:
+        return ["has computed nothing for others yet"]
     said = [contribution_words(contribution)]
     if confirmed := confirmed_words(contribution):
         said.append(f"confirmed: {confirmed}")
@@ -24,7 +26,11 @@ def own_words(contribution: Json) -> list[str]:
 
 def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion = NOBODY) -> list[str]:
     """One sentence for each judgement, the weightiest first."""
+    answers = row.on_time + row.late - 2.0
     said = []
+    if not standing.faults and standing.audits < 0.5 and answers < 0.5 and not row.units and not row.mismatches:
+        first = "a stranger: it has done nothing for this node yet, so much of its first work is computed twice"
+        return [first, *_hearsay(opinion)]
     if standing.is_barred:
         ago = format_duration(max(now_s - row.fault_s, 0.0))
         said.append(
@@ -49,7 +55,6 @@ def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion =
     if row.mismatches and not standing.is_barred:
         jobs = format_count(row.mismatches, "job")
         said.append(f"computed less precisely than asked in {jobs}; that is no lie, and it was kept out of them")
-    answers = row.on_time + row.late - 2.0
     if answers < 0.5:
         said.append("this node has not asked it for anything yet, and cannot say whether it answers in time")
     else:

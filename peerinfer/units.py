@@ -193,6 +193,17 @@ def format_count(count: int, noun: str = "") -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def format_group(count: int, what: str) -> str:
+    """So many peers of which something is said in the singular: `1 peer: has no GPU`, `2 peers: have no GPU`."""
+    verb, space, rest = what.partition(" ")
+    if count != 1:
+        what = f"{_OF_MANY.get(verb, verb)}{space}{rest}"
+    return f"{format_count(count, 'peer')}: {what}"
+
+
+_OF_MANY = {"has": "have", "is": "are", "lends": "lend", "takes": "take", "gets": "get", "computes": "compute"}
+
+
 def _scaled(amount: float, base: int, units: tuple[str, ...]) -> str:
     power = 0
     # 999.5 would round to four digits, so it already belongs to the next unit; powers of 1024 may show 1023.

@@ -12,8 +12,8 @@ a new name at once,
 
 where f is the share of saboteurs and p the share of work that is checked (ALGORITHMS.md §5.3).
 
-Newcomers, with fewer than 20 passed checks, are *doubled* under `adaptive`: a trusted partner of another subnet and
-operator computes the same, never another newcomer, since two cheats that agree would vouch for each other. Where no
+Newcomers, with fewer than 20 passed checks, are *doubled* under `adaptive`: a trusted partner of another public subnet
+computes the same, never another newcomer, since two cheats that agree would vouch for each other. Where no
 partner exists this node's own device takes its place. When answers differ, the own device decides; without one, the
 side that two more trusted partners join. Whoever was on the wrong side is caught, checker or checked.
 
@@ -278,7 +278,7 @@ class Verification:
             self._checks.want_copy(key, task, trusted=False)
 
     def _distinct(self, side: list[PeerId]) -> int:
-        """How many of these peers share no subnet and no operator with one before."""
+        """How many of these peers share no public subnet with one before."""
         seen: dict[str, None] = {}
         count = 0
         for peer in side:

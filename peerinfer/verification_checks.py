@@ -102,7 +102,7 @@ class Checks:
         return self._policy.own_device and not task.no_audit and self._failed < AUDITS_FAILED_MAX
 
     def partners(self, task: Answered) -> int:
-        """Trusted peers that could compute a copy, before subnets and operators are looked at."""
+        """Trusted peers that could compute a copy, before subnets are looked at."""
         if task.no_copy:
             return 0
         return self._book.trusted_here - sum(self._book.peers[peer].is_trusted for peer in task.peers)

@@ -81,7 +81,7 @@ class PeerKnown:
 
     peer: PeerId
     groups: tuple[str, ...] = ()
-    """Its subnet and operator: peers that share one count as one."""
+    """Its public subnets: peers that share one count as one."""
     audits: float = 0.0
     probation: int = NEWCOMER_AUDITS
     is_own: bool = False

@@ -17,6 +17,7 @@ from peerinfer.ledger import Ledger, TaskState
 from peerinfer.limits import FRAMES_IN_FLIGHT_PER_DEVICE, PEERS_REMEMBERED_MAX
 from peerinfer.placement_table import Candidate, CandidateTable, Demand
 from peerinfer.track_record import BYTES_PER_S_PRIOR, TrackRecords
+from peerinfer.units import format_group
 from peerinfer.verification import Verification
 
 RTT_PRIOR_S = 0.05
@@ -311,7 +312,7 @@ class Workforce:
             reasons[reason] = reasons.get(reason, 0) + 1
         if not reasons:
             return "no peer that lends a device is connected"
-        return "; ".join(f"{count} {'peer' if count == 1 else 'peers'}: {reason}" for reason, count in reasons.items())
+        return "; ".join(format_group(count, reason) for reason, count in reasons.items())
 
     # --- frames ----------------------------------------------------------------------------------------------------
 

@@ -12,24 +12,20 @@ from typing import TYPE_CHECKING
 import peerinfer
 from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
-from peerinfer.contribution import CONFIRMATIONS_MAX
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.forecast import forecast
 from peerinfer.governor import Reason
 from peerinfer.ids import JobId, PeerId
-from peerinfer.membership_events import Member
-from peerinfer.reputation_words import own_words, words_of
-from peerinfer.vouching import VOUCHERS_SHOWN_MAX
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
+from peerinfer_node.peer_views import PeerViews
 from peerinfer_node.ports import Executor
 from peerinfer_node.roles.recruiting import offer_of
 
 if TYPE_CHECKING:
     from peerinfer_node.node import Node
 
-PEER_CHARS_MIN = 4
 _PAUSE = "pause"
 
 
@@ -38,6 +34,7 @@ class NodeControl:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._peers = PeerViews(node)
         self.http = ""
         """The URL under which this node's HTTP is reached over TCP, "" if it is not."""
         self.token_file = ""
@@ -72,7 +69,7 @@ class NodeControl:
             "joules_per_task": round(node.worker.energy_j / node.worker.tasks_done, 6)
             if node.worker.tasks_done
             else None,
-            "contribution": self._contribution(),
+            "contribution": self._peers.contribution(),
             "sandbox": node.executor.sandbox,
             "version": peerinfer.__version__,
             "pid": os.getpid(),
@@ -82,16 +79,13 @@ class NodeControl:
         }
 
     async def peers(self) -> list[Json]:
-        return [self._peer(member) for member in self._node.members.machine.members()]
+        return self._peers.all()
 
     async def why(self, model: str) -> list[Json]:
-        if not await self._node.ports.in_thread(Path(model).is_file):
-            raise UsageError(f"there is no model file {model}")
-        answers = []
-        for member in self._node.members.machine.members():
-            reason = self._why_not(member)
-            answers.append({**self._peer(member), "eligible": not reason, "why": reason or self._why(member.peer)})
-        return answers
+        return await self._peers.why(model)
+
+    async def reputation(self, peer: str | None = None) -> list[Json]:
+        return self._peers.reputation(peer)
 
     async def forecast(self, request: JobRequest) -> Json:
         node = self._node
@@ -106,14 +100,15 @@ class NodeControl:
             seconds_per_item=prepared.seconds_per_item,
             local_only=request.local_only,
             device_kind=request.device_kind,
-            memory_bytes_min=request.min_vram_bytes,
+            memory_bytes_min=max(request.min_vram_bytes, prepared.model_bytes),
+            verify=request.verify,
         )
         offers: dict[PeerId, WorkerOffer] = {node.peer_id: node.recruiting.own_offer()} if node.settings.lends else {}
         excluded: dict[str, list[str]] = {}
         for member in node.members.machine.members():
-            offer, reason = offer_of(member), self._why_not(member)
+            offer, reason = offer_of(member), self._peers.why_not(member)
             if offer is None or reason:
-                excluded.setdefault(reason or "it takes no work now", []).append(member.peer)
+                excluded.setdefault(reason or "takes no work now", []).append(member.peer)
             else:
                 offers[member.peer] = offer
         found = forecast(spec, offers, node.coordinator.machine.estimates)
@@ -198,132 +193,6 @@ class NodeControl:
                 loaded = await self._node.executor.holds(cid)
                 found.append({"cid": cid, "bytes": parse_index(index).size, "loaded": loaded})
         return found
-
-    def _peer(self, member: Member) -> Json:
-        node, advert = self._node, member.advert
-        return {
-            "peer_id": member.peer,
-            "name": advert.name if advert else "",
-            "state": member.state,
-            "lends": advert.state if advert else "unknown",
-            "path": member.path,
-            "rtt_ms": None if member.rtt_s is None else round(member.rtt_s * 1000, 2),
-            "addresses": list(member.addresses),
-            "devices": [
-                {
-                    "name": device.name,
-                    "kind": device.kind,
-                    "provider": device.provider,
-                    "vram_bytes": device.memory_bytes,
-                    "gemm_gflops": device.gemm_gflops,
-                }
-                for device in (advert.devices if advert else ())
-            ],
-            "reputation": self._standing(member.peer),
-            "why_not": self._why_not(member),
-            "queue": node.coordinator.machine.in_flight(member.peer),
-            "last_seen_s": round(node.ports.clock.now_s() - member.heard_s, 1),
-            "agent": advert.agent if advert else "",
-            "sandbox": advert.sandbox if advert else "unknown",
-        }
-
-    def _why(self, peer: PeerId) -> str:
-        """What speaks for a peer that can run a model, and what is not known of it."""
-        machine, wall_s = self._node.coordinator.machine, self._node.ports.clock.wall_s()
-        row, standing = machine.reputation.evidence(peer, wall_s), machine.reputation.standing(peer, wall_s)
-        said = words_of(row, standing, wall_s, machine.vouching.opinion(peer, wall_s))
-        return "; ".join(["can run it", *said])
-
-    def _standing(self, peer: PeerId) -> Json:
-        reputation, wall_s = self._node.coordinator.machine.reputation, self._node.ports.clock.wall_s()
-        standing = reputation.standing(peer, wall_s)
-        return {
-            "integrity": round(standing.integrity, 4),
-            "reliability": round(standing.reliability, 4),
-            "evidence": round(reputation.evidence(peer, wall_s).seen, 2),
-        }
-
-    async def reputation(self, peer: str | None = None) -> list[Json]:
-        node, machine = self._node, self._node.coordinator.machine
-        known, wall_s = machine.reputation, node.ports.clock.wall_s()
-        if peer == node.peer_id:
-            return [self._own_standing()]
-        members = {member.peer: member.advert.name for member in node.members.machine.members() if member.advert}
-        peers = list(dict.fromkeys([*(name for name, _ in reversed(known.rows())), *members]))
-        if peer is not None:
-            wanted = [name for name in peers if name == peer or (len(peer) >= PEER_CHARS_MIN and name.endswith(peer))]
-            if len(wanted) != 1:
-                how_many = f"{len(wanted)} peers end with" if wanted else "nothing is known of"
-                raise UsageError(f"{how_many} {peer[:64]!r}; `peerinfer reputation` lists all that this node has seen")
-            peers = wanted
-        found = []
-        for name in peers:
-            row, standing = known.evidence(name, wall_s), known.standing(name, wall_s)
-            opinion = machine.vouching.opinion(name, wall_s)
-            found.append(
-                {
-                    "peer_id": name,
-                    "name": members.get(name, ""),
-                    **self._standing(name),
-                    "checks_passed": round(standing.audits, 2),
-                    "faults": standing.faults,
-                    "barred": standing.is_barred,
-                    "expected_error": float(f"{standing.epsilon:.3g}"),
-                    "flops": round(row.units),
-                    "energy_j": round(row.energy_j, 3),
-                    "trust": float(f"{opinion.trust:.3g}"),
-                    "vouched_checks": float(f"{opinion.audits:.3g}"),
-                    "probation": opinion.probation,
-                    "vouchers": [
-                        {
-                            "peer_id": voucher.peer,
-                            "name": members.get(voucher.peer, ""),
-                            "trust": float(f"{voucher.trust:.3g}"),
-                            "checks": voucher.audits,
-                            "counted": float(f"{voucher.counted:.3g}"),
-                            "flops": round(voucher.units),
-                        }
-                        for voucher in opinion.vouchers[:VOUCHERS_SHOWN_MAX]
-                    ],
-                    "words": words_of(row, standing, wall_s, opinion),
-                }
-            )
-        return found
-
-    def _own_standing(self) -> Json:
-        """What this node gave, and who confirms it: nobody believes a node itself."""
-        node = self._node
-        confirmed = node.coordinator.machine.vouching.confirmations(node.ports.clock.wall_s())
-        return {
-            "peer_id": node.peer_id,
-            "name": node.settings.name,
-            "contribution": self._contribution(),
-            "confirmations": [signed.hex() for _, _, signed in confirmed[:CONFIRMATIONS_MAX]],
-            "words": own_words(self._contribution()),
-        }
-
-    def _contribution(self) -> Json:
-        node = self._node
-        confirmed = node.coordinator.machine.vouching.confirmations(node.ports.clock.wall_s())
-        return {
-            **node.contribution.total.shown(),
-            "confirmed_flops": round(sum(units for _, units, _ in confirmed)),
-            "confirmed_by": len(confirmed),
-        }
-
-    def _why_not(self, member: Member) -> str:
-        caught = self._node.coordinator.machine.caught
-        if member.peer in caught:
-            return caught[member.peer]
-        if member.state != "alive":
-            return f"it is {member.state}: there is no connection to it"
-        if member.advert is None:
-            return "it has not said yet what it offers"
-        if not member.advert.devices:
-            return "it lends no device"
-        if member.advert.state != "running":
-            return f"it is {member.advert.state}: {'; '.join(member.advert.reasons) or 'no reason given'}"
-        return ""
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 

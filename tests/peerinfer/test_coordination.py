@@ -278,7 +278,7 @@ def test_a_job_without_any_suitable_peer_says_how_many_were_ruled_out_by_what(be
     bench.pass_time(0.2)
     end = bench.end()
     assert (end.state, end.kind) == ("failed", "NoSuitablePeer")
-    assert end.reason == "no suitable peer within 10 s: 3 peers: has too little device memory"
+    assert end.reason == "no suitable peer within 10 s: 3 peers: have too little device memory"
 
 
 def test_a_job_that_nobody_is_connected_for_says_so(bench):

@@ -58,6 +58,13 @@ def test_who_cannot_run_it_is_counted_by_the_reason() -> None:
     assert found.excluded == {"has no GPU to lend": (OWN,), "has too little device memory": (ADA,)}
 
 
+def test_what_several_peers_are_to_compute_takes_as_many_times_as_long() -> None:
+    offers = {OWN: offer(local=True), ADA: offer(), BEN: offer()}
+    once, thrice = (forecast(spec(verify=verify), offers, Estimates()).expected_s for verify in ("spot", "quorum:3"))
+    assert once is not None
+    assert thrice == pytest.approx(3 * once, rel=0.05)
+
+
 def test_with_nobody_there_is_no_time() -> None:
     found = forecast(spec(memory_bytes_min=1 << 50), {OWN: offer(local=True)}, Estimates())
     assert (found.eligible, found.expected_s, found.low_s, found.high_s) == ((), None, None, None)

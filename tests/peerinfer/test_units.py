@@ -13,6 +13,7 @@ from peerinfer.units import (
     format_clock,
     format_count,
     format_duration,
+    format_group,
     format_rate,
     format_size,
     parse_clock,
@@ -173,3 +174,11 @@ def test_what_is_not_a_window_is_refused(text: str) -> None:
 @given(st.integers(0, 1439))
 def test_a_time_of_day_reads_back_the_same(minute: int) -> None:
     assert parse_clock(format_clock(minute)) == minute
+
+
+def test_what_is_said_of_one_peer_is_said_of_several() -> None:
+    assert format_group(1, "has no GPU to lend") == "1 peer: has no GPU to lend"
+    assert format_group(3, "has no GPU to lend") == "3 peers: have no GPU to lend"
+    assert format_group(1200, "is dead: there is no connection to it").startswith("1,200 peers: are dead")
+    assert format_group(2, "paused by its owner") == "2 peers: paused by its owner"
+    assert format_group(0, "") == "0 peers: "

@@ -66,7 +66,8 @@ def verify_statement(arguments: argparse.Namespace) -> int:
         by = [{"peer_id": peer, "flops": round(flops)} for peer, flops in confirmed]
         show_json({"peer_id": author, "contribution": found.shown(), "signature": "good", "confirmed_by": by})
     else:
-        span = " to ".join(_day(at_s) for at_s in (found.since_s, found.until_s))
+        days = dict.fromkeys(_day(at_s) for at_s in (found.since_s, found.until_s))
+        span = f"{'on' if len(days) == 1 else 'from'} {' to '.join(days)}"
         show(
             [
                 author,

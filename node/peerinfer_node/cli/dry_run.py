@@ -16,7 +16,7 @@ from peerinfer.control import Control, JobRequest, Json
 from peerinfer.errors import InputError, ModelRefused, StateUnusable
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
-from peerinfer.units import format_count, format_duration
+from peerinfer.units import format_count, format_duration, format_group
 from peerinfer_node.cli.output import say, show, show_json
 from peerinfer_node.formats import check_writable, open_inputs
 from peerinfer_node.inference.pipe import MODEL_BYTES_MAX
@@ -92,7 +92,7 @@ def plan_lines(plan: Json) -> list[str]:
     out = sum(group["count"] for group in plan["excluded"])
     fit = len(plan["eligible"])
     lines.append(f"peers    {fit} of {fit + out} may run it, this node included" if fit + out else "peers    nobody")
-    lines += [f"  {format_count(group['count'], 'peer')}: {group['reason']}" for group in plan["excluded"]]
+    lines += [f"  {format_group(group['count'], group['reason'])}" for group in plan["excluded"]]
     if plan["expected_s"] is not None:
         low, high = (format_duration(seconds) for seconds in plan["interval_s"])
         known = f"{plan['measured']} of {fit} measured with this model"

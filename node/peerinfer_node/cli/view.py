@@ -79,7 +79,16 @@ def _peers(arguments: argparse.Namespace) -> int:
     if arguments.why is None:
         return look(arguments, lambda control: control.peers(), peer_lines)
     model = os.path.abspath(arguments.why)
-    return look(arguments, lambda control: control.why(model), why_lines)
+    is_there = os.path.isfile(model)
+
+    async def why(control: Control) -> Any:
+        if is_there:
+            from peerinfer_node.cli.dry_run import model_ports  # with onnx: help does not wait for it
+
+            model_ports(model)
+        return await control.why(model)
+
+    return look(arguments, why, why_lines)
 
 
 def _reputation(arguments: argparse.Namespace) -> int:
@@ -172,8 +181,9 @@ def reputation_lines(peers: list[Json]) -> list[str]:
     lines = []
     for peer in peers:
         lines.append(f"{peer.get('peer_id')}  {peer.get('name') or ''}".rstrip())
-        if peer.get("integrity") is not None:
-            lines.append(f"  integrity {peer['integrity']}, reliability {peer.get('reliability')}")
+        if peer.get("evidence"):
+            right, in_time = round(100 * peer["integrity"]), round(100 * peer["reliability"])
+            lines.append(f"  right in at least {right}% of its results and in time with {in_time}%, by what was seen")
         lines += [f"  {word}" for word in peer.get("words") or ()]
         lines += [f"    {_voucher(voucher)}" for voucher in peer.get("vouchers") or ()] if len(peers) == 1 else []
     return lines

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import models
 import pytest
 from fake_control import OTHER, PEER, FakeControl, FakeJob, crash, refusal
 
@@ -154,6 +155,9 @@ def test_resuming_says_what_keeps_the_devices_at_rest_all_the_same(
 def test_why_names_the_reason_and_gives_the_node_an_absolute_path(
     fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["peers", "--why", "model.onnx"]) == 3, "it holds no model"
+    assert "model.onnx: not an ONNX model" in capsys.readouterr().err
+    (files / "model.onnx").write_bytes(models.mlp())
     assert "it lends no device" in answer(capsys, "peers --why model.onnx")
     assert ("why", str(files / "model.onnx")) in fake.calls
     assert main(["peers", "--why", "nothing.onnx"]) == 2
