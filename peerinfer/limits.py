@@ -120,6 +120,10 @@ JOBS_KEPT_MAX = 1000
 """Jobs that a node remembers, outputs included; the oldest ended ones go first, and this node's own last. Their spools are
 what fills a disk."""
 
+RESULTS_FOR_OTHERS_BYTES_MAX = 8 * GIB
+"""On the disk of one elector, for all other nodes' jobs together. Past it the results of the job that ended first go, then
+the next; when only jobs that are not over are left, further records are refused."""
+
 RESULTS_KEPT_S = 7 * 86400.0
 """An elector keeps results and journal of another node's job so long after its end. The results go earlier, once the
 submitter has them at home."""

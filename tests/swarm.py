@@ -42,6 +42,15 @@ POLL_S = 0.01
 # A test run that is killed takes its processes with it: the kernel sees to it (PR_SET_PDEATHSIG), across exec.
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
+_WRONG_CLOCK = """
+import runpy, sys, time
+right, off_s = time.time, float(sys.argv[1])
+time.time = lambda: right() + off_s
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The wall clock alone: what is measured goes by others."""
+
 _UNCLEAN = re.compile(
     r"Traceback \(most recent|^\s+File \"|Exception Group|Exception ignored|never awaited|ResourceWarning"
     r"|RuntimeWarning|unexpected \w*(?:Error|Exception)|Segmentation fault|libp2p\.",
@@ -74,8 +83,12 @@ class Process:
         said: Path,
         terminal: bool = False,
         environ: dict[str, str] | None = None,
+        clock_off_s: float = 0.0,
     ) -> None:
         """What it says goes to the files `said`.out and `said`.err."""
+        launched = [PEERINFER]
+        if clock_off_s:
+            launched = [sys.executable, "-c", _WRONG_CLOCK, str(clock_off_s), PEERINFER]
         self.arguments = [str(argument) for argument in arguments]
         self.home = home
         self._out, self._err = said.with_suffix(".out"), said.with_suffix(".err")
@@ -91,7 +104,7 @@ class Process:
                 ends.callback(os.close, stderr)
                 threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
             self._popen = subprocess.Popen(
-                [sys.executable, "-S", "-c", _TIED, PEERINFER, *self.arguments],
+                [sys.executable, "-S", "-c", _TIED, *launched, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=stderr,
@@ -285,17 +298,31 @@ class Swarm:
             daemon.wait_ready()
         return daemon
 
-    def start(self, name: str, *arguments: str | Path, terminal: bool = False, **environ: str) -> Process:
+    def start(
+        self, name: str, *arguments: str | Path, terminal: bool = False, clock_off_s: float = 0.0, **environ: str
+    ) -> Process:
         """A command in the home of `name`."""
         process = Process(
-            arguments, home=self.home(name), said=self._said(name), terminal=terminal, environ=environ or None
+            arguments,
+            home=self.home(name),
+            said=self._said(name),
+            terminal=terminal,
+            environ=environ or None,
+            clock_off_s=clock_off_s,
         )
         self.processes.append(process)
         return process
 
-    def run(self, name: str, *arguments: str | Path, timeout_s: float = COMMAND_TIMEOUT_S, **environ: str) -> Process:
+    def run(
+        self,
+        name: str,
+        *arguments: str | Path,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        clock_off_s: float = 0.0,
+        **environ: str,
+    ) -> Process:
         """A command in the home of `name`, after its end."""
-        process = self.start(name, *arguments, **environ)
+        process = self.start(name, *arguments, clock_off_s=clock_off_s, **environ)
         process.wait(timeout_s)
         return process
 

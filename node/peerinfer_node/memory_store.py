@@ -62,6 +62,9 @@ class MemoryStore:
         if job in self._rows:
             self._rows[job] = []
 
+    async def results_bytes(self, job: JobId) -> int:
+        return self._ends.get(job, 0)
+
     async def settle(self, job: JobId) -> None:
         pass
 

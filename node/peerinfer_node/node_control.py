@@ -206,19 +206,19 @@ class NodeControl:
         return await self._node.jobs.everything()
 
     async def job(self, job: str) -> Json:
-        return await self._node.jobs.show(job)
+        return await self._node.jobs.shown.show(job)
 
     def watch(self, job: str) -> AsyncIterator[Json]:
-        return self._node.jobs.watch(job)
+        return self._node.jobs.shown.watch(job)
 
     def results(self, job: str) -> AsyncIterator[ResultBlock]:
         return self._node.jobs.results(job)
 
     async def provenance(self, job: str) -> Json:
-        return await self._node.jobs.provenance(job)
+        return await self._node.jobs.shown.provenance(job)
 
     async def timeline(self, job: str) -> list[Json]:
-        await self._node.jobs.show(job)  # refuses a job that nobody knows
+        await self._node.jobs.shown.show(job)  # refuses a job that nobody knows
         return self._node.coordinator.stages.timeline(JobId(job))
 
     async def cancel(self, job: str) -> None:

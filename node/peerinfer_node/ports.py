@@ -219,6 +219,9 @@ class Store(Protocol):
     async def drop_results(self, job: JobId) -> None:
         """Removes its results, its receipts and its spool; the job itself is remembered."""
 
+    async def results_bytes(self, job: JobId) -> int:
+        """What its results take on the disk."""
+
     async def settle(self, job: JobId) -> None:
         """Returns when what is here of the job, results included, would survive a power cut."""
 

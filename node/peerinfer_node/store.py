@@ -178,6 +178,9 @@ class SqliteStore:
         await self._write(work)
         await self._forget_spool(job)
 
+    async def results_bytes(self, job: JobId) -> int:
+        return await self._spooling.call(lambda: self._spool.end(job))
+
     async def settle(self, job: JobId) -> None:
         await self._spooling.call(lambda: self._spool.sync(job))
         # With `synchronous=NORMAL` the log is synced before it is copied into the file, and only then.

@@ -1,11 +1,15 @@
 """A detached job and the home that it came from: killed while it hands the job over, gone, and back without a daemon."""
 
+import time
+
+import models
 import numpy as np
 import onnx
 import pytest
 from committees import Five
+from job_files import write_model, write_npz
 from onnx import TensorProto, helper
-from swarm import Swarm, wait_for
+from swarm import Swarm, lines_of, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +93,26 @@ def test_a_home_without_a_daemon_hands_over_attaches_and_fetches(three, negation
     assert attached.json["state"] == "done"
     assert attached.json["final"] == TASKS
     np.testing.assert_array_equal(fetch(three.swarm, "me", job, tmp_path / "out.npz", *where), expected)
+
+
+def test_a_clock_that_is_an_hour_ahead_does_no_harm_and_one_that_is_behind_is_named(three, tmp_path):
+    model = write_model(tmp_path / "linear.onnx", models.identity())
+    rows = np.random.default_rng(2).random((8, 4), dtype=np.float32)
+    inputs, where = write_npz(tmp_path / "rows.npz", x=rows), ("--bootstrap", three["bob"].address)
+    asked = ("run", model, inputs, "--detach", "--batch", "2", "--json", *where)
+    run = three.swarm.run("hasty", *asked, clock_off_s=3600.0)
+    assert run.code == 0, run.told()
+    assert abs(run.json["created"] - time.time() - 3600) < 300
+    job = run.json["job_id"]
+
+    def is_done():
+        views = [view for name in three.names for view in three[name].ask("GET", "/jobs") if view["job_id"] == job]
+        return next((view for view in views if view["state"] == "done"), None)
+
+    assert wait_for(is_done, timeout_s=60, saying="the job's end")["final"] == 4
+    run = three.swarm.run("late", *asked, clock_off_s=-7200.0)
+    assert run.code not in (0, None), run.told()
+    assert "set the clock" in lines_of(run)[-1], run.told()
 
 
 def test_where_nothing_was_ever_submitted_a_daemon_is_asked_for(three, tmp_path):

@@ -6,12 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from peerinfer.control import JOB_ENDED, JobRequest, Json
+from peerinfer.errors import JobFailed
 from peerinfer.ids import JobId, PeerId
 from peerinfer.lease_messages import LeaseRefused, SeatOffered
 from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
+from peerinfer_node.roles import kept_results
+from peerinfer_node.roles.kept_results import NO_ROOM
 from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.linear_model import Array
@@ -76,6 +80,16 @@ class KeptWorld(WholeWorld):
                     return shown[0]
                 await trio.sleep(0.5)
 
+    async def submitter_again(self) -> SimNode:
+        """Built from its disk after its death; to be run."""
+        submitter = self.submitter
+        submitter._again_at_s = trio.current_time()
+        submitter._scope = trio.CancelScope()
+        submitter._store = await submitter._store.after_crash(0.0)
+        submitter._seats = submitter._seats.after_crash()
+        submitter.node = submitter._build()
+        return submitter
+
     async def _compare(self, shown: Json, expected: Array) -> int:
         return 0 if self._submitter_dies else await super()._compare(shown, expected)
 
@@ -91,6 +105,12 @@ def pins_of(sim: SimNode) -> list[str]:
 
 async def blobs_of(sim: SimNode) -> int:
     return len(await sim.node.ports.blobs.held())
+
+
+async def wait_ended(sim: SimNode, job: JobId) -> None:
+    with trio.fail_after(60.0):
+        while (row := await sim._store.job(job)) is None or row.state not in JOB_ENDED:  # noqa: ASYNC110
+            await trio.sleep(0.5)
 
 
 async def results_of(sim: SimNode, job: JobId) -> int:
@@ -154,16 +174,9 @@ def test_a_seat_that_was_given_up_is_never_taken_again_not_even_after_a_restart(
 def test_a_submitter_that_comes_back_too_late_is_told_so_and_does_not_run_the_job_again() -> None:
     async def look(world: KeptWorld, job: JobId) -> None:
         await world.pass_time(RESULTS_KEPT_S + HOUR_S)
-        submitter = world.submitter
-        submitter._again_at_s = trio.current_time()
-        submitter._scope = trio.CancelScope()
-        submitter._store = await submitter._store.after_crash(0.0)
-        submitter._seats = submitter._seats.after_crash()
-        submitter.node = submitter._build()
+        submitter = await world.submitter_again()
         async with submitter.node.run():
-            with trio.fail_after(60.0):
-                while (row := await submitter._store.job(job)) is None or row.state not in JOB_ENDED:  # noqa: ASYNC110
-                    await trio.sleep(0.5)
+            await wait_ended(submitter, job)
             shown = await submitter.node.control.job(job)
         assert shown["state"] == "failed"
         assert shown["reason"] == "its electors gave it up long ago, and its results"
@@ -216,3 +229,48 @@ def test_a_job_that_nobody_coordinates_for_a_month_is_given_up_by_its_electors()
         assert await results_of(alone, job) == 0
 
     KeptWorld(look, submitter_dies=True).run()
+
+
+def test_a_submitter_whose_results_had_to_make_room_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look(world: KeptWorld, job: JobId) -> None:
+        monkeypatch.setattr(kept_results, "RESULTS_FOR_OTHERS_BYTES_MAX", 0)
+        await world.pass_time(HOUR_S)
+        for sim in world.electors(job, but=[world.submitter]):
+            assert await results_of(sim, job) == 0
+            if await sim.node.ports.store.job(job) is not None:
+                assert (await sim.node.control.job(job))["results_gone"] == NO_ROOM
+        submitter = await world.submitter_again()
+        async with submitter.node.run():
+            await wait_ended(submitter, job)
+            with pytest.raises(
+                JobFailed, match=rf"results are gone \(.*{NO_ROOM}.*\); run the job again with --resume"
+            ):
+                async for _ in submitter.node.control.results(job):
+                    pass
+
+    KeptWorld(look, submitter_dies=True).run()
+
+
+def test_where_no_elector_has_room_for_results_the_job_waits_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Json] = []
+
+    class FullWorld(KeptWorld):
+        async def _run_job(self, folder: Path, nursery: trio.Nursery) -> Json:
+            monkeypatch.setattr(kept_results, "RESULTS_FOR_OTHERS_BYTES_MAX", 10)
+            nursery.start_soon(self._give_room)
+            return await super()._run_job(folder, nursery)
+
+        async def _give_room(self) -> None:
+            while not shown or not shown[0]["warnings"]:
+                await trio.sleep(1.0)
+                shown[:] = await self.submitter.node.control.jobs()
+            monkeypatch.setattr(kept_results, "RESULTS_FOR_OTHERS_BYTES_MAX", 1 << 30)
+
+    async def look(world: KeptWorld, job: JobId) -> None:
+        (view,) = shown
+        assert view["state"] == "running"
+        assert view["final"] == 0
+        assert view["warnings"], view
+        assert all("takes no copies of results: results kept for others: " in warning for warning in view["warnings"])
+
+    FullWorld(look).run()

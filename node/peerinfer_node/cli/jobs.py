@@ -139,25 +139,32 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    said = "is cancelled; run it again with --resume to go on from what is done"
+    def said(job: Json) -> str:
+        return f"is {job.get('reason') or 'cancelled'}; run it again with --resume to go on from what is done"
+
     return _change(arguments, lambda control, job: control.cancel(job), said)
 
 
 def _prioritise(arguments: argparse.Namespace) -> int:
     level = arguments.level
-    return _change(arguments, lambda control, job: control.prioritise(job, level), f"has priority {level} now")
+    return _change(
+        arguments, lambda control, job: control.prioritise(job, level), lambda job: f"has priority {level} now"
+    )
 
 
-def _change(arguments: argparse.Namespace, act: Callable[[Control, str], Awaitable[None]], said: str) -> int:
+def _change(
+    arguments: argparse.Namespace, act: Callable[[Control, str], Awaitable[None]], said: Callable[[Json], str]
+) -> int:
     """Does it to the job, and shows the job or what is said of it."""
 
     async def change(control: Control) -> None:
         job = await find(control, arguments.job)
         await act(control, job)
+        shown = await control.job(job)
         if arguments.json:
-            show_json(await control.job(job))
+            show_json(shown)
         else:
-            say(f"job {job} {said}")
+            say(f"job {job} {said(shown)}")
 
     with_daemon(arguments, change)
     return 0

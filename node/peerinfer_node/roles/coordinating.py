@@ -124,6 +124,7 @@ class Coordinating:
         committee = machine.committee
         outlives = live.request.detach or live.survives or live.manifest.submitter != self._own
         copier = RecordCopier(self._replicas, job, seated, term, self._own, self._log) if outlives else None
+        live.copies_refused = copier.refused if copier is not None else {}
         recorder = Recorder(
             lambda entries, is_last: self._elections.write(job, entries, now=is_last),
             copier.copy if copier else None,

@@ -10,19 +10,17 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import trio
 
-from peerinfer.assignment import JobCancelled, JobEnded, TasksCommitted
+from peerinfer.assignment import JobEnded, TasksCommitted
 from peerinfer.binding import bind
-from peerinfer.codec import decode_as, encode
+from peerinfer.codec import decode_as
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
-from peerinfer.envelope import seal, unseal
-from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
-from peerinfer.ids import JobId, is_job_id, job_id_of
+from peerinfer.envelope import unseal
+from peerinfer.errors import PeerinferError, StateUnusable, UsageError
+from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
@@ -33,34 +31,30 @@ from peerinfer.messages import (
     Signed,
     Term,
 )
-from peerinfer.replica_messages import JobCancelWanted
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Network, Store
 from peerinfer_node.roles.blobs import BlobServer
-from peerinfer_node.roles.coordinating import Coordinating, files_of
+from peerinfer_node.roles.cancelling import Cancelling
+from peerinfer_node.roles.coordinating import Coordinating
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elsewhere import Elsewhere
 from peerinfer_node.roles.endings import Endings
-from peerinfer_node.roles.job_views import job_json, provenance_json, totals_in
+from peerinfer_node.roles.job_views import totals_in
 from peerinfer_node.roles.keeping import Keeping
 from peerinfer_node.roles.live_job import LiveJob, how_it_ended, led, plain
 from peerinfer_node.roles.live_views import LiveViews
-from peerinfer_node.roles.packed_inputs import check_size
-from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
+from peerinfer_node.roles.preparation import Preparation, Prepared
 from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
 from peerinfer_node.roles.rescuing import Propose, Rescuing, named_generation
-from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
+from peerinfer_node.roles.shown_jobs import ENDS_WITH_NODE, ShownJobs
 from peerinfer_node.roles.stored_job import read_results
-
-WATCH_INTERVAL_S = 0.1
-ENDS_WITH_NODE = "attached"
-"""State, in the store, of a job whose node lives as long as the command that submitted it."""
+from peerinfer_node.roles.submitting import Submitting
 
 REVISIT_S = 20.0
 """A command without a daemon waits so long until it is known how a job of its home stands."""
@@ -69,13 +63,6 @@ JOURNALS_REMEMBERED_MAX = 64
 
 TELL_TIMEOUT_S = 2.0
 """So long a command that fetches results tells the electors that they need not keep theirs."""
-
-CANCEL_TIMEOUT_S = 15.0
-"""Whoever cancels waits so long for a coordinator to do it; an election takes some seconds."""
-
-CANCEL_AGAIN_S = 0.2
-ELECTION_TIMEOUT_S = 30.0
-"""A submitter waits this long for its committee to accept the job."""
 
 
 class Jobs:
@@ -103,16 +90,11 @@ class Jobs:
         outlasts_jobs: bool,
     ) -> None:
         self._store = store
-        self._blobs = blobs
-        self._keys = keys
         self._own = keys.peer_id
         self._clock = clock
         self._log = log
         self._coordinator = coordinator
         self._elections = elections
-        self._replicas = replicas
-        self._propose = propose
-        self._rng = rng
         self._outlasts_jobs = outlasts_jobs
         self._preparation = Preparation(blobs=blobs, executor=executor, in_thread=in_thread, log=log)
         self._replication = Replication(
@@ -145,6 +127,7 @@ class Jobs:
         )
         self._keeping.forget = self._give_up_live
         replicas.note_fetched = self._keeping.note_fetched
+        replicas.make_room = self._keeping.make_room
         self._returning = Returning(
             own=self._own,
             replicas=replicas,
@@ -154,7 +137,6 @@ class Jobs:
             is_given_up=self._keeping.is_given_up,
             give_up=self._give_up_live,
         )
-        self._elsewhere = Elsewhere(ask=self._returning.ask_others, clock=clock)
         self._priorities = Priorities(
             own=self._own,
             sign=keys.sign,
@@ -169,6 +151,44 @@ class Jobs:
         self._journals: dict[JobId, Chain] = {}
         """Of own jobs that have ended lately: what is fetched must be what they name."""
         self._nursery: trio.Nursery | None = None
+        self.shown = ShownJobs(
+            own=self._own,
+            store=store,
+            live=self._live,
+            views=self._views,
+            endings=self._endings,
+            returning=self._returning,
+            elsewhere=Elsewhere(ask=self._returning.ask_others, clock=clock),
+        )
+        self._cancelling = Cancelling(
+            own=self._own,
+            store=store,
+            clock=clock,
+            live=self._live,
+            elections=elections,
+            coordinator=coordinator,
+            returning=self._returning,
+            forget=self._forget,
+            log=log,
+        )
+        self._submitting = Submitting(
+            keys=keys,
+            store=store,
+            blobs=blobs,
+            clock=clock,
+            coordinator=coordinator,
+            elections=elections,
+            preparation=self._preparation,
+            replication=self._replication,
+            cancelling=self._cancelling,
+            propose=propose,
+            rng=rng,
+            log=log,
+            outlasts_jobs=outlasts_jobs,
+            add=self._add,
+            stand=lambda live: self._stand(live, campaign=True),
+            forget=self._forget,
+        )
         replicas.jobs = self
         elections.own_elector.on_unsaved = self._seat_unsaved
         elections.on_replaced = self._replaced
@@ -202,45 +222,9 @@ class Jobs:
         return await self._preparation.prepare(request)
 
     async def submit(self, request: JobRequest) -> JobId:
-        """Checks everything, has the job accepted by its committee, returns its id. Nothing was sent if this raises."""
-        prepared = await self._preparation.prepare(request)
-        self._coordinator.check_room(prepared.split.tasks)
-        nonce = self._rng.randbytes(16)
-        committee, profile = self._propose(nonce, request)
-        if request.detach and len(committee) > 1:
-            check_size(prepared.inputs)
-        manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee, profile.lease_s)
-        job = job_id_of(encode(manifest))
-        signed = seal(manifest, self._own, self._keys.sign)
-        await self._blobs.pin(prepared.model, job)
-        await self._blobs.unpin(PREPARING)
-        state = "running" if self._outlasts_jobs or request.detach else ENDS_WITH_NODE
-        await self._store.add_job(JobRow(job, signed, request.to_json(), state, manifest.created_at_s, None, "{}"))
-        if request.resume:
-            await self._adopt(job, prepared)
-        live = self._add(job, manifest, signed, request)
-        live.files, live.seconds_per_item = files_of(live, prepared), prepared.seconds_per_item
-        live.model_bytes, live.flops_per_item = prepared.model_bytes, prepared.flops_per_item
-        live.is_replicated_by_command = request.detach
-        self._stand(live, campaign=True)
-        with trio.move_on_after(max(ELECTION_TIMEOUT_S, request.timeout_s)):
-            await live.accepted.wait()
-        if not live.accepted.is_set():
-            machine = self._elections.machine(job)
-            live.waiting = (machine.snapshot().waiting if machine is not None else "") or live.waiting
-            await self._forget(live, "failed", f"no committee accepted it: {live.waiting}", "JobFailed")
-            raise JobFailed(f"the job was not accepted: {live.waiting}")
+        """As `Submitting.submit`."""
         assert self._nursery is not None
-        if request.detach and len(committee) > 1:
-            try:
-                await self._replication.replicate(live, self._nursery)
-            except PeerinferError:
-                # Whoever was told that it failed must not find it running, here or at an elector that took its copy.
-                with suppress(PeerinferError):
-                    await self.cancel(job)
-                raise
-            live.survives = True
-        return job
+        return await self._submitting.submit(request, self._nursery)
 
     def _add(self, job: JobId, manifest: Manifest, signed: bytes, request: JobRequest) -> LiveJob:
         live = self._live[job] = LiveJob(job, manifest, signed, request, self._clock.now_s())
@@ -256,23 +240,6 @@ class Jobs:
             on_committed=lambda batches: self._committed(live, batches),
             on_over=lambda chain: self._over(live, chain),
         )
-
-    async def _adopt(self, job: JobId, prepared: Prepared) -> None:
-        """Copies what earlier jobs have computed of these very tasks into this job's spool."""
-        keys = prepared.task_keys
-        task_of = {keys[32 * task : 32 * task + 32]: task for task in range(prepared.split.tasks)}
-        adopted = 0
-        for row in await self._store.find_records(task_of):
-            names = {task: task_of[key] for task, key in row.keyed()}
-            try:
-                record = OpenRecord(await self._store.read_results(row.job, row.offset)).renamed(names)
-            except PeerinferError as error:
-                self._log.warning("an earlier result cannot be used", reason=str(error))
-                continue
-            offset = await self._store.append_results(job, record)
-            await self._store.add_record(replace(row, job=job, offset=offset, tasks=tuple(names.values())))
-            adopted += len(names)
-        self._log.info("earlier results taken", job=job, tasks=adopted)
 
     async def take_up(self) -> None:
         """Goes on with what this node did before it stopped: its own jobs, and those it keeps copies of."""
@@ -300,13 +267,17 @@ class Jobs:
                 live.accepted.set()
                 assert self._nursery is not None
                 self._nursery.start_soon(self._returning.rejoin, live)
+            if not self._cancelling.is_wanted(row):
+                live.is_unwanted = True
+                assert self._nursery is not None
+                self._nursery.start_soon(self._cancelling.see_to, live)
         except PeerinferError as error:
             self._log.warning("job cannot go on", job=row.job, reason=str(error))
             await self._give_up(row.job, str(error), type(error).__name__)
 
     async def revisit(self, job: str) -> None:
         """Takes up one job, in a node that lives as long as a command; returns when it is known how it stands."""
-        row = await self._row(job)
+        row = await self.shown.row(job)
         if row.state in JOB_ENDED or row.job in self._live:
             return
         await self._take_up(row)
@@ -340,6 +311,9 @@ class Jobs:
     # --- coordinating ------------------------------------------------------------------------------------------------
 
     def _won(self, live: LiveJob, term: Term) -> None:
+        if live.is_unwanted:
+            self._cancelling.won(live)
+            return
         assert self._nursery is not None
         self._nursery.start_soon(self._coordinating.coordinate, live, term)
 
@@ -392,7 +366,7 @@ class Jobs:
 
     async def rescue(self, job: str, *, confirmed: bool) -> Json:
         """Raises `UsageError` if there is no such job, it has ended, or there is nothing to rescue."""
-        row = await self._row(job)
+        row = await self.shown.row(job)
         live = self._live.get(row.job)
         if live is None:
             raise UsageError(f"job {row.job} has ended already: {row.state}; there is nothing to rescue")
@@ -436,36 +410,20 @@ class Jobs:
         self._log.info("job ended", job=live.job, state=state, reason=reason)
 
     async def cancel(self, job: str) -> None:
-        """Raises `UsageError` if there is no such job, or it has ended already."""
-        row = await self._row(job)
+        """Raises `UsageError` if there is no such job, it has ended already, or it is not this node's."""
+        row = await self.shown.row(job)
         live = self._live.get(row.job)
         if live is None:
             raise UsageError(f"job {job} has ended already: {row.state}")
-        with trio.move_on_after(CANCEL_TIMEOUT_S):
-            while row.job in self._live:
-                if live.body is not None:
-                    self._coordinator.post(JobCancelled(row.job, "cancelled by its owner"))
-                    while row.job in self._live and live.body is not None:
-                        await live.wait_change(live.changes)
-                    continue
-                state = await self._returning.ask_others(live, JobCancelWanted(live.job))
-                if state is not None and state.get("state") in JOB_ENDED:
-                    return
-                await trio.sleep(CANCEL_AGAIN_S)
-            return
-        raise UsageError(
-            f"nobody coordinates job {row.job} now, so nobody can cancel it; "
-            "try again when `peerinfer jobs show` says that it runs"
-        )
+        assert self._nursery is not None
+        await self._cancelling.cancel(live, self._nursery)
 
     async def cancel_for(self, job: JobId) -> None:
-        live = self._live.get(job)
-        if live is not None and live.body is not None:
-            self._coordinator.post(JobCancelled(job, "cancelled by its owner"))
+        self._cancelling.cancel_for(job)
 
     async def prioritise(self, job: str, priority: str) -> None:
         """Raises `UsageError` if there is no such job, it has ended, or nobody can be told."""
-        row = await self._row(job)
+        row = await self.shown.row(job)
         live = self._live.get(row.job)
         if live is None:
             raise UsageError(f"job {job} has ended already: {row.state}")
@@ -488,67 +446,21 @@ class Jobs:
         return sum(live.body is not None for live in self._live.values())
 
     async def everything(self) -> list[Json]:
-        rows = [await self._newest(row) for row in await self._store.jobs() if self._concerns(row)]
         assert self._nursery is not None
-        await self._elsewhere.look(self._nursery, [live for row in rows if (live := self._led_by_another(row.job))])
-        return [self._json(row) for row in rows]
-
-    def _led_by_another(self, job: JobId) -> LiveJob | None:
-        """Or by nobody."""
-        live = self._live.get(job)
-        return live if live is not None and live.body is None and len(live.manifest.committee) > 1 else None
-
-    def _concerns(self, row: JobRow) -> bool:
-        """False for jobs of others that this node only keeps copies of."""
-        if "replica" not in json.loads(row.request):
-            return True
-        live = self._live.get(row.job)
-        if live is not None:
-            return live.body is not None
-        coordinated = json.loads(row.summary).get("handovers", [])
-        return any(each["coordinator"] == self._own for each in coordinated)
-
-    async def show(self, job: str) -> Json:
-        row = await self._row(job)
-        if (live := self._led_by_another(row.job)) and (other := await self._returning.ask_others(live)) is not None:
-            return other
-        return self._json(row)
+        return await self.shown.everything(self._nursery)
 
     async def state_for(self, job: JobId) -> Json | None:
-        row = await self._store.job(job)
-        if row is None:
-            return None
-        row = await self._newest(row)
-        live = self._live.get(job)
-        knows = live.body is not None if live is not None else row.state in JOB_ENDED
-        return self._json(row) if knows else None
-
-    async def watch(self, job: str) -> AsyncIterator[Json]:
-        row = await self._row(job)
-        while True:
-            live = self._live.get(row.job)
-            if live is None:
-                yield await self.show(job)
-                return
-            seen = live.changes
-            yield await self.show(job)
-            if self._led_by_another(row.job):
-                with trio.move_on_after(1.0):
-                    await live.wait_change(seen)
-                continue
-            await live.wait_change(seen)
-            with trio.move_on_after(WATCH_INTERVAL_S):
-                while row.job in self._live:
-                    await live.wait_change(live.changes)
+        return await self.shown.state_for(job)
 
     async def results(self, job: str) -> AsyncIterator[ResultBlock]:
-        row = await self._row(job)
+        row = await self.shown.row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
             chain = self._journals.get(row.job) or self._elections.elector.chain(row.job)
             is_true = named_in(chain) if chain is not None else None
             await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), is_true)
             if chain is not None and row.state in JOB_ENDED:
+                await self._returning.check_all_here(row.job, manifest, chain, await self._store.records_of(row.job))
                 await self._tell_at_home(row.job, manifest, chain)
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
@@ -560,39 +472,3 @@ class Jobs:
         else:  # A command waits for it, but not for electors that are gone.
             with trio.move_on_after(TELL_TIMEOUT_S):
                 await self._keeping.tell_at_home(job, manifest, chain)
-
-    async def provenance(self, job: str) -> Json:
-        row = await self._row(job)
-        return provenance_json(row, self._json(row), await self._store.receipts_of(row.job))
-
-    # --- inside ------------------------------------------------------------------------------------------------------
-
-    async def _row(self, job: str) -> JobRow:
-        if is_job_id(job):
-            row = await self._store.job(JobId(job))
-            if row is not None:
-                return await self._newest(row)
-        elif 4 <= len(job) < 32:
-            matches = [row for row in await self._store.jobs() if row.job.startswith(job)]
-            if len(matches) == 1:
-                return await self._newest(matches[0])
-            if matches:
-                raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
-        raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
-
-    async def _newest(self, row: JobRow) -> JobRow:
-        """The row, read again if the job has ended since: what it said then would be taken for how it ended."""
-        if row.job in self._live or row.state in JOB_ENDED:
-            return row
-        return self._endings.applied(await self._store.job(row.job) or row)
-
-    def _json(self, row: JobRow) -> Json:
-        live = self._live.get(row.job)
-        if live is None:
-            state = "failed" if row.state == ENDS_WITH_NODE else row.state
-            return job_json(row, state, json.loads(row.summary))
-        # Until a job is accepted, and while this node alone elects, nobody else is waited for.
-        is_own = not live.accepted.is_set() or live.manifest.committee == (self._own,)
-        state = "running" if live.body is not None or is_own else "paused"
-        shown = job_json(row, state, self._views.known(live))
-        return self._elsewhere.view(row.job, shown) if self._led_by_another(row.job) else shown

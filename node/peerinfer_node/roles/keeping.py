@@ -2,8 +2,9 @@
 
 While a job runs, its model and inputs are pinned by whoever may coordinate it, and results of other nodes' jobs lie on
 the disks of their electors. When it has ended, its inputs leave the disk at once, and its model may be thrown out like
-any other. The results of another node's job go when their submitter has them at home, or after `RESULTS_KEPT_S`;
-then its journal goes too, and the seat is given up. This node's own results stay, of the last `JOBS_KEPT_MAX` jobs.
+any other. The results of another node's job go when their submitter has them at home, when there is no room for them
+any more (`kept_results`), or after `RESULTS_KEPT_S`; then its journal goes too, and the seat is given up. This node's own
+results stay, of the last `JOBS_KEPT_MAX` jobs.
 
 A seat that was given up is never taken again: what was promised for it is not known any more. So whoever comes back to
 such a job hears from a quorum of its electors that they gave it up, and gives it up as well.
@@ -28,6 +29,7 @@ from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, JobRow, LocalClock, Store
 from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.kept_results import KeptResults
 from peerinfer_node.roles.live_job import in_journal, tasks_of
 from peerinfer_node.roles.replicas import Replicas, copies_of
 
@@ -66,6 +68,9 @@ class Keeping:
         self._log = log
         self._led_s: dict[JobId, float] = {}
         """When each job was seen to be coordinated last, by this node's own clock. Others' dates may be lies."""
+        self._results = KeptResults(store=store, let_go=self._let_go)
+        self.make_room = self._results.make_room
+        """To be called before a record of another node's job is kept."""
         self.forget: Callable[[JobId, str], Awaitable[None]] = _forget_nothing
         """Called with a job that is given up, and why: it ends on this node."""
 
@@ -78,6 +83,7 @@ class Keeping:
             for holder in (row.job, copies_of(row.job))
         ]
         await self._blobs.unpin_all_but(holders)
+        await self._results.look()
 
     async def run(self) -> None:
         while True:
@@ -96,6 +102,7 @@ class Keeping:
             is_old = row.ended_at_s is not None and row.ended_at_s + RESULTS_KEPT_S < now_s
             if is_old and json.loads(row.summary).get("results_gone") != EXPIRED and _is_others(row, self._own):
                 await self._let_go(row, EXPIRED)
+        await self._results.look()
         seats = self._elections.elector.snapshot_at(self._clock.elector_s())
         self._led_s = {seat.job: now_s if seat.remaining_s > 0 else self._led_s.get(seat.job, 0.0) for seat in seats}
         for seat in seats:
@@ -180,6 +187,7 @@ class Keeping:
         if summary.get("results_gone") in (why, EXPIRED):
             return
         await self._store.drop_results(row.job)
+        self._results.dropped(row.job)
         summary["results_gone"] = why
         await self._store.set_job_state(row.job, row.state, ended_at_s=row.ended_at_s, summary=json.dumps(summary))
         self._log.info("results of a job removed", job=row.job, why=why)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -11,7 +11,7 @@ import trio
 from peerinfer.assignment import JobEnded, JobPicture
 from peerinfer.committees import number_of
 from peerinfer.control import JobRequest, Json
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.job_priority import JobPriority
 from peerinfer.journal import Chain
 from peerinfer.messages import Manifest, Term
@@ -45,11 +45,15 @@ class LiveJob:
     copied_bytes: int = 0
     copies_bytes: int = 0
     """What has been sent of its copies, and how much that will be."""
+    copies_refused: Mapping[PeerId, str] = field(default_factory=dict)
+    """Electors that take no copies of results now, and why, while this node coordinates."""
     carried: tuple[Entry, ...] = ()
     """What its owner carries over from a generation that is over, until it is in the journal of the new one."""
     carried_priorities: tuple[str, ...] = ()
     """The owner's statements on its priority, as they stood there."""
     is_over: bool = False
+    is_unwanted: bool = False
+    """Its owner, this node, has cancelled it: it ends as soon as its journal can say so."""
     waiting: str = "its coordinator is being elected"
     picture: JobPicture | None = None
     end: JobEnded | None = None

@@ -41,7 +41,19 @@ class LiveViews:
             known["priority"] = live.priority.word
         known["copied_bytes"], known["copies_bytes"] = live.copied_bytes, live.copies_bytes
         known["warnings"] = list(live.files.inputs.warnings) if live.files is not None else []
+        if live.body is not None:
+            known["warnings"] += [
+                f"{elector} takes no copies of results: {reason}" for elector, reason in live.copies_refused.items()
+            ]
         return known
+
+    def untold(self, live: LiveJob) -> str:
+        """What is still to happen with a job that its owner has cancelled."""
+        machine = self._elections.machine(live.job)
+        missing = machine.snapshot().missing if machine is not None else ()
+        if not missing:
+            return "cancelled by its owner; its electors are being told"
+        return f"cancelled by its owner; these electors hear of it when they are back: {', '.join(missing)}"
 
     def _chain(self, live: LiveJob, machine: Candidacy | None) -> Chain:
         """The journal as far as it is known here: the candidate's own, or what its node's elector was sent since."""

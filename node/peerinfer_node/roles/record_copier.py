@@ -66,6 +66,8 @@ class RecordCopier:
         self._log = log
         self._lines = {PeerId(elector): _Line() for elector in seated.electors if elector != own}
         self._needed = seated.quorum - (own in seated.electors)
+        self.refused: dict[PeerId, str] = {}
+        """Electors that take no records now, and why."""
         self._records: dict[int, _Record] = {}
         """Those that are not safe yet, in order."""
 
@@ -126,9 +128,11 @@ class RecordCopier:
                     record = line.sent.pop(number, None)
                     if record is None:
                         raise ProtocolError(f"{elector} acknowledges a record that it was not sent")
+                    self.refused.pop(elector, None)
                     self._note_held(elector, record)
                     line.note_change()
                 case ReplicaRefused(_, reason):
+                    self.refused[elector] = reason
                     raise ProtocolError(reason)
                 case _ if line.sent:
                     raise StreamClosed(f"{elector} did not take a record within {ANSWER_TIMEOUT_S:g} s")

@@ -84,6 +84,10 @@ async def _note_nothing(job: JobId) -> None:
     pass
 
 
+async def _has_room(job: JobId, size: int) -> None:
+    pass
+
+
 def _opened(manifest: Manifest, record: bytes) -> OpenRecord:
     """Raises `ProtocolError` if it does not hold what the job's tasks give."""
     try:
@@ -139,6 +143,8 @@ class Replicas:
         self.jobs: KnowsJobs | None = None
         self.note_fetched: Callable[[JobId], Awaitable[None]] = _note_nothing
         """Called when a submitter has all results of a job at home."""
+        self.make_room: Callable[[JobId, int], Awaitable[None]] = _has_room
+        """Called before a record of so many bytes is kept. Raises `LimitExceeded` if there is no room for it."""
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
@@ -250,6 +256,7 @@ class Replicas:
                 entry = chain.register.get(task) if task in named else None
                 if entry is not None and entry.digest != digest_of_rows(opened.rows(task)):
                     raise ProtocolError(f"the journal names another result of task {task}")
+            await self.make_room(job, len(record))
             await self.keep_record(job, manifest, record, copy.tasks)
             kept[copy.number] = None
         while len(self._kept) > JOBS_REMEMBERED_MAX:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import trio
 
 from peerinfer.control import JOB_ENDED, Json
-from peerinfer.errors import PeerinferError
+from peerinfer.errors import JobFailed, PeerinferError
 from peerinfer.ids import JobId, PeerId
+from peerinfer.journal import Chain
+from peerinfer.limits import REASON_CHARS_MAX
+from peerinfer.messages import Manifest
 from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
+from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.keeping import GIVEN_UP
-from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
 from peerinfer_node.roles.replicas import AboutJob, Replicas
 
 REJOIN_S = 5.0
@@ -100,3 +105,25 @@ class Returning:
                 if peer != self._own:
                     nursery.start_soon(ask, peer)
         return found[0] if found else None
+
+    async def check_all_here(self, job: JobId, manifest: Manifest, chain: Chain, here: Sequence[RecordRow]) -> None:
+        """Raises `JobFailed` if results that the journal names are not here, and electors say that they gave them up."""
+        final, _ = in_journal(chain)
+        missing = len(final.keys() - tasks_of(here))
+        if not missing:
+            return
+        told: list[str] = []
+
+        async def ask(elector: PeerId) -> None:
+            with suppress(PeerinferError):
+                state = await self._replicas.state(elector, JobStateWanted(job))
+                if state is not None and state.get("results_gone"):
+                    told.append(f"{elector}: {str(state['results_gone'])[:REASON_CHARS_MAX]}")
+
+        async with trio.open_nursery() as nursery:
+            for elector in self._elections.candidates(job, manifest):
+                if elector != self._own:
+                    nursery.start_soon(ask, elector)
+        if told:
+            words = "; ".join(sorted(told))
+            raise JobFailed(f"{missing} of {len(final)} results are gone ({words}); run the job again with --resume")

@@ -1,0 +1,74 @@
+"""How much of this disk results of other nodes' jobs may take, and what makes room for more.
+
+Results of a job that is over go first, those of the job that ended first before all others: their submitter has had the
+longest time to fetch them, and other electors may still hold them. Results of jobs that are not over stay; where they
+leave no room for another record it is refused, and whoever coordinates that job shows it, until a quorum has room.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+
+from peerinfer.errors import LimitExceeded
+from peerinfer.ids import JobId
+from peerinfer.limits import RESULTS_FOR_OTHERS_BYTES_MAX
+from peerinfer_node.ports import JobRow, Store
+
+NO_ROOM = "removed to make room for newer ones"
+"""What a job's JSON says under `results_gone` of results that were not fetched in time."""
+
+LetGo = Callable[[JobRow, str], Awaitable[None]]
+"""Removes the results of a job that is over, and notes why."""
+
+
+class KeptResults:
+    """Counts what comes; what this node itself writes as a coordinator is found when it looks at its disk again."""
+
+    def __init__(self, *, store: Store, let_go: LetGo) -> None:
+        self._store = store
+        self._let_go = let_go
+        self._bytes: dict[JobId, int] = {}
+
+    async def look(self) -> None:
+        """Measures what is there, and makes room if that is too much."""
+        rows = [row for row in await self._store.jobs() if "replica" in json.loads(row.request)]
+        self._bytes = {row.job: await self._store.results_bytes(row.job) for row in rows}
+        await self._evict(await self._over(), RESULTS_FOR_OTHERS_BYTES_MAX)
+
+    async def make_room(self, job: JobId, size: int) -> None:
+        """Before a record of `size` bytes is kept for this job. Raises `LimitExceeded` if no room can be made."""
+        allowed = RESULTS_FOR_OTHERS_BYTES_MAX - size
+        while self._kept > allowed:
+            over = await self._over()
+            if self._kept - sum(self._bytes[row.job] for row in over) > allowed:
+                raise LimitExceeded(
+                    "results kept for others",
+                    current=self._kept,
+                    attempted=size,
+                    limit=RESULTS_FOR_OTHERS_BYTES_MAX,
+                    unit="bytes",
+                )
+            await self._evict(over, allowed)
+        self._bytes[job] = self._bytes.get(job, 0) + size
+
+    def dropped(self, job: JobId) -> None:
+        """Its results are not here any more."""
+        self._bytes.pop(job, None)
+
+    @property
+    def _kept(self) -> int:
+        return sum(self._bytes.values())
+
+    async def _over(self) -> list[JobRow]:
+        """Jobs that have ended and whose results are here, as they ended."""
+        rows = [await self._store.job(job) for job, size in self._bytes.items() if size]
+        over = [row for row in rows if row is not None and row.ended_at_s is not None]
+        return sorted(over, key=lambda row: (row.ended_at_s or 0.0, row.job))
+
+    async def _evict(self, over: Sequence[JobRow], allowed: int) -> None:
+        for row in over:
+            if self._kept <= allowed:
+                return
+            await self._let_go(row, NO_ROOM)
+            self.dropped(row.job)
