@@ -84,25 +84,26 @@ class BatchSize:
             if measure.rows in _ORDER and len(self._answers) <= SIZES_OF_ROWS_MAX and measure.run_s >= 0:
                 answer = self._answers.setdefault(measure.row_bytes_power, _Answer())
                 if measure.run_s == DID_NOT_FIT:
-                    answer.rows_max = min(answer.rows_max, max(1, measure.rows // 2))
+                    answer.limit(max(1, measure.rows // 2))
                 else:
-                    answer.known[measure.rows] = measure.run_s
+                    answer.note(measure.rows, measure.run_s)
 
     def rows(self, row_bytes: int, remaining: int) -> int:
         """How many of the remaining rows to run next."""
-        rows_max = self._rows_max(row_bytes)
-        wanted = self._of(row_bytes).next_size(rows_max, remaining)
+        answer = self._of(row_bytes)
+        rows_max = _rows_max(answer, row_bytes)
+        wanted = answer.next_size(rows_max, remaining)
         if not self.gives_rows:
             wanted = max(min(2, rows_max), wanted)
         return max(1, min(wanted, remaining))
 
     def ran(self, row_bytes: int, rows: int, run_s: float) -> None:
         self.gives_rows = self.gives_rows or rows > 1
-        self.revision += self._of(row_bytes).learn(rows, run_s, self._rows_max(row_bytes))
+        answer = self._of(row_bytes)
+        self.revision += answer.learn(rows, run_s, _rows_max(answer, row_bytes))
 
     def did_not_fit(self, row_bytes: int, rows: int) -> None:
-        answer = self._of(row_bytes)
-        answer.rows_max = min(answer.rows_max, max(1, rows // 2))
+        self._of(row_bytes).limit(max(1, rows // 2))
         self.revision += 1
 
     def best(self, row_bytes: int) -> int:
@@ -111,7 +112,8 @@ class BatchSize:
 
     def is_settled(self, row_bytes: int) -> bool:
         """Nothing more is to be tried."""
-        return self._of(row_bytes).untried(self._rows_max(row_bytes)) is None
+        answer = self._of(row_bytes)
+        return answer.untried(_rows_max(answer, row_bytes)) is None
 
     def measures(self) -> tuple[Measure, ...]:
         found: list[Measure] = []
@@ -121,13 +123,13 @@ class BatchSize:
                 found.append(Measure(power, _size_above(answer.rows_max), DID_NOT_FIT))
         return tuple(found[:MEASURES_MAX])
 
-    def _rows_max(self, row_bytes: int) -> int:
-        return min(self._of(row_bytes).rows_max, max(1, RUN_BYTES_MAX // max(1, row_bytes)))
-
     def _of(self, row_bytes: int) -> _Answer:
-        power = max(0, row_bytes - 1).bit_length()
-        if power not in self._answers and len(self._answers) >= SIZES_OF_ROWS_MAX:
-            power = min(self._answers, key=lambda known: abs(known - power))
+        power = (row_bytes - 1 if row_bytes else 0).bit_length()
+        answer = self._answers.get(power)
+        if answer is not None:
+            return answer
+        if len(self._answers) >= SIZES_OF_ROWS_MAX:
+            return self._answers[min(self._answers, key=lambda known: abs(known - power))]
         return self._answers.setdefault(power, _Answer())
 
 
@@ -166,6 +168,22 @@ class _Answer:
         self._duel = _Duel(0, 0)
         self._at_work: list[float] = []
         self._check_runs = CHECK_RUNS
+        self._untried: dict[int, int | None] = {}
+        self._best: int | None = None
+        """Both follow from `known`; asked before and after each run, which for a small model takes as long as they do."""
+
+    def note(self, rows: int, run_s: float) -> None:
+        self.known[rows] = run_s
+        self._think_anew()
+
+    def limit(self, rows_max: int) -> None:
+        """More rows do not fit."""
+        self.rows_max = min(self.rows_max, rows_max)
+        self._think_anew()
+
+    def _think_anew(self) -> None:
+        self._untried.clear()
+        self._best = None
 
     def learn(self, rows: int, run_s: float, rows_max: int) -> bool:
         """True if this run was the last that was needed to know something new."""
@@ -182,12 +200,12 @@ class _Answer:
         if not duel.champion:
             if len(duel.challenger_s) < SAMPLES:
                 return False
-            self.known[duel.challenger] = median(duel.challenger_s)
+            self.note(duel.challenger, median(duel.challenger_s))
             return True
         ratio = duel.ratio()
         if ratio is None:
             return False
-        self.known[duel.challenger] = ratio * self.known[duel.champion] / duel.champion * duel.challenger
+        self.note(duel.challenger, ratio * self.known[duel.champion] / duel.champion * duel.challenger)
         return True
 
     def _check(self, rows: int, run_s: float) -> None:
@@ -197,7 +215,8 @@ class _Answer:
         now_s = median(self._at_work)
         self._at_work.clear()
         if not 1 / CLEARLY < now_s / self.known.get(rows, now_s) < CLEARLY:
-            self.known = {rows: now_s}
+            self.known.clear()
+            self.note(rows, now_s)
             self._check_runs = min(2 * self._check_runs, CHECK_RUNS_MAX)
 
     def next_size(self, rows_max: int, remaining: int) -> int:
@@ -217,6 +236,13 @@ class _Answer:
 
     def untried(self, rows_max: int) -> int | None:
         """The size to look at next, or None when enough is known."""
+        try:
+            return self._untried[rows_max]
+        except KeyError:
+            found = self._untried[rows_max] = self._next_untried(rows_max)
+            return found
+
+    def _next_untried(self, rows_max: int) -> int | None:
         best_s = float("inf")
         without_gain, is_slow = 0, False
         for rows in _ORDER:
@@ -235,6 +261,11 @@ class _Answer:
         return None
 
     def best(self) -> int:
+        if self._best is None:
+            self._best = self._smallest_of_the_fastest()
+        return self._best
+
+    def _smallest_of_the_fastest(self) -> int:
         known = {rows: run_s / rows for rows, run_s in self.known.items() if rows <= self.rows_max}
         in_time = {rows: row_s for rows, row_s in known.items() if rows * row_s <= RUN_SECONDS_MAX}
         if not known:
@@ -243,6 +274,11 @@ class _Answer:
             return min(known)
         fastest_s = min(in_time.values())
         return min(rows for rows, row_s in in_time.items() if row_s <= fastest_s * WORTH)
+
+
+def _rows_max(answer: _Answer, row_bytes: int) -> int:
+    by_bytes = RUN_BYTES_MAX // (row_bytes or 1)
+    return answer.rows_max if answer.rows_max <= by_bytes else (by_bytes or 1)
 
 
 def _size_above(rows_max: int) -> int:

@@ -316,12 +316,18 @@ def _check_results(reply: Any, body: memoryview, items: Sequence[int]) -> None:
     """Raises `DecodeError` unless every task has exactly one outcome and every byte belongs to one tensor."""
     if not isinstance(reply, pipe.Ran):
         return
-    positions = [position for group in reply.groups for position in group.positions]
-    positions += [failure.position for failure in reply.failures]
-    if sorted(positions) != list(range(len(items))):
+    if len(reply.groups) == 1 and len(reply.groups[0].positions) == len(items):
+        # All in one, as nearly always: a thousand tasks are not looked up one by one.
+        positions: Sequence[int] = reply.groups[0].positions
+        rows_of = [sum(items)]
+    else:
+        positions = [position for group in reply.groups for position in group.positions]
+        if any(position >= len(items) for position in positions):
+            raise DecodeError("an outcome belongs to no task")
+        rows_of = [sum(items[position] for position in group.positions) for group in reply.groups]
+    if sorted((*positions, *(failure.position for failure in reply.failures))) != list(range(len(items))):
         raise DecodeError("some task has no outcome, or two")
-    for group in reply.groups:
-        rows = sum(items[position] for position in group.positions)
+    for group, rows in zip(reply.groups, rows_of, strict=True):
         if any(not spec.shape or spec.shape[0] != rows for spec in group.tensors):
             raise DecodeError("the outputs of a group do not have one row for each item")
     if sum(spec.size_bytes for group in reply.groups for spec in group.tensors) != body.nbytes:
