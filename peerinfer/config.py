@@ -41,7 +41,7 @@ SCHEDULE_WINDOWS_MAX = 24
 EXCLUSIVE_MAX = 64
 """Every process of the machine is compared with each, twice a second."""
 
-_DEVICE = re.compile(r"auto|cpu|gpu:[0-9]{1,3}")
+_DEVICE = re.compile(r"auto|cpu|openvino|gpu:[0-9]{1,3}")
 _SETTING = "peerinfer.setting"
 
 
@@ -201,9 +201,13 @@ def _check_bootstrap(addresses: tuple[str, ...]) -> None:
 def _check_device(devices: tuple[str, ...]) -> None:
     for device in devices:
         if _DEVICE.fullmatch(device) is None:
-            raise UsageError(f"{device[:64]!r} is not a device: choose auto, cpu, or GPUs by number like gpu:0")
+            raise UsageError(
+                f"{device[:64]!r} is not a device: choose auto, cpu, openvino, or GPUs by number like gpu:0"
+            )
     if not devices or len(set(devices)) != len(devices) or ("auto" in devices and len(devices) > 1):
         raise UsageError("choose auto alone, or name each device once")
+    if "cpu" in devices and "openvino" in devices:
+        raise UsageError("cpu and openvino are the same processor: choose one of them")
 
 
 def _check_schedule(windows: tuple[WeeklyWindow, ...]) -> None:

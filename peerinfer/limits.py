@@ -26,6 +26,9 @@ TENSOR_RANK_MAX = 16
 TENSORS_MAX = 64
 """Inputs or outputs of one model."""
 
+MODEL_BYTES_MAX = 2 * GIB - 1
+"""Protobuf holds no more in one message, so nothing larger is a model; nobody fetches it to find that out."""
+
 STRING_SLOT_BYTES_MIN = 8
 STRING_SLOT_BYTES_MAX = 1 * MIB
 """What one element of a tensor of strings takes at most. All elements take what the longest does, so that a long one among

@@ -20,7 +20,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.peer_views import PeerViews
-from peerinfer_node.ports import Executor
+from peerinfer_node.ports import CPU_PROVIDER, Executor
 from peerinfer_node.roles.recruiting import offer_of
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class NodeControl:
             "coordinators_served": picture.coordinators,
             "frames_running": picture.running,
             "frames_waiting": picture.waiting,
-            "tasks_done": node.worker.tasks_done,
-            "items_done": node.worker.items_done,
-            "energy_j": round(node.worker.energy_j, 3),
-            "joules_per_task": round(node.worker.energy_j / node.worker.tasks_done, 6)
-            if node.worker.tasks_done
+            "tasks_done": node.worker.computing.tasks_done,
+            "items_done": node.worker.computing.items_done,
+            "energy_j": round(node.worker.computing.energy_j, 3),
+            "joules_per_task": round(node.worker.computing.energy_j / node.worker.computing.tasks_done, 6)
+            if node.worker.computing.tasks_done
             else None,
             "contribution": self._peers.contribution(),
             "sandbox": node.executor.sandbox,
@@ -178,7 +178,7 @@ class NodeControl:
             "agreement": device.agreement,
             "fp16": device.has_fp16,
             "driver": device.driver,
-            "certified": device.kind == "cpu" or device.gemm_gflops > 0,
+            "certified": device.provider == CPU_PROVIDER or device.gemm_gflops > 0,
             "state": state,
             "reasons": words,
             "rests": [self._rest(reason) for reason in reasons],

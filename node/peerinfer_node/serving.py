@@ -17,7 +17,7 @@ import trio
 from peerinfer.errors import InputError, LimitExceeded, UnknownModel, UsageError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, digest_of_cid
-from peerinfer.limits import GIB
+from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer_node.online import Online
 from peerinfer_node.ports import BlobStore, InThread, ModelInterface
 from peerinfer_node.roles.answers import Rows
@@ -25,9 +25,6 @@ from peerinfer_node.roles.online_job import Times
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[0-9]{1,9}")
-
-MODEL_BYTES_MAX = 2 * GIB
-"""What a single .onnx file can hold."""
 
 REQUESTS_AT_ONCE_MAX = 128
 """Requests that are under way; further ones are asked to come back. Workers have enough to fill their frames with."""
@@ -246,7 +243,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > MODEL_BYTES_MAX:
-        raise InputError(f"{path} is larger than the {MODEL_BYTES_MAX // GIB} GiB that a model file can have")
+        raise InputError(f"{path} is larger than the {MODEL_BYTES_MAX} bytes that a model file can have")
     return data
 
 

@@ -593,7 +593,7 @@ async def test_no_frame_of_a_job_follows_its_end(autojump_clock):
         await trio.sleep(3.0)
         other = world.accept(TASKS, job=OTHER_JOB)
         assert (await other.wait_ended()).state == "done"
-        assert role.tasks_done == TASKS, "the worker was sent what nobody wanted any more"
+        assert role.computing.tasks_done == TASKS, "the worker was sent what nobody wanted any more"
         assert world.ends == {}
 
 

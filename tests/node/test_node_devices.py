@@ -296,7 +296,11 @@ async def has_reasons(node: Node, names: list[str]) -> bool:
 
 
 async def test_a_card_that_is_asked_for_and_not_there_is_an_error_in_one_line(machine: Path, tmp_path: Path) -> None:
-    for device, words in (("gpu:7", "there is no gpu:7; 2 graphics cards were found"), ("gpu:0", "cannot be used")):
+    for device, words in (
+        ("gpu:7", "there is no gpu:7; 2 graphics cards were found"),
+        ("gpu:0", "cannot be used"),
+        ("openvino", "OpenVINO is not installed; run: pip uninstall onnxruntime; pip install onnxruntime-openvino"),
+    ):
         with pytest.raises(UsageError, match=words):
             async with open_node(
                 home_in(tmp_path), NodeConfig(mdns=False, device=(device,)), lends=True, networked=False, log=Log(print)

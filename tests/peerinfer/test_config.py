@@ -127,6 +127,7 @@ def test_values_of_toml_are_read_as_they_are() -> None:
         ("device", "gpu:x"),
         ("device", "auto,cpu"),
         ("device", "cpu,cpu"),
+        ("device", "cpu,openvino"),
         ("device", ""),
         ("cpu_threads", "0"),
         ("cpu_threads", "-1"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from peerinfer.errors import NoDaemon
 from peerinfer.limits import GIB
 from peerinfer.units import format_size
+from peerinfer_node.devices.native import OPENVINO
 from peerinfer_node.home import Home
 
 CHILD_TIMEOUT_S = 30.0
@@ -94,7 +95,10 @@ def check_onnxruntime() -> Finding:
         return Finding("onnxruntime", "fail", f"cannot be imported: {last}", "install peerinfer again")
     version, *providers = child.stdout.split()
     gpus = [name for name in providers if name not in ("CPUExecutionProvider", "AzureExecutionProvider")]
-    return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}")
+    advice = ""
+    if OPENVINO.provider in providers:
+        advice = "the processor is lent through OpenVINO after: peerinfer config set device openvino"
+    return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}", advice)
 
 
 def check_graphics() -> Finding:

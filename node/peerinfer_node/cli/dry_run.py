@@ -14,12 +14,12 @@ import trio
 from peerinfer.binding import quoted
 from peerinfer.control import Control, JobRequest, Json
 from peerinfer.errors import InputError, ModelRefused, StateUnusable
+from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
 from peerinfer.units import format_count, format_duration, format_group
 from peerinfer_node.cli.output import say, show, show_json
 from peerinfer_node.formats import check_writable, open_inputs
-from peerinfer_node.inference.pipe import MODEL_BYTES_MAX
 from peerinfer_node.inference.static_check import check_model
 
 PEERS_WAIT_S = 5.0

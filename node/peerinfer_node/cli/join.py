@@ -13,7 +13,7 @@ FLAGS = {
     "name": ("NAME", "what people see beside the peer id"),
     "listen": ("ADDR", "accept peers there, like /ip4/0.0.0.0/tcp/4001"),
     "bootstrap": ("ADDR", "dial this peer first; may be repeated"),
-    "device": ("DEVICE", "auto, cpu, or a graphics card by its number like gpu:0; may be repeated"),
+    "device": ("DEVICE", "auto, cpu, openvino, or a graphics card by its number like gpu:0; may be repeated"),
     "cpu_threads": ("N", "threads of one inference"),
     "max_cache": ("SIZE", "disk for models and inputs of others"),
     "max_up": ("RATE", "send no faster than this to all peers together, like 2MB/s or 10Mbit/s"),

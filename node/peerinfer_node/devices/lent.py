@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import peerinfer
 from peerinfer.config import NodeConfig
@@ -13,12 +12,13 @@ from peerinfer.control import Json
 from peerinfer.errors import UsageError
 from peerinfer.governor import Limits
 from peerinfer_node.devices.choice import FoundGpu
+from peerinfer_node.devices.native import NATIVES, OPENVINO, advice_for, version_of
 from peerinfer_node.devices.probe import cpu_device, default_threads
 from peerinfer_node.devices.sampler import Sampler, Source
 from peerinfer_node.devices.sysfs import Readings, read_sensors
 from peerinfer_node.inference.certificates import Certificates
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
-from peerinfer_node.inference.device_access import gpu_access
+from peerinfer_node.inference.device_access import DeviceAccess, gpu_access
 from peerinfer_node.inference.remembered_sizes import RememberedSizes
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
@@ -53,7 +53,8 @@ def lend(
 ) -> LentDevices:
     """Starts nothing yet. `bytes_today` counts towards the daily quota.
 
-    Raises `UsageError` if a card was asked for by number that is not there or not usable.
+    Raises `UsageError` if a card was asked for by number that is not there or not usable, or OpenVINO where it is not
+    installed.
     """
     threads = config.cpu_threads or default_threads()
     own = cpu_device()
@@ -62,6 +63,17 @@ def lend(
     chosen = _chosen(config.device, gpus)
     executors: list[Executor] = [processor]
     sources = [Source("cpu", worker_pid=lambda: processor.pid)]
+    if "openvino" in config.device:
+        if not version_of(OPENVINO.package):
+            raise UsageError(f"OpenVINO is not installed; {advice_for(OPENVINO)}")
+        device = replace(own, provider=OPENVINO.provider)
+        sizes = RememberedSizes(store, clock, device, f"{_software(None)} {threads} threads")
+        through = SubprocessExecutor(
+            device, threads=threads, access=DeviceAccess(provider=OPENVINO.provider), sizes=sizes
+        )
+        certificates = Certificates(store, clock, device, _software(None))
+        executors.append(CertifiedExecutor(through, processor, certificates, clock, log))
+        sources.append(Source("cpu", worker_pid=lambda: through.pid))
     for found in chosen:
         device = found.device
         if config.max_vram_bytes is not None and config.max_vram_bytes < device.memory_bytes:
@@ -145,9 +157,6 @@ def _chosen(wanted: Sequence[str], gpus: Sequence[FoundGpu]) -> list[FoundGpu]:
 def _software(found: FoundGpu | None) -> str:
     """What may change a device's answers and its speed; None is the processor."""
     versions = [peerinfer.__version__, *((found.driver, found.driver_version) if found else ())]
-    for package in ("onnxruntime", "onnxruntime-ep-webgpu"):
-        try:
-            versions.append(version(package))
-        except PackageNotFoundError:
-            versions.append("none")
+    for package in ("onnxruntime", "onnxruntime-ep-webgpu", *(native.package for native in NATIVES)):
+        versions.append(version_of(package) or "none")
     return " ".join(versions)

@@ -55,7 +55,7 @@ class NodeMetrics(Collector):
             "accepted": stages.kept,
             "failed": stages.failed,
             "voided": stages.voided,
-            "computed_for_others": node.worker.tasks_done,
+            "computed_for_others": node.worker.computing.tasks_done,
         }
         yield _counter("peerinfer_tasks", "Tasks by what became of them", "outcome", outcomes)
         seconds = HistogramMetricFamily("peerinfer_task_seconds", "Seconds of tasks by stage", labels=["stage"])
@@ -129,7 +129,7 @@ class NodeMetrics(Collector):
                     family.add_metric(labels, value)
         yield from (temperature, busy, power, rests, until)
         yield CounterMetricFamily(
-            "peerinfer_energy_joules", "Energy spent on tasks of others", value=self._node.worker.energy_j
+            "peerinfer_energy_joules", "Energy spent on tasks of others", value=self._node.worker.computing.energy_j
         )
 
     def _requests(self) -> Iterator[_Family]:

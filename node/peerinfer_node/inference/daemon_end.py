@@ -60,12 +60,6 @@ class DaemonEnd:
             self._receive_into(scratch[: size_bytes - start])
 
     def _receive_into(self, *targets: memoryview) -> None:
-        waiting = [target for target in targets if target.nbytes]
-        while waiting:
-            received = self._data.recvmsg_into(waiting, 0, socket.MSG_WAITALL)[0]
-            if not received:
-                raise EOFError
-            while waiting and received >= waiting[0].nbytes:
-                received -= waiting.pop(0).nbytes
-            if waiting and received:
-                waiting[0] = waiting[0][received:]
+        incoming = pipe.Incoming(*targets)
+        while not incoming.receive_some(self._data, socket.MSG_WAITALL):
+            pass

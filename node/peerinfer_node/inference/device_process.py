@@ -143,19 +143,13 @@ class DeviceProcess:
         return pipe.decode(header), body
 
     async def _receive_into(self, *targets: memoryview) -> None:
-        waiting = [target for target in targets if target.nbytes]
-        while waiting:
+        incoming = pipe.Incoming(*targets)
+        while True:
             try:
-                received = self._data.recvmsg_into(waiting)[0]
+                if incoming.receive_some(self._data):
+                    return
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._data.fileno())
-                continue
-            if not received:
-                raise EOFError
-            while waiting and received >= waiting[0].nbytes:
-                received -= waiting.pop(0).nbytes
-            if waiting and received:
-                waiting[0] = waiting[0][received:]
 
     def stop(self, request: int) -> None:
         """Asks to stop this request. Raises OSError if the process is gone."""

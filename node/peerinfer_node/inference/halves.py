@@ -14,8 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from peerinfer.errors import ModelRefused
-from peerinfer.limits import TENSORS_MAX
-from peerinfer_node.inference.pipe import MODEL_BYTES_MAX
+from peerinfer.limits import MODEL_BYTES_MAX, TENSORS_MAX
 
 _HALF, _SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 _TYPE_ATTRIBUTES = frozenset(("to", "dtype", "output_dtype"))

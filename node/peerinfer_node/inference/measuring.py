@@ -20,6 +20,9 @@ _GEMM_SIZES = (256, 1024)
 _CHAIN_BYTES = (4 * MIB, 64 * MIB)
 """The larger ones tell more of a fast device; one that is slow with the smaller ones is not asked for more."""
 
+GBS_MAX = 20_000.0
+"""No card comes near. A provider that is said to move more has seen through the chain and computed one number."""
+
 SLOW_S = 0.02
 RESNET50_SECONDS_MAX = 1.0
 """A device that would take longer for one image, by what it took for the small network, is not asked: nobody would wait."""
@@ -60,7 +63,7 @@ def device_gbs(make_session: Callable[[bytes], Any]) -> float:
     """GB/s that a graphics card reads and writes in its own memory: what each step of a chain over a large tensor takes.
 
     The chain starts from one number and ends in one, so that nothing travels; a short chain's time is taken off a long
-    one's.
+    one's. 0 if it cannot be told: OpenVINO found out that all numbers of the chain are equal.
     """
     gbs = 0.0
     for size_bytes in _CHAIN_BYTES:
@@ -69,7 +72,7 @@ def device_gbs(make_session: Callable[[bytes], Any]) -> float:
             gbs = 2 * size_bytes * _CHAIN_STEPS / (long_s - short_s) / 1e9
         if long_s > SLOW_S:
             break
-    return gbs
+    return gbs if gbs < GBS_MAX else 0.0
 
 
 def _chain_seconds(make_session: Callable[[bytes], Any], steps: int, size_bytes: int) -> float:

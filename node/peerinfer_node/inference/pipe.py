@@ -39,9 +39,6 @@ from peerinfer.messages import OutputGroup, TaskFailure
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.ports import Buffer
 
-MODEL_BYTES_MAX = 2 * GIB - 1
-"""Protobuf holds no more in one message."""
-
 PIPE_BODY_BYTES_MAX = 2 * GIB
 """Of a request or a reply; both ends hold it in memory once."""
 
@@ -289,6 +286,26 @@ class Outgoing:
         if self._views and sent:
             self._views[0] = self._views[0][sent:]
         return not self._views
+
+
+class Incoming:
+    """Memory that a message's bytes go into as they come, one piece after the other."""
+
+    def __init__(self, *targets: memoryview) -> None:
+        self._waiting = [target for target in targets if target.nbytes]
+
+    def receive_some(self, sock: socket.socket, flags: int = 0) -> bool:
+        """Takes what the socket gives in one call; True when nothing is missing. Raises EOFError, OSError."""
+        if not self._waiting:
+            return True
+        received = sock.recvmsg_into(self._waiting, 0, flags)[0]
+        if not received:
+            raise EOFError
+        while self._waiting and received >= self._waiting[0].nbytes:
+            received -= self._waiting.pop(0).nbytes
+        if self._waiting and received:
+            self._waiting[0] = self._waiting[0][received:]
+        return not self._waiting
 
 
 def _copy_together(views: Iterable[memoryview], target: memoryview) -> None:

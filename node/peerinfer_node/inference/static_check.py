@@ -22,8 +22,7 @@ import onnx
 from google.protobuf.message import DecodeError as ProtobufError
 
 from peerinfer.errors import ModelRefused
-from peerinfer.limits import NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
-from peerinfer_node.inference.pipe import MODEL_BYTES_MAX
+from peerinfer.limits import MODEL_BYTES_MAX, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
 from peerinfer_node.ports import Buffer
 
 NODES_MAX = 50_000

@@ -27,7 +27,7 @@ from peerinfer.errors import (
     WorkerDied,
 )
 from peerinfer.ids import Cid
-from peerinfer.limits import FRAME_TASKS_MAX, GIB, TENSORS_MAX
+from peerinfer.limits import FRAME_TASKS_MAX, GIB, MODEL_BYTES_MAX, TENSORS_MAX
 from peerinfer_node.inference import pipe
 from peerinfer_node.inference.device_access import DeviceAccess
 from peerinfer_node.inference.device_process import DeviceProcess
@@ -121,8 +121,8 @@ class SubprocessExecutor:
 
     async def load(self, model: Cid, data: Buffer) -> ModelInterface:
         """Raises `ModelRefused`, `DeviceUnfit`, `WorkerDied`, `AttemptTimeout`, `OutOfMemory`."""
-        if memoryview(data).nbytes > pipe.MODEL_BYTES_MAX:
-            raise ModelRefused(f"the model has {memoryview(data).nbytes} bytes, the limit is {pipe.MODEL_BYTES_MAX}")
+        if memoryview(data).nbytes > MODEL_BYTES_MAX:
+            raise ModelRefused(f"the model has {memoryview(data).nbytes} bytes, the limit is {MODEL_BYTES_MAX}")
         known = await self._sizes.find(model) if self._sizes is not None else ()
         async with self._turn:
             speeds = tuple(pipe.Speed(one.row_bytes_power, one.rows, one.run_s) for one in known)

@@ -33,7 +33,6 @@ from peerinfer.tensors import FREE, Port
 from peerinfer_node.inference import pipe, sandbox
 from peerinfer_node.inference.arena import HALF_BYTES, Arena
 from peerinfer_node.inference.daemon_end import DaemonEnd
-from peerinfer_node.ports import CPU_PROVIDER
 
 IDLE_BEFORE_TRIM_S = 2.0
 """After this long without a request, freed memory goes back to the system."""
@@ -136,8 +135,8 @@ class Worker:
         self._cache_bytes = cache_bytes
         self._allow_loops = allow_loops
         self._widens_halves = widens_halves
-        self._is_gpu = provider != CPU_PROVIDER
-        self._make_session = providers.session_maker(onnxruntime, provider, device_ids)
+        self._is_card = providers.is_card(provider, device_ids)
+        self._make_session = providers.session_maker(onnxruntime, provider, device_ids, threads)
         self._stopping = stopping
         self._shared = shared
         self._models: OrderedDict[str, _Model] = OrderedDict()
@@ -159,7 +158,7 @@ class Worker:
     def _measure(self, request: pipe.Measure) -> pipe.Measured:
         from peerinfer_node.inference.measuring import convolution, copy_gbs, device_gbs, gemm_gflops
 
-        bandwidth_gbs = device_gbs(self._session) if self._is_gpu else copy_gbs()
+        bandwidth_gbs = device_gbs(self._session) if self._is_card else copy_gbs()
         measured = pipe.Measured(
             request.request, gemm_gflops(self._session), bandwidth_gbs, *convolution(self._session)
         )

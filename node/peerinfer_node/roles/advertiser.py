@@ -13,7 +13,7 @@ from peerinfer.envelope import seal
 from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.devices.figures import keep_figures
-from peerinfer_node.ports import Device, Ports
+from peerinfer_node.ports import CPU_PROVIDER, Device, Ports
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MembersRole
@@ -133,7 +133,8 @@ class Advertiser:
                     device.bandwidth_gbs,
                 )
                 for device in self.devices[:DEVICES_PER_NODE_MAX]
-                if device.kind == "cpu" or device.gemm_gflops  # a card that could not be measured is of no use
+                if device.provider == CPU_PROVIDER
+                or device.gemm_gflops  # a card that could not be measured is of no use
             )
             if self._settings.lends and not self._worker.unsandboxed_words
             else (),

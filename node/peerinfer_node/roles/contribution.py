@@ -30,7 +30,7 @@ class ContributionRole:
     @property
     def total(self) -> Contribution:
         before = self._before
-        found = before.plus(self._worker.given)
+        found = before.plus(self._worker.computing.given)
         return replace(found, until_s=max(self._clock.wall_s(), before.since_s))
 
     async def restore(self) -> None:

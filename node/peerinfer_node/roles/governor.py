@@ -52,7 +52,7 @@ class GovernorRole:
         self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform)
         self._is_holding = False
         self._told: dict[Executor, str] = {}
-        worker.power_of = lambda executor: self.of(executor)[0].power_w
+        worker.computing.power_of = lambda executor: self.of(executor)[0].power_w
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from peerinfer.cost import growth
 from peerinfer.errors import ModelRefused
 from peerinfer.ids import Cid, PeerId
-from peerinfer.limits import GIB
+from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer.messages import Frame, JobBrief
 from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, ModelInterface
 from peerinfer_node.roles.work_stream import read_blob
 
-MODEL_BYTES_MAX = 4 * GIB
 INTERFACES_MAX = 256
 
 FetchBlob = Callable[[Cid, Sequence[PeerId]], Awaitable[None]]

@@ -13,7 +13,7 @@ from peerinfer.control import JobRequest
 from peerinfer.cost import growth
 from peerinfer.errors import AttemptTimeout, ExecutionError, InputError, ModelRefused
 from peerinfer.ids import Cid, PeerId
-from peerinfer.limits import GIB, JOB_TASKS_MAX
+from peerinfer.limits import JOB_TASKS_MAX, MODEL_BYTES_MAX
 from peerinfer.messages import Manifest, OutputRule
 from peerinfer.splitting import Split, split_items
 from peerinfer_node.formats import Inputs, open_inputs
@@ -22,7 +22,6 @@ from peerinfer_node.ports import Batch, BlobStore, Executor, InThread, ModelInte
 from peerinfer_node.roles.answers import raw_bytes
 from peerinfer_node.roles.calibrating import measured_rules, named_rules
 
-MODEL_BYTES_MAX = 4 * GIB
 TRIAL_TIMEOUT_S = 20.0
 """The first item is run here to learn what an item costs; a slower model is guessed at this."""
 

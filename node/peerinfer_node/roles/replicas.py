@@ -19,7 +19,7 @@ from peerinfer.committees import number_of
 from peerinfer.elector import Elector
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
-from peerinfer.limits import BODY_BYTES_MAX
+from peerinfer.limits import BODY_BYTES_MAX, MODEL_BYTES_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
 from peerinfer.replica_messages import (
@@ -43,7 +43,6 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
-from peerinfer_node.roles.preparation import MODEL_BYTES_MAX
 from peerinfer_node.roles.reception import Reception
 from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
 from peerinfer_node.roles.result_records import OpenRecord, check_record, is_receipt_of

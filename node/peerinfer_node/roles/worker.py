@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from peerinfer.certified_term import check_lease
-from peerinfer.committees import candidates_in, committees_of
-from peerinfer.cost import Given
 from peerinfer.errors import (
-    DecodeError,
-    DeviceUnfit,
-    ExecutionError,
-    ModelRefused,
-    OutOfMemory,
     PeerinferError,
     ProtocolError,
 )
 from peerinfer.fairness import Priority
-from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
+from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.limits import (
     COORDINATORS_MAX,
-    FRAME_BLOB_BYTES_MAX,
     KEPT_FRAMES_MAX,
     REASON_CHARS_MAX,
     WINDOW_FRAMES_MAX,
@@ -69,65 +58,17 @@ from peerinfer.waiting_frames import FrameKey
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import Batch, BatchResult, BlobStore, Executor, Keys, LocalClock, Stream
-from peerinfer_node.roles.frame_answers import Body, commitment_to, receipt_for, results_of
-from peerinfer_node.roles.frames import all_failed, check_frame
-from peerinfer_node.roles.kept_frames import KeptFrame, KeptFrames, digest_of
-from peerinfer_node.roles.models_at_work import FetchBlob, ModelsAtWork
-from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
+from peerinfer_node.ports import BlobStore, Executor, Keys, LocalClock, Stream
+from peerinfer_node.roles.computing import Answer, Computing
+from peerinfer_node.roles.frames import check_frame
+from peerinfer_node.roles.held_frames import Held, Link
+from peerinfer_node.roles.kept_frames import KeptFrames
+from peerinfer_node.roles.models_at_work import FetchBlob
+from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, say_goodbye
 
-BRIEFS_PER_STREAM_MAX = 64
 OFFERS_MAX = KEPT_FRAMES_MAX + 2 * WINDOW_FRAMES_MAX
 OUTBOX_MAX = 256 + OFFERS_MAX
 """Windows, offers and refusals that wait for a coordinator to read them; a coordinator that lets more pile up is left."""
-
-_Answer = tuple[Any, Body]
-
-
-@dataclass(frozen=True, slots=True)
-class _Introduced:
-    """A job, as a coordinator has introduced it."""
-
-    brief: JobBrief
-    submitter: str
-    """Who signed its manifest, if the coordinator could show that; else the coordinator."""
-    due_s: float | None
-    candidates: frozenset[str]
-    """Who else may coordinate the job; nobody, where that was not shown or there is nobody."""
-
-
-@dataclass(slots=True)
-class _Link:
-    """One coordinator's stream, as this side sees it."""
-
-    stream: MessageStream
-    conversation: Conversation
-    outbox: trio.MemorySendChannel[Window | Refused | ResultsHeld]
-    """One after the other: of two windows the later one must be the last to arrive."""
-    scope: trio.CancelScope
-    briefs: OrderedDict[str, _Introduced] = field(default_factory=OrderedDict)
-    frames: int = 0
-    revision: int = 0
-    is_gone: bool = False
-    outputs: list[Cid] = field(default_factory=list)
-    """Blobs that were made for it."""
-    end: str = "the node stops"
-
-
-@dataclass(slots=True)
-class _Held:
-    """A frame that has arrived and is not answered yet."""
-
-    link: _Link
-    brief: JobBrief
-    frame: Frame
-    body: bytes
-    scope: trio.CancelScope
-    candidates: frozenset[str]
-    is_wanted: bool = True
-    """Its coordinator waits for the answer."""
-    executor: Executor | None = None
-    """The device that it runs on."""
 
 
 class WorkerRole:
@@ -152,16 +93,23 @@ class WorkerRole:
         self._allows_unsandboxed = allows_unsandboxed
         self._executors = list(executors)
         self._idle: list[Executor] = list(executors)
-        self._resting: dict[Executor, str] = {}
         self._blobs = blobs
-        self._fetch_blob = fetch_blob
-        self._models = ModelsAtWork(own=keys.peer_id, blobs=blobs, fetch=fetch_model)
         self._keys = keys
         self._log = log
         self._swarm = swarm
-        self._links: dict[PeerId, _Link] = {}
-        self._held: dict[FrameKey, _Held] = {}
+        self._links: dict[PeerId, Link] = {}
+        self._held: dict[FrameKey, Held] = {}
         self._kept = KeptFrames()
+        self.computing = Computing(
+            executors=self._executors,
+            kept=self._kept,
+            blobs=blobs,
+            fetch_blob=fetch_blob,
+            fetch_model=fetch_model,
+            keys=keys,
+            clock=clock,
+            log=log,
+        )
         self._nursery: trio.Nursery | None = None
         self._clock = clock
         first = str(keys.peer_id) if own_jobs_first else ""
@@ -169,15 +117,6 @@ class WorkerRole:
         self._driver: Driver[Event, Effect] = Driver(self._machine, clock, self._perform, self._perform_nowait)
         self.on_state: Callable[[str, str], None] = lambda state, reason: None
         self.finished = trio.Event()
-        self.tasks_done = 0
-        self.items_done = 0
-        self.compute_s = 0.0
-        self.power_of: Callable[[Executor], float | None] = lambda executor: None
-        """Watts that a device takes now, where it tells."""
-        self.energy_j = 0.0
-        """Taken by devices that tell their power, while they computed; what they take at rest is counted in."""
-        self.given = Given()
-        """The same of what other coordinators asked for."""
 
     # --- outside ---------------------------------------------------------------------------------------------------
 
@@ -215,17 +154,15 @@ class WorkerRole:
         What runs on them is stopped and handed back (where all must rest, `pause` has done that), and graphics cards
         give their memory back; the processor is this node's own as well.
         """
-        started = [executor for executor in reasons if executor not in self._resting]
-        self._resting = dict(reasons)
-        for executor in started:
+        for executor in self.computing.rest(reasons):
             if len(reasons) < len(self._executors):
                 for held in [held for held in self._held.values() if held.executor is executor]:
                     self._hand_back(held, reasons[executor])
             if self._nursery is not None and executor.device.kind == "gpu":
                 self._nursery.start_soon(executor.release)
-        self._driver.post(DevicesAllowed(sum(executor not in self._resting for executor in self._executors)))
+        self._driver.post(DevicesAllowed(sum(executor not in reasons for executor in self._executors)))
 
-    def _hand_back(self, held: _Held, reason: str) -> None:
+    def _hand_back(self, held: Held, reason: str) -> None:
         if not held.scope.cancel_called:
             refused = Refused(held.frame.frame, f"the device rests: {reason}"[:REASON_CHARS_MAX], False)
             self._tell(held.link, refused)
@@ -275,7 +212,7 @@ class WorkerRole:
         peer = stream.peer
         outbox, unsent = trio.open_memory_channel[Window | Refused | ResultsHeld](OUTBOX_MAX)
         conversation = Conversation(stream, lambda message, body: self._receive(link, message, body))
-        link = _Link(stream, conversation, outbox, trio.CancelScope(), revision=revision)
+        link = Link(stream, conversation, outbox, trio.CancelScope(), revision=revision)
         self._links[peer] = link
         self._offer_kept(link)  # before the first window, so that nobody else is given what is here
         self._driver.post(CoordinatorJoined(peer))
@@ -293,7 +230,7 @@ class WorkerRole:
                 await self._discard(link.outputs)
             self._log.info("coordinator left", peer=peer, reason=link.end)
 
-    def _offer_kept(self, link: _Link, job: str | None = None) -> None:
+    def _offer_kept(self, link: Link, job: str | None = None) -> None:
         """Tells a coordinator what is finished here, or nearly, of jobs that are now its own."""
         if link.revision < RESULTS_HELD_REVISION:
             return
@@ -313,9 +250,7 @@ class WorkerRole:
         except PeerinferError as error:
             self._log.warning("outputs not removed", reason=str(error))
 
-    async def _send_outbox(
-        self, link: _Link, unsent: trio.MemoryReceiveChannel[Window | Refused | ResultsHeld]
-    ) -> None:
+    async def _send_outbox(self, link: Link, unsent: trio.MemoryReceiveChannel[Window | Refused | ResultsHeld]) -> None:
         try:
             async for message in unsent:
                 await link.stream.send(message)
@@ -323,7 +258,7 @@ class WorkerRole:
             link.end = str(error)
             link.scope.cancel()
 
-    def _tell(self, link: _Link, message: Window | Refused | ResultsHeld) -> None:
+    def _tell(self, link: Link, message: Window | Refused | ResultsHeld) -> None:
         try:
             link.outbox.send_nowait(message)
         except trio.WouldBlock:
@@ -332,7 +267,7 @@ class WorkerRole:
 
     # --- what coordinators say ---------------------------------------------------------------------------------------
 
-    async def _receive(self, link: _Link, message: Any, body: bytes) -> None:
+    async def _receive(self, link: Link, message: Any, body: bytes) -> None:
         match message:
             case JobBrief():
                 self._brief(link, message)
@@ -359,41 +294,13 @@ class WorkerRole:
             if held.frame.job == job and (held.link.is_gone or not held.is_wanted):
                 held.scope.cancel()
 
-    def _brief(self, link: _Link, brief: JobBrief) -> None:
-        try:
-            digest_of_cid(brief.model)
-        except ValueError as error:
-            raise ProtocolError(f"{link.stream.peer} names a model that is no cid: {error}") from None
-        if not is_job_id(brief.job):
-            raise ProtocolError(f"{link.stream.peer} names a job that is no job id")
-        if not 0 < brief.timeout_s <= 86_400:
-            raise ProtocolError(f"{link.stream.peer} allows {brief.timeout_s} s for a task")
-        if brief.term.candidate != link.stream.peer:
-            raise ProtocolError(f"{link.stream.peer} brings the term of another coordinator")
-        submitter, candidates = str(link.stream.peer), frozenset[str]()
-        if brief.certificate:
-            try:
-                manifest = check_lease(JobId(brief.job), brief.term, brief.manifest, brief.certificate, brief.changes)
-                if manifest.model != brief.model:
-                    raise DecodeError("its manifest names another model")
-                submitter = manifest.submitter
-                if len(manifest.committee) > 1:
-                    committees, _ = committees_of(JobId(brief.job), manifest, brief.changes)
-                    candidates = frozenset(candidates_in(manifest, committees[-1]))
-            except DecodeError as error:
-                raise ProtocolError(f"{link.stream.peer} has no such lease: {error}") from None
-        due_s = self._clock.now_s() + brief.deadline_s if brief.deadline_s > 0 else None
-        known = link.briefs.get(brief.job)
-        if known is not None and known.brief.deadline_s == brief.deadline_s:
-            due_s = known.due_s  # introduced again, since something else has changed: it is due when it was
-        if candidates and brief.job not in link.briefs:
+    def _brief(self, link: Link, brief: JobBrief) -> None:
+        is_new = brief.job not in link.briefs
+        introduced = link.introduce(brief, self._clock.now_s())
+        if introduced.candidates and is_new:
             self._offer_kept(link, brief.job)
-        link.briefs[brief.job] = _Introduced(brief, submitter, due_s, candidates)
-        link.briefs.move_to_end(brief.job)
-        if len(link.briefs) > BRIEFS_PER_STREAM_MAX:
-            link.briefs.popitem(last=False)
 
-    def _take(self, link: _Link, frame: Frame, body: bytes) -> None:
+    def _take(self, link: Link, frame: Frame, body: bytes) -> None:
         job = link.briefs.get(frame.job)
         key = (link.stream.peer, frame.frame)
         if job is None:
@@ -408,7 +315,7 @@ class WorkerRole:
             return
         is_certified = bool(brief.certificate) and frame.term == brief.term
         candidates = job.candidates if is_certified else frozenset[str]()
-        self._held[key] = _Held(link, brief, frame, body, trio.CancelScope(), candidates)
+        self._held[key] = Held(link, brief, frame, body, trio.CancelScope(), candidates)
         link.frames += 1
         link.conversation.set_busy(True)
         priority = Priority(min(brief.priority, Priority.LOW))
@@ -467,17 +374,17 @@ class WorkerRole:
         if held is None:
             self._driver.post(FrameFinished(key))
             return
-        executor = held.executor = next(iter(self._fastest_first(self._idle)), None)
+        executor = held.executor = next(iter(self.computing.fastest_first(self._idle)), None)
         if executor is None:  # it went to rest while the frame was on its way
-            self._hand_back(held, next(iter(self._resting.values()), ""))
+            self._hand_back(held, next(iter(self.computing.resting.values()), ""))
             self._drop(key)
             self._driver.post(FrameFinished(key))
             return
         self._idle.remove(executor)
-        answer: _Answer | None = None
+        answer: Answer | None = None
         try:
             with held.scope:
-                answer = await self._answer(held, executor)
+                answer = await self.computing.answer(held, executor)
         finally:
             held.executor = None
             self._idle.append(executor)
@@ -490,111 +397,15 @@ class WorkerRole:
             self._driver.post(FrameFinished(key))
 
     async def _send_answer(
-        self, held: _Held, executor: Executor, message: Any, body: Sequence[bytes | memoryview]
+        self, held: Held, executor: Executor, message: Any, body: Sequence[bytes | memoryview]
     ) -> None:
         """Not under the frame's own scope: a cancelled frame must not leave half a message behind."""
         stream = held.link.stream
         try:
             try:
                 await stream.send(message, body)
-            except ValueError as error:
-                # So many shapes or reasons have no room in one header. Counted as memory, each task travels alone next.
+            except ValueError as error:  # so many shapes or reasons have no room in one header
                 self._log.info("answer too large", peer=stream.peer, reason=str(error))
-                failed = all_failed(len(held.frame.tasks), OutOfMemory("the answer to so many tasks has no room"))
-                await stream.send(*await self._results(held, failed, executor))
+                await stream.send(*await self.computing.without_room(held, executor))
         except PeerinferError as error:
             self._log.debug("answer not delivered", peer=stream.peer, reason=str(error))
-
-    def _fastest_first(self, executors: Sequence[Executor]) -> list[Executor]:
-        """Those that may be used now."""
-        allowed = [executor for executor in executors if executor not in self._resting]
-        return sorted(allowed, key=lambda executor: -executor.device.gemm_gflops)
-
-    async def _answer(self, held: _Held, executor: Executor) -> _Answer:
-        """Runs the frame on this device, or on another one if this one is not for its model."""
-        others = [other for other in self._fastest_first(self._executors) if other is not executor]
-        for chosen in (executor, *others):
-            held.executor = chosen
-            try:
-                return await self._answer_of(held, chosen)
-            except DeviceUnfit as error:
-                self._log.debug("device unfit", device=chosen.device.name, reason=str(error))
-                reason = str(error)
-        return Refused(held.frame.frame, reason[:REASON_CHARS_MAX], True), ()
-
-    async def _answer_of(self, held: _Held, executor: Executor) -> _Answer:
-        """Raises `DeviceUnfit`."""
-        frame, brief = held.frame, held.brief
-        try:
-            body = held.body
-            if frame.inputs is not None:
-                cid = Cid(frame.inputs)
-                await self._fetch_blob(cid, [held.link.stream.peer])
-                body = await read_blob(self._blobs, cid, bytes_max=frame.inputs_bytes, what="the inputs")
-                await self._blobs.discard(cid)
-                if len(body) != frame.inputs_bytes:
-                    return Refused(frame.frame, "the inputs' blob has another size than the frame says", True), ()
-            digest = digest_of(frame, brief, [body]) if held.candidates else b""
-            kept = self._kept.find(frame.job, frame.tasks, digest) if held.candidates else None
-            if kept is not None:
-                return await self._say(held, kept.result, kept.executor, 0.0)
-            batch = Batch(frame.items, frame.tensors, [body], brief.merge, brief.outputs)
-            result = await self._models.run(brief, held.link.stream.peer, executor, batch)
-            if held.candidates:
-                self._kept.keep(frame.job, frame.tasks, KeptFrame(digest, held.candidates, result, executor))
-            return await self._results(held, result, executor)
-        except ModelRefused as error:
-            return Refused(frame.frame, f"refuses the model: {error}"[:REASON_CHARS_MAX], True), ()
-        except DeviceUnfit:
-            raise
-        except ExecutionError as error:
-            return await self._results(held, all_failed(len(frame.tasks), error), executor)
-        except PeerinferError as error:
-            return Refused(frame.frame, str(error)[:REASON_CHARS_MAX], False), ()
-        except KeyError:
-            return Refused(frame.frame, "a blob was dropped from the cache while it was needed", False), ()
-
-    def _energy_j(self, executor: Executor, compute_s: float) -> float:
-        return compute_s * (self.power_of(executor) or 0.0)
-
-    async def _results(self, held: _Held, result: BatchResult, executor: Executor) -> _Answer:
-        frame = held.frame
-        body = [group.body for group in result.groups]
-        body_bytes = sum(len(part) for part in body)
-        if body_bytes > FRAME_BLOB_BYTES_MAX:
-            reason = f"outputs of {body_bytes} bytes pass the limit of {FRAME_BLOB_BYTES_MAX} for one frame"
-            return await self._results(held, all_failed(len(frame.tasks), OutOfMemory(reason)), executor)
-        compute_s = result.compute_s
-        done = sum(len(group.positions) for group in result.groups)
-        items = sum(frame.items[position] for group in result.groups for position in group.positions)
-        energy_j = self._energy_j(executor, compute_s)
-        self.tasks_done += done
-        self.items_done += items
-        self.compute_s += compute_s
-        self.energy_j += energy_j
-        if held.link.stream.peer != self._keys.peer_id:
-            self.given.add(done, items, compute_s, energy_j, items * self._models.item_flops(held.brief, frame))
-        return await self._say(held, result, executor, compute_s)
-
-    async def _say(self, held: _Held, result: BatchResult, executor: Executor, compute_s: float) -> _Answer:
-        """`compute_s` is what it took this time."""
-        body: Body = [group.body for group in result.groups]
-        receipt = b""
-        if held.brief.receipts:
-            energy_j = self._energy_j(executor, result.compute_s)
-            is_shown = held.brief.certificate and held.link.stream.peer != self._keys.peer_id
-            work = commitment_to(held.frame, held.body, result) if is_shown else b""
-            receipt = receipt_for(
-                held.frame,
-                body,
-                result.compute_s,
-                executor.device,
-                energy_j,
-                keys=self._keys,
-                wall_s=self._clock.wall_s(),
-                work=work,
-            )
-        results, body = await results_of(held.frame, result, compute_s, receipt, self._blobs)
-        if results.outputs is not None:
-            held.link.outputs.append(Cid(results.outputs))
-        return results, body

@@ -75,6 +75,20 @@ def test_a_length_past_its_limit_is_refused_before_anything_is_allocated(claim: 
         pipe.lengths_of(prefix)
 
 
+def test_bytes_that_come_in_pieces_fill_one_place_after_the_other_until_the_sender_is_gone() -> None:
+    places = [memoryview(bytearray(size)) for size in (3, 0, 4)]
+    incoming = pipe.Incoming(*places)
+    here, there = socket.socketpair()
+    with there:
+        with here:
+            for piece, is_last in ((b"a", False), (b"bcd", False), (b"efg", True)):
+                here.sendall(piece)
+                assert incoming.receive_some(there) is is_last
+            assert b"".join(places) == b"abcdefg"
+        with pytest.raises(EOFError):
+            pipe.Incoming(memoryview(bytearray(1))).receive_some(there)
+
+
 @pytest.mark.parametrize(("body_bytes", "where"), [(101, 1), (0, 2), (5, 255)])
 def test_a_body_that_cannot_lie_where_it_is_said_to_is_refused(body_bytes: int, where: int) -> None:
     prefix = bytes(4) + body_bytes.to_bytes(8, "little") + bytes([where])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import models
 import numpy as np
@@ -13,7 +14,7 @@ from models import batch_of, outputs_of
 from peerinfer.errors import DeviceUnfit, WorkerDied
 from peerinfer.ids import cid_of
 from peerinfer_node.clock import SystemClock
-from peerinfer_node.devices.native import NATIVES
+from peerinfer_node.devices.native import NATIVES, OPENVINO
 from peerinfer_node.devices.probe import cpu_device
 from peerinfer_node.inference.certificates import Certificates
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
@@ -28,6 +29,32 @@ BROUGHT = "AzureExecutionProvider"
 """It computes nothing itself; ONNX Runtime treats it as any other built-in provider."""
 
 
+class Pretending:
+    """An ONNX Runtime that has this provider, by what it says."""
+
+    def __init__(self, provider: str, *, starts: bool = True, takes_part: bool = True) -> None:
+        self.provider = provider
+        self.starts = starts
+        self.takes_part = takes_part
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    def get_available_providers(self) -> list[str]:
+        return [self.provider]
+
+    def InferenceSession(self, data: bytes, options: object, providers: list[Any]) -> SimpleNamespace:
+        assert providers[1:] == ["CPUExecutionProvider"]
+        self.asked.append(providers[0])
+        taken = [SimpleNamespace(ep_name=self.provider if self.takes_part else "CPUExecutionProvider")]
+        return SimpleNamespace(
+            disable_fallback=lambda: None,
+            get_providers=lambda: [self.provider] if self.starts else ["CPUExecutionProvider"],
+            get_provider_graph_assignment_info=lambda: taken,
+        )
+
+    def make(self, device_ids: tuple[int, int]) -> None:
+        session_maker(self, self.provider, device_ids, 3)(b"", onnxruntime.SessionOptions())
+
+
 @pytest.mark.parametrize("native", NATIVES, ids=lambda native: native.provider)
 def test_a_makers_provider_that_is_missing_is_refused_with_the_package_to_install(native: object) -> None:
     with pytest.raises(DeviceUnfit, match=f"install {native.package}"):  # type: ignore[attr-defined]
@@ -38,17 +65,27 @@ def test_a_makers_provider_that_is_missing_is_refused_with_the_package_to_instal
 def test_a_makers_provider_that_falls_back_to_the_processor_is_refused(native: object) -> None:
     """What Python's wrapper does when CUDA's libraries are not there: it prints a line and goes on without."""
     provider = native.provider  # type: ignore[attr-defined]
-    asked = []
-
-    def session(data: bytes, options: object, providers: list[str]) -> SimpleNamespace:
-        asked.append(providers)
-        return SimpleNamespace(disable_fallback=lambda: None, get_providers=lambda: ["CPUExecutionProvider"])
-
-    pretending = SimpleNamespace(get_available_providers=lambda: [provider], InferenceSession=session)
-    make = session_maker(pretending, provider)
+    pretending = Pretending(provider, starts=False)
     with pytest.raises(DeviceUnfit, match="did not start; its drivers or libraries are missing"):
-        make(b"", None)
-    assert asked == [[provider, "CPUExecutionProvider"]]
+        pretending.make((0x10DE, 0x1B80))
+    assert [name for name, _ in pretending.asked] == [provider]
+
+
+@pytest.mark.parametrize("native", NATIVES, ids=lambda native: native.provider)
+def test_a_makers_provider_that_takes_no_part_of_a_model_is_refused(native: object) -> None:
+    pretending = Pretending(native.provider, takes_part=False)  # type: ignore[attr-defined]
+    with pytest.raises(DeviceUnfit, match="can run no part of the model"):
+        pretending.make((0x10DE, 0x1B80))
+
+
+def test_openvino_is_told_whether_it_is_a_card_since_it_would_take_the_processor() -> None:
+    pretending = Pretending(OPENVINO.provider)
+    pretending.make((0x8086, 0x56A0))
+    pretending.make((0, 0))
+    assert [options for _, options in pretending.asked] == [
+        {"device_type": "GPU"},
+        {"device_type": "CPU", "num_of_threads": "3"},
+    ]
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ async def test_the_next_coordinator_is_told_what_is_there_and_answered_without_a
         assert second.body == outputs
         assert (after.groups, after.compute_s) == (before.groups, 0.0)
         assert world.executor.runs == 1
-        assert world.role.tasks_done == 2, "what was not computed again was counted again"
+        assert world.role.computing.tasks_done == 2, "what was not computed again was counted again"
         _, receipt = unseal(Receipt, after.receipt, signer=world.keys.peer_id)
         assert (receipt.term, receipt.frame, receipt.compute_s) == (frame.term, 9, before.compute_s)
         await second.close()

@@ -78,9 +78,9 @@ async def test_a_frame_is_answered_with_its_results_and_a_receipt(autojump_clock
         assert receipt.outputs_digest == hashlib.sha256(side.body).digest()
         assert (receipt.kind, receipt.provider) == ("cpu", "NumPy")
         assert abs(receipt.at_s - time.time()) < 60
-        assert world.role.tasks_done == 2
-        assert world.role.items_done == 4
-        assert (world.role.given.tasks, world.role.given.items) == (2, 4)
+        assert world.role.computing.tasks_done == 2
+        assert world.role.computing.items_done == 4
+        assert (world.role.computing.given.tasks, world.role.computing.given.items) == (2, 4)
         await side.close()
 
 
