@@ -26,6 +26,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.reputation import NEWCOMER_AUDITS, Reputation
 from peerinfer.verification import Verification
 from peerinfer.vouching import Vouching
+from peerinfer.whitewashing import KEPT_OUT, Whitewashing
 from peerinfer.workforce import CoordinatedJob, Worker, Workforce
 
 LATE_MIN_S = 1.0
@@ -68,6 +69,7 @@ class Judgement:
         self.reputation = reputation
         self.vouching = vouching
         self.now_s = 0.0
+        self._whitewashing = Whitewashing()
 
     @property
     def wall_s(self) -> float:
@@ -92,6 +94,9 @@ class Judgement:
         return told.PeerKnown(peer, worker.offer.groups, audits, probation, is_own=worker.offer.local)
 
     def joined(self, worker: Worker) -> None:
+        offer, is_known = worker.offer, self.reputation.knows(worker.peer)
+        if not (offer.local or is_known or self._whitewashing.admits(worker.peer, offer.groups, self.wall_s)):
+            self._force.keep_out(worker.peer, KEPT_OUT)
         self._rate(worker.peer)
         self._tell_all(self._known(worker.peer, worker))
 
@@ -249,6 +254,8 @@ class Judgement:
 
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
+        if peer in self._workers:
+            self._whitewashing.caught(self._workers[peer].offer.groups, self.wall_s)
         self._force.bar(peer, reason)
         self.reputation.caught(peer, self.wall_s, detail)
         self._tell_all(told.PeerCaught(peer, reason))

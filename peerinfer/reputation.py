@@ -48,13 +48,6 @@ EVIDENCE_MAX = 1e6
 
 EPSILON_MIN = 1e-9
 
-NEWCOMERS_PER_SUBNET_MAX = 2
-"""New names from one /24 or /48 in a day."""
-
-SUBNETS_MAX = 4096
-NEWCOMERS_SHARE_MAX = 0.10
-"""Of a job's tasks, the most that newcomers get while others could do them."""
-
 
 @dataclass(slots=True)
 class Evidence:
@@ -300,28 +293,3 @@ def epsilon(audits: float, saboteurs: float = SABOTEURS_PRIOR) -> float:
     if audits <= 0:
         return saboteurs
     return max(min(saboteurs, saboteurs / ((1.0 - saboteurs) * math.e * audits)), EPSILON_MIN)
-
-
-class Admission:
-    """Dues of new names: so many from one subnet in a day, and so large a part of a job.
-
-    Names cost nothing, so newcomers must pay in work (Friedman and Resnick, 2001): theirs is doubled until
-    `NEWCOMER_AUDITS`. This bounds how many of them there can be at once.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[str, list[float]] = {}
-
-    def admit(self, subnet: str, now_s: float) -> bool:
-        """Whether a name that was never seen before may come in from this subnet. Counts it if so."""
-        recent = [at_s for at_s in self._seen.pop(subnet, []) if now_s - at_s < DAY_S]
-        admitted = len(recent) < NEWCOMERS_PER_SUBNET_MAX
-        self._seen[subnet] = [*recent, now_s] if admitted else recent
-        if len(self._seen) > SUBNETS_MAX:
-            del self._seen[next(iter(self._seen))]
-        return admitted
-
-
-def newcomers_may_have(job_tasks: int, newcomer_tasks: int) -> int:
-    """How many more of a job's tasks newcomers may be given, while others could do them."""
-    return max(math.ceil(NEWCOMERS_SHARE_MAX * job_tasks) - newcomer_tasks, 0)

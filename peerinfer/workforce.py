@@ -255,6 +255,10 @@ class Workforce:
         if peer in self.table:
             self.table.bar(peer, "gave a wrong result")
 
+    def keep_out(self, peer: PeerId, reason: str) -> None:
+        """It gets nothing as long as it stays, although it did nothing wrong."""
+        self.table.bar(peer, reason)
+
     def _breaker(self, peer: PeerId) -> Breaker:
         """The peer's breaker, which outlives its streams."""
         if peer not in self._breakers:

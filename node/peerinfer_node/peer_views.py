@@ -188,7 +188,7 @@ class PeerViews:
         }
 
 
-CAUGHT = "gave a wrong result, and gets no work from this node"
+CAUGHT = "gave a wrong result before"
 
 
 def _named(path: str) -> tuple[Cid, int]:

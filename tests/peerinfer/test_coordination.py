@@ -39,6 +39,7 @@ from peerinfer.coordination import Coordination
 from peerinfer.frame_ends import LOSSES_MAX, REFUSAL_REST_S, REFUSALS_MAX, STRIKES_MAX
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.machine import NEVER, Tick
+from peerinfer.whitewashing import KEPT_OUT, NEW_NAMES_PER_DAY_MAX
 
 ADA, BEN, CAL, OWN = PeerId("ada"), PeerId("ben"), PeerId("cal"), PeerId("own")
 JOB, OTHER = JobId("1" * 32), JobId("2" * 32)
@@ -673,6 +674,24 @@ def test_a_worker_that_is_caught_loses_all_its_provisional_results_of_every_job(
     assert all(void.peer == ADA for void in voided)
     assert [drop.peer for drop in bench.take(DropWorker)] == [ADA]
     assert bench.machine.caught == {ADA: "a result did not stand up to its check: task 3: wrong"}
+
+
+def test_who_was_caught_comes_back_under_few_new_names_from_the_same_network(bench):
+    here, elsewhere = (WorkerOffer(False, ("cpu",), 1 << 33, groups=(net,)) for net in ("9.9.9.0/24", "8.8.8.0/24"))
+    bench.join(ADA, offer=here).join(BEN, offer=here).tell(JobAccepted(spec_of(tasks=1000, verify="spot")))
+    for frame in bench.take(SendFrame):
+        bench.answer(frame)
+    caught = next(audit for audit in bench.take(Audit) if audit.peers[0] == ADA)
+    bench.tell(AuditDone(caught.job, caught.task, (), (ADA,), "wrong"))
+    names = [PeerId(f"name {number}") for number in range(NEW_NAMES_PER_DAY_MAX + 3)]
+    for name in names:
+        bench.join(name, offer=here)
+    bench.join(CAL, offer=elsewhere).join(BEN, offer=here)
+    kept_out = [name for name in names if bench.machine.why_not(JOB, name) == KEPT_OUT]
+    assert kept_out == names[NEW_NAMES_PER_DAY_MAX:]
+    given = {frame.peer for frame in bench.take(SendFrame)}
+    assert given >= {BEN, CAL, *names[:NEW_NAMES_PER_DAY_MAX]}, "who is known, or from elsewhere, comes as before"
+    assert not given & set(kept_out)
 
 
 def test_a_caught_workers_tasks_are_computed_again_by_others_and_the_job_ends(bench):

@@ -12,16 +12,12 @@ from peerinfer.reputation import (
     BAD_HALF_LIFE_S,
     DAY_S,
     NEWCOMER_AUDITS,
-    NEWCOMERS_PER_SUBNET_MAX,
     P_OK_MIN,
     PEERS_MAX,
-    SUBNETS_MAX,
-    Admission,
     Evidence,
     Reputation,
     epsilon,
     lower_bound,
-    newcomers_may_have,
 )
 
 PEER = PeerId("peer")
@@ -176,24 +172,3 @@ def test_a_flood_of_names_washes_away_no_proven_fault() -> None:
         reputation.passed(PeerId(f"peer-{number}"), 1.0)
     reputation.check()
     assert reputation.standing(PEER, 1.0).faults == 1
-
-
-def test_only_so_many_new_names_come_in_from_one_subnet_in_a_day() -> None:
-    admission = Admission()
-    let_in = [admission.admit("198.51.100", hour * 3600.0) for hour in range(24)]
-    assert sum(let_in) == NEWCOMERS_PER_SUBNET_MAX
-    assert admission.admit("203.0.113", 0.0)
-    assert admission.admit("198.51.100", 2 * DAY_S)
-
-
-def test_admission_remembers_a_bounded_number_of_subnets() -> None:
-    admission = Admission()
-    for number in range(SUBNETS_MAX + 100):
-        admission.admit(f"subnet-{number}", 0.0)
-    assert len(admission._seen) <= SUBNETS_MAX
-
-
-def test_newcomers_share_a_part_of_a_job() -> None:
-    assert newcomers_may_have(1000, 0) == 100
-    assert newcomers_may_have(1000, 100) == 0
-    assert newcomers_may_have(1, 0) == 1

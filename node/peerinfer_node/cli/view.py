@@ -181,7 +181,7 @@ def reputation_lines(peers: list[Json]) -> list[str]:
     lines = []
     for peer in peers:
         lines.append(f"{peer.get('peer_id')}  {peer.get('name') or ''}".rstrip())
-        if peer.get("evidence"):
+        if peer.get("evidence") and not peer.get("barred"):
             right, in_time = round(100 * peer["integrity"]), round(100 * peer["reliability"])
             lines.append(f"  right in at least {right}% of its results and in time with {in_time}%, by what was seen")
         lines += [f"  {word}" for word in peer.get("words") or ()]

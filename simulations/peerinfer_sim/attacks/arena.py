@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 from peerinfer.ids import PeerId
-from peerinfer.reputation import DAY_S, NEWCOMER_AUDITS, NEWCOMERS_SHARE_MAX, Admission
+from peerinfer.reputation import DAY_S, NEWCOMER_AUDITS
 from peerinfer.verification import Verification
 from peerinfer.verification_events import (
     AuditDone,
@@ -28,8 +28,12 @@ from peerinfer.verification_events import (
     WantAudit,
     WantCopy,
 )
+from peerinfer.whitewashing import Whitewashing
 
 _PARTNER_TRIES = 24
+NEWCOMERS_SHARE_MAX = 0.10
+"""Of the tasks, the most that newcomers get here while others could do them; the coordinator has no such bound."""
+
 DAYS = 10.0
 """A run takes so long by the clock of the admission."""
 
@@ -91,7 +95,7 @@ class Arena:
     def __init__(self, policy: Policy, attack: Attack, seed: int, *, workers: int, auditor_liars: float = 0.0) -> None:
         self.tally = Tally()
         self.attack = attack
-        self._admission = Admission()
+        self._whitewashing = Whitewashing()
         self._outside: list[_Actor] = []
         self._now_s = 0.0
         self.machine = Verification(policy, random.Random(f"{seed}:machine:{attack.name}"))
@@ -197,6 +201,7 @@ class Arena:
         self.tally.tasks_until_caught.append(actor.computed)
         self.actors.remove(actor)
         if self.attack.returns:
+            self._whitewashing.caught((actor.subnet,), self._now_s)
             self._outside.append(actor)
             self._come_back()
 
@@ -204,7 +209,8 @@ class Arena:
         """Whoever was caught tries again with a new name, from the same subnet."""
         outside, self._outside = self._outside, []
         for actor in outside:
-            if not self.attack.limited or self._admission.admit(actor.subnet, self._now_s):
+            name = PeerId(f"peer-{self._names + 1}")
+            if not self.attack.limited or self._whitewashing.admits(name, (actor.subnet,), self._now_s):
                 self._enter(actor.saboteur, subnet=actor.subnet)
             else:
                 self._outside.append(actor)

@@ -2,7 +2,7 @@
 
 The arena looks at verification alone, over as many tasks as the bound needs. Here everything else takes part: frames,
 windows of credit, second copies of what is late, the own device that has no time for all audits. Saboteurs give the same
-wrong answer; who was caught comes back under a new name as often as the admission lets it in.
+wrong answer; who was caught comes back under a new name, from the same network or, `limited` no more, from another one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from peerinfer.assignment import WorkerLost
 from peerinfer.ids import JobId, PeerId
-from peerinfer.reputation import Admission
 from peerinfer_sim.attacks.arena import Attack
 from peerinfer_sim.balance.swarm import Scenario, Swarm, SwarmFrame, SwarmWorker
 
@@ -39,7 +38,6 @@ class HostileSwarm(Swarm):
         super().__init__(scenario, "adaptive", seed)
         self._attack = attack
         self._dice = random.Random(f"{seed}:lies:{attack.name}")
-        self._admission = Admission()
         self._saboteurs = {worker.peer for worker in self.workers[: round(attack.saboteurs * len(self.workers))]}
         self._subnets = {worker.peer: f"subnet of {worker.peer}" for worker in self.workers}
         self._wrong: set[tuple[JobId, int, PeerId]] = set()
@@ -75,6 +73,10 @@ class HostileSwarm(Swarm):
                     self._wrong.discard(key)
         super()._answered(worker, life, frame)
 
+    def _groups(self, worker: SwarmWorker) -> tuple[str, ...]:
+        """Without limit: as if each name came from a network of its own."""
+        return (self._subnets[worker.peer],) if self._attack.limited else ()
+
     def _is_right(self, job: JobId, task: int, peer: PeerId) -> bool:
         return (job, task, peer) not in self._wrong
 
@@ -91,7 +93,7 @@ class HostileSwarm(Swarm):
         self._at(self.now_s, self._tell, WorkerLost(peer, "was sent away"))
         self._stop(worker)
         subnet = self._subnets[peer]
-        if self._attack.returns and (not self._attack.limited or self._admission.admit(subnet, self.now_s)):
+        if self._attack.returns:
             self._at(self.now_s + COME_BACK_S, self._return, worker, subnet)
 
     def _return(self, worker: SwarmWorker, subnet: str) -> None:

@@ -231,7 +231,9 @@ class Swarm:
         worker.queue.clear()
         worker.running = None
         worker.warm.clear()
-        offer = WorkerOffer(False, ("cpu",), (24 if worker.is_large else 8) * GIB, rtt_s=worker.rtt_s)
+        offer = WorkerOffer(
+            False, ("cpu",), (24 if worker.is_large else 8) * GIB, rtt_s=worker.rtt_s, groups=self._groups(worker)
+        )
         self._tell(WorkerJoined(worker.peer, offer))
         self._tell(WindowSet(worker.peer, WINDOW, ""))
 
@@ -340,6 +342,11 @@ class Swarm:
         """Wrong answers to a task are all the same: whoever lies, lies together."""
         del job, task, peer
         return True
+
+    def _groups(self, worker: SwarmWorker) -> tuple[str, ...]:
+        """The public networks that it is in."""
+        del worker
+        return ()
 
     def _settled(self, job: JobId, peer: PeerId, tasks: tuple[int, ...]) -> None:
         """These answers are final."""
