@@ -1,7 +1,7 @@
 """What workers computed for an earlier coordinator: given to them first, and to nobody else meanwhile."""
 
 import pytest
-from test_coordination import ADA, BEN, CAL, JOB, LOCAL, OWN, Bench, spec_of
+from coordination_bench import ADA, BEN, CAL, JOB, LOCAL, OWN, Bench, spec_of
 
 from peerinfer.assignment import CancelFrame, JobAccepted, JobDropped, JobEnded, ResultsOffered, SendFrame, WorkerLost
 from peerinfer.dispatch import OFFERS_MAX
