@@ -8,6 +8,7 @@ from peerinfer.assignment import (
     CompareCopies,
     CopiesCompared,
     FrameAnswered,
+    JobAccepted,
     JobEnded,
     JobSpec,
     KeepResults,
