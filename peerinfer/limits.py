@@ -57,6 +57,9 @@ behind each frame."""
 FRAME_BLOB_BYTES_MAX = 256 * MIB
 """Inputs or outputs of one frame that travel as a blob: each end holds them in memory once."""
 
+EXECUTIONS_MAX = 16
+"""Sizes of batches in which the tasks of one frame ran. A frame is cut into equal parts and what is left over."""
+
 KEPT_FRAMES_MAX = 256
 KEPT_RESULTS_BYTES_MAX = 64 * MIB
 """Answered frames, and their outputs, that a worker keeps for a job's next coordinator; the newest ones. What is older has

@@ -32,6 +32,7 @@ from peerinfer.limits import (
     DIAL_BACK_PORTS_MAX,
     DIGEST_PEERS_MAX,
     EPOCHS_MAX,
+    EXECUTIONS_MAX,
     FRAME_TASKS_MAX,
     INVITE_PEERS_MAX,
     MODELS_PER_ADVERT_MAX,
@@ -174,6 +175,16 @@ class TaskFailure:
     reason: str = wire(_reason)
 
 
+@part
+class Execution:
+    """Runs of a model over equally many rows."""
+
+    rows: int = wire(uint(32))
+    runs: int = wire(uint(32))
+    compute_s: float = wire(number)
+    """All of them together."""
+
+
 @message(5)
 class Results:
     """From the worker: what became of a frame, every task in exactly one group or failure."""
@@ -186,6 +197,8 @@ class Results:
     """A `Signed` `Receipt`."""
     outputs: str | None = wire(optional(_cid), default=None)
     outputs_bytes: int = wire(uint(48), default=0)
+    executions: tuple[Execution, ...] = wire(listed(record(Execution), EXECUTIONS_MAX), default=())
+    """Of online requests: in which batches they ran."""
 
 
 @message(6)

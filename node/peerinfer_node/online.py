@@ -24,14 +24,14 @@ from peerinfer.comparison import disagreement
 from peerinfer.errors import InputError, JobFailed, LimitExceeded, NoSuitablePeer, PeerinferError, VerificationFailed
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId
-from peerinfer.messages import JobBrief, Term
+from peerinfer.messages import Execution, JobBrief, Term
 from peerinfer.strings import widened
 from peerinfer.tensors import FREE, Port, TensorSpec, dtype_name
 from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, samples
 from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
 from peerinfer_node.roles.coordinator import CoordinatorRole
-from peerinfer_node.roles.online_job import OnlineJob, Times
+from peerinfer_node.roles.online_job import Executions, OnlineJob, Times
 
 REQUEST_TIMEOUT_S = 30.0
 SHAPES_MAX = 64
@@ -66,6 +66,7 @@ class _OpenModel:
     joins: bool
     """Rows of several requests make one batch."""
     bodies: dict[Kind, OnlineJob] = field(default_factory=dict)
+    executions: Executions = field(default_factory=Executions)
 
 
 class Online:
@@ -106,6 +107,11 @@ class Online:
 
     def interface(self, model: Cid) -> ModelInterface:
         return self._open[model].interface
+
+    def executions(self, model: Cid) -> list[Execution]:
+        """In which batches its requests ran, since it was opened."""
+        opened = self._open.get(model)
+        return [] if opened is None else opened.executions.by_rows()
 
     def opened(self) -> list[Cid]:
         return list(self._open)
@@ -235,6 +241,7 @@ class Online:
             interface.outputs,
             requests_max=REQUESTS_WAITING_MAX,
             compute=None if policy == "none" else lambda rows: self._computed_here(model, opened, rows),
+            executions=opened.executions,
         )
         spec = JobSpec(
             job=job,

@@ -16,6 +16,7 @@ from peerinfer.batch_size import Measure
 from peerinfer.elector_events import SeatRow
 from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
+from peerinfer.messages import Execution
 from peerinfer.snapshots import Snapshot
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.record_rows import RecordRow
@@ -405,6 +406,8 @@ class BatchResult:
     failures: tuple[tuple[int, str, str], ...] = ()
     """(position, kind of `messages.FAILURE_KINDS`, reason)."""
     compute_s: float = 0.0
+    executions: tuple[Execution, ...] = ()
+    """In which batches the tasks ran, where the executor tells."""
 
 
 class Executor(Protocol):

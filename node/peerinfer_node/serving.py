@@ -18,6 +18,7 @@ from peerinfer.errors import InputError, LimitExceeded, UnknownModel, UsageError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, digest_of_cid
 from peerinfer.limits import MODEL_BYTES_MAX
+from peerinfer.messages import Execution
 from peerinfer_node.online import Online
 from peerinfer_node.ports import BlobStore, InThread, ModelInterface
 from peerinfer_node.roles.answers import Rows
@@ -176,6 +177,10 @@ class Serving:
                 count.items += max((len(array) for array in inputs.values() if array.ndim), default=1)
             else:
                 count.failed, count.failed_ns = count.failed + 1, count.failed_ns + spent_ns
+
+    def executions(self, model: ServedModel) -> list[Execution]:
+        """In which batches its requests ran on workers, since it was opened."""
+        return self._online.executions(model.cid)
 
     # --- opening ---------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,10 @@ def test_tritonclient_gets_the_numbers_of_onnxruntime(served: Served, triton: An
     stats = triton.get_inference_statistics("dense")["model_stats"][0]
     assert stats["inference_stats"]["success"]["count"] >= 5
     assert stats["inference_count"] >= 25
+    ran = [(int(batch["batch_size"]), batch["compute_infer"]) for batch in stats["batch_stats"]]
+    assert sum(int(spent["count"]) for _, spent in ran) == stats["execution_count"] >= 5
+    assert sum(rows * int(spent["count"]) for rows, spent in ran) == stats["inference_count"]
+    assert 0 < sum(int(spent["ns"]) for _, spent in ran) < stats["inference_stats"]["success"]["ns"]
 
 
 def test_tritonclient_chooses_versions_and_loads_and_unloads(served: Served, triton: Any) -> None:

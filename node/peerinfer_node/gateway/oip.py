@@ -31,6 +31,7 @@ from peerinfer.errors import (
     UsageError,
 )
 from peerinfer.fairness import Priority
+from peerinfer.messages import Execution
 from peerinfer.tensors import Port
 from peerinfer_node.gateway.body import TENSORS_BYTES_MAX, Message
 from peerinfer_node.gateway.oip_tensors import InferRequest, datatype_of, inflate, read_request, write_answer
@@ -154,7 +155,7 @@ class OipRoutes:
     async def statistics(self, request: Request) -> Response:
         """Requests to one model, or to all, since they were opened."""
         models = [await self._model(request)] if "model" in request.path_params else self._serving.served()
-        return JSONResponse({"model_stats": [_statistics(model) for model in models]})
+        return JSONResponse({"model_stats": [_statistics(model, self._serving.executions(model)) for model in models]})
 
     async def _model(self, request: Request) -> ServedModel:
         return await self._serving.model(request.path_params["model"], request.path_params.get("version", ""))
@@ -288,7 +289,8 @@ def _port(port: Port) -> dict[str, Any]:
     }
 
 
-def _statistics(model: ServedModel) -> dict[str, Any]:
+def _statistics(model: ServedModel, executions: list[Execution]) -> dict[str, Any]:
+    """As Triton means them: a request counts once, an execution may be of the rows of several, on any worker."""
     count = model.statistics
     nothing = {"count": 0, "ns": 0}
     success = {"count": count.succeeded, "ns": count.succeeded_ns}
@@ -297,7 +299,7 @@ def _statistics(model: ServedModel) -> dict[str, Any]:
         "version": model.version,
         "last_inference": count.last_at_ms,
         "inference_count": count.items,
-        "execution_count": count.succeeded,
+        "execution_count": sum(each.runs for each in executions),
         "inference_stats": {
             "success": success,
             "fail": {"count": count.failed, "ns": count.failed_ns},
@@ -308,5 +310,13 @@ def _statistics(model: ServedModel) -> dict[str, Any]:
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
-        "batch_stats": [],
+        "batch_stats": [
+            {
+                "batch_size": each.rows,
+                "compute_input": {"count": each.runs, "ns": 0},
+                "compute_infer": {"count": each.runs, "ns": int(each.compute_s * 1e9)},
+                "compute_output": {"count": each.runs, "ns": 0},
+            }
+            for each in executions
+        ],
     }

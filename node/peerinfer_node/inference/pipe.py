@@ -26,6 +26,7 @@ from peerinfer.batch_size import MEASURES_MAX, ROWS_MAX
 from peerinfer.codec import fields_of, flag, listed, number, one_of, packed_u32, part, record, text, uint, wire
 from peerinfer.errors import DecodeError
 from peerinfer.limits import (
+    EXECUTIONS_MAX,
     FRAME_TASKS_MAX,
     GIB,
     HEADER_BYTES_MAX,
@@ -35,7 +36,7 @@ from peerinfer.limits import (
     REASON_CHARS_MAX,
     TENSORS_MAX,
 )
-from peerinfer.messages import OutputGroup, TaskFailure
+from peerinfer.messages import Execution, OutputGroup, TaskFailure
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.ports import Buffer
 
@@ -159,6 +160,8 @@ class Ran:
     compute_s: float = wire(number)
     speeds: tuple[Speed, ...] = wire(_speeds)
     """All that is measured of the model, where this batch brought something new; else empty."""
+    executions: tuple[Execution, ...] = wire(listed(record(Execution), EXECUTIONS_MAX))
+    """In which batches the tasks ran; of more sizes than fit, the first."""
 
 
 @part

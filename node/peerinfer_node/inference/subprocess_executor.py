@@ -156,7 +156,7 @@ class SubprocessExecutor:
             if self._sizes is not None:
                 await self._sizes.set(model, measures)
         failures = tuple((failure.position, failure.kind, failure.reason) for failure in reply.failures)
-        return BatchResult(tuple(_groups(reply, body)), failures, reply.compute_s)
+        return BatchResult(tuple(_groups(reply, body)), failures, reply.compute_s, reply.executions)
 
     def measures(self, model: Cid) -> tuple[Measure, ...]:
         """How long runs of this model took by the rows joined in them, as far as it is known."""
@@ -334,6 +334,8 @@ def _check_results(reply: Any, body: memoryview, items: Sequence[int]) -> None:
         raise DecodeError("the outputs do not fill their body")
     if reply.compute_s < 0:
         raise DecodeError("the time spent is negative")
+    if any(execution.compute_s < 0 for execution in reply.executions):
+        raise DecodeError("the time of a batch is negative")
     if any(speed.run_s < 0 for speed in reply.speeds):
         raise DecodeError("a time measured is negative")
 

@@ -28,7 +28,8 @@ import peerinfer_node
 from peerinfer.batch_size import BatchSize, Measure
 from peerinfer.codec import fields_of
 from peerinfer.errors import DeviceUnfit, ModelRefused
-from peerinfer.limits import NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
+from peerinfer.limits import EXECUTIONS_MAX, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
+from peerinfer.messages import Execution, TaskFailure
 from peerinfer.tensors import FREE, Port
 from peerinfer_node.inference import pipe, sandbox
 from peerinfer_node.inference.arena import HALF_BYTES, Arena
@@ -268,6 +269,7 @@ class Worker:
         options = self._ort.RunOptions()
         options.log_severity_level = 4
         compute_s = 0.0
+        executions: dict[int, tuple[int, float]] = {}
 
         def run(feeds: dict[str, Any]) -> list[Any]:
             nonlocal compute_s
@@ -281,7 +283,12 @@ class Worker:
                     raise self._batching.RunStopped from None
                 raise self._batching.RunFailed(_kind_of(error), _line(error)) from None
             finally:
-                compute_s += time.perf_counter() - started
+                spent_s = time.perf_counter() - started
+                compute_s += spent_s
+                rows = next((len(array) for array in feeds.values() if array.ndim), 1) if request.merge else 1
+                if rows in executions or len(executions) < EXECUTIONS_MAX:
+                    runs, runs_s = executions.get(rows, (0, 0.0))
+                    executions[rows] = (runs + 1, runs_s + spent_s)
             if not all(isinstance(output, self._numpy.ndarray) for output in outputs):
                 raise self._batching.RunFailed("model", "an optional output of the model is missing")
             return outputs
@@ -306,8 +313,9 @@ class Worker:
             speeds = tuple(
                 pipe.Speed(found.row_bytes_power, found.rows, found.run_s) for found in model.size.measures()
             )
+        ran_in = tuple(Execution(rows, *spent) for rows, spent in executions.items())
         try:
-            ran = pipe.Ran(request.request, answer.groups, answer.failures, compute_s, speeds)
+            ran = pipe.Ran(request.request, answer.groups, answer.failures, compute_s, speeds, ran_in)
             return pipe.Outgoing(ran, parts, self._shared)
         except ValueError:
             return _all_failed(request, "model", "the outputs have too many different shapes: send fewer tasks at once")
@@ -346,11 +354,9 @@ def _line(error: Exception) -> str:
 
 
 def _all_failed(request: pipe.Run, kind: str, reason: str) -> pipe.Outgoing:
-    from peerinfer.messages import TaskFailure
-
     reason = pipe.shortened(reason, pipe.TASK_REASON_CHARS_MAX)
     failures = tuple(TaskFailure(position, kind, reason) for position in range(len(request.items)))
-    return pipe.Outgoing(pipe.Ran(request.request, (), failures, 0.0, ()))
+    return pipe.Outgoing(pipe.Ran(request.request, (), failures, 0.0, (), ()))
 
 
 def _resident_bytes() -> int:

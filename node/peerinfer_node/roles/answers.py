@@ -15,7 +15,7 @@ from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.fault_proofs import commitment
 from peerinfer.ids import PeerId
 from peerinfer.limits import CLOCK_SKEW_MAX_S
-from peerinfer.messages import Frame, OutputGroup, Receipt, Results
+from peerinfer.messages import Execution, Frame, OutputGroup, Receipt, Results
 from peerinfer.strings import problem_of
 from peerinfer.tensors import FREE, Port, feeds, is_string, numpy_dtype
 
@@ -36,6 +36,8 @@ class Answer:
     """As the receipt says."""
     device_class: tuple[str, str] = ("", "")
     """Kind and provider of the device, as it says too."""
+    executions: tuple[Execution, ...] = ()
+    """In which batches an online frame ran, as the worker says."""
     _places: dict[int, tuple[int, int, int, int]] = field(default_factory=dict, compare=False, repr=False)
     """Where each task's outputs are, once somebody has asked."""
 
@@ -111,7 +113,7 @@ def check_results(
     if any(is_string(port.dtype) for port in outputs.values()):
         _check_strings(results.groups, body, wrong)
     if not has_receipt:
-        return Answer(peer, frame, results.groups, body, results.receipt)
+        return Answer(peer, frame, results.groups, body, results.receipt, executions=_executions(frame, results))
     receipt = _check_receipt(peer, frame, results, body, wall_s, wrong)
     if inputs_digest is not None and receipt.work != commitment(
         frame.items, frame.tensors, inputs_digest, results.groups
@@ -119,6 +121,16 @@ def check_results(
         raise ProtocolError(f"{wrong} have a receipt that does not say what was computed")
     device_class = (receipt.kind, receipt.provider)
     return Answer(peer, frame, results.groups, body, results.receipt, receipt.energy_j, device_class)
+
+
+def _executions(frame: Frame, results: Results) -> tuple[Execution, ...]:
+    """Nothing that no worker can have done: each row may have been tried anew in ever smaller batches, not more."""
+    rows = sum(frame.items)
+    tries = 1 + max(rows, len(frame.items)).bit_length()
+    whole = sum(max(execution.rows, 1) * execution.runs for execution in results.executions)
+    if whole > tries * max(rows, len(frame.items)) or any(each.compute_s < 0 for each in results.executions):
+        return ()
+    return results.executions
 
 
 def _check_strings(groups: Sequence[OutputGroup], body: bytes, wrong: str) -> None:

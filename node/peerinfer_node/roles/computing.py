@@ -161,7 +161,7 @@ class Computing:
                 wall_s=self._clock.wall_s(),
                 work=work,
             )
-        results, body = await results_of(held.frame, result, compute_s, receipt, self._blobs)
+        results, body = await results_of(held.frame, held.brief, result, compute_s, receipt, self._blobs)
         if results.outputs is not None:
             held.link.outputs.append(Cid(results.outputs))
         return results, body

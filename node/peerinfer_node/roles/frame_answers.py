@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peerinfer.envelope import seal
 from peerinfer.fault_proofs import commitment
 from peerinfer.limits import INLINE_BYTES_MAX, REASON_CHARS_MAX
-from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure
+from peerinfer.messages import Frame, JobBrief, OutputGroup, Receipt, Results, TaskFailure
 from peerinfer_node.ports import BatchResult, BlobStore, Device, Keys
 from peerinfer_node.roles.frames import inputs_digest_of
 
@@ -55,7 +55,7 @@ def receipt_for(
 
 
 async def results_of(
-    frame: Frame, result: BatchResult, compute_s: float, receipt: bytes, blobs: BlobStore
+    frame: Frame, brief: JobBrief, result: BatchResult, compute_s: float, receipt: bytes, blobs: BlobStore
 ) -> tuple[Results, Body]:
     """The answer, and its body unless that became a blob."""
     body: Body = [group.body for group in result.groups]
@@ -74,5 +74,6 @@ async def results_of(
         receipt=receipt,
         outputs=outputs,
         outputs_bytes=body_bytes,
+        executions=() if brief.receipts else result.executions,
     )
     return results, body

@@ -16,10 +16,13 @@ from peerinfer.comparison import disagreement
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError, VerificationFailed
 from peerinfer.ids import JobId, PeerId
 from peerinfer.judgement import UNVERIFIED
-from peerinfer.messages import JobBrief
+from peerinfer.messages import Execution, JobBrief
 from peerinfer.tensors import Port, TensorSpec, dtype_name
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 from peerinfer_node.roles.job_body import FrameInputs, Verdict
+
+BATCH_SIZES_MAX = 256
+"""Of one model, in its statistics. Further ones are not counted."""
 
 Compute = Callable[[Rows], Awaitable[Rows | None]]
 """What this node's own device makes of one request; None if it cannot."""
@@ -32,6 +35,22 @@ class Times:
     began_s: float = 0.0
     queued_s: float = 0.0
     """Until its inputs were on their way to a worker; what is left is travel, computing and checks."""
+
+
+class Executions:
+    """How often a model ran over how many rows at once and for how long, as the workers say that answered."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, float]] = {}
+
+    def note(self, executions: Sequence[Execution]) -> None:
+        for each in executions:
+            if each.rows in self._known or len(self._known) < BATCH_SIZES_MAX:
+                runs, runs_s = self._known.get(each.rows, (0, 0.0))
+                self._known[each.rows] = (runs + each.runs, runs_s + each.compute_s)
+
+    def by_rows(self) -> list[Execution]:
+        return [Execution(rows, *self._known[rows]) for rows in sorted(self._known)]
 
 
 @dataclass(slots=True)
@@ -58,8 +77,9 @@ class OnlineJob:
         *,
         requests_max: int,
         compute: Compute | None = None,
+        executions: Executions | None = None,
     ) -> None:
-        """`compute` where answers are checked: then they count when `settle` says so."""
+        """`compute` where answers are checked: then they count when `settle` says so. `executions` counts all batches."""
         self.job = job
         self._brief = brief
         self._inputs = tuple(inputs)
@@ -69,6 +89,8 @@ class OnlineJob:
         self._closed: PeerinferError | None = None
         self._requests_max = requests_max
         self._compute = compute
+        self._executions = executions or Executions()
+        self._counted: Answer | None = None
         self._last: _Request | None = None
         """The last one that was asked, whose rows stand in for those of one that nobody waits for any more."""
 
@@ -153,6 +175,9 @@ class OnlineJob:
         self.keep_nowait(answer, tasks)
 
     def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
+        if answer is not self._counted:
+            self._counted = answer
+            self._executions.note(answer.executions)
         for task in tasks:
             request = self._requests.get(task)
             if request is not None and self._compute is not None:

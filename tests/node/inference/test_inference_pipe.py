@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peerinfer.errors import DecodeError
 from peerinfer.limits import HEADER_BYTES_MAX
-from peerinfer.messages import OutputGroup, TaskFailure
+from peerinfer.messages import Execution, OutputGroup, TaskFailure
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node.inference import pipe
 
@@ -29,6 +29,7 @@ MESSAGES = [
         (TaskFailure(1, "model", "why"),),
         0.25,
         (pipe.Speed(63, 512, 0.0),),
+        (Execution(5, 1, 0.125), Execution(1, 2, 0.125)),
     ),
     pipe.Stopped(2),
     pipe.Unknown(2),

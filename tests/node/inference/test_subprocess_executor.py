@@ -55,6 +55,8 @@ async def test_small_tasks_give_what_onnxruntime_gives(executor: Executor) -> No
     assert len(result.groups) == 1
     assert not result.failures
     assert 0 < result.compute_s < 10
+    assert sum(each.rows * each.runs for each in result.executions) == 500
+    assert sum(each.compute_s for each in result.executions) == pytest.approx(result.compute_s)
     found = outputs_of(result, items)
     joined = np.concatenate([found[position]["y"] for position in range(200)])
     np.testing.assert_allclose(joined, directly(model, x=x)[0], rtol=1e-4, atol=1e-5)
@@ -103,6 +105,7 @@ async def test_items_of_a_model_without_a_batch_axis_run_one_by_one(executor: Ex
         result = await executor.run(cid_of(model), batch_of([2, 1], merge=False, x=x), 10)
         joined = np.concatenate([outputs_of(result, [2, 1])[position]["y"] for position in range(2)])
         assert joined.shape == expected
+        assert [(each.rows, each.runs) for each in result.executions] == [(1, 3)]
         np.testing.assert_allclose(joined, x.sum(axis=1) if x.ndim == 3 else 2 * x, rtol=1e-5)
 
 

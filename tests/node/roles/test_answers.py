@@ -12,7 +12,7 @@ from peerinfer.errors import ProtocolError, StateUnusable
 from peerinfer.fault_proofs import commitment
 from peerinfer.ids import JobId
 from peerinfer.limits import CLOCK_SKEW_MAX_S, FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
-from peerinfer.messages import Frame, OutputGroup, Receipt, Results, TaskFailure, Term
+from peerinfer.messages import Execution, Frame, OutputGroup, Receipt, Results, TaskFailure, Term
 from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
@@ -58,6 +58,25 @@ def test_each_task_gets_its_own_rows():
     assert answer.rows(10)["n"].tolist() == [2]
     assert answer.rows(20)["n"].tolist() == [3, 4, 5]
     assert answer.rows(20)["y"].tolist() == [[3, -3], [4, -4], [5, -5]]
+
+
+@pytest.mark.parametrize(
+    ("executions", "is_believed"),
+    [
+        ((Execution(6, 1, 0.1),), True),
+        ((Execution(4, 1, 0.1), Execution(2, 1, 0.1)), True),
+        ((Execution(6, 1, 0.1), Execution(3, 2, 0.1), Execution(1, 6, 0.1)), True),  # tried again row by row
+        ((Execution(6, 1000, 0.1),), False),
+        ((Execution(0, 1000, 0.1),), False),
+        ((Execution(6, 1, -0.1),), False),
+    ],
+)
+def test_a_worker_is_believed_its_batches_if_they_can_be_those_of_the_frame(executions, is_believed):
+    results, body = results_of([group_of((0, 1, 2), arrays(6))])
+    answer = check_results(
+        WORKER.peer_id, FRAME, replace(results, executions=executions), body, OUTPUTS, wall_s=NOW_S, has_receipt=False
+    )
+    assert answer.executions == (executions if is_believed else ())
 
 
 def test_groups_may_hold_the_tasks_in_any_order():

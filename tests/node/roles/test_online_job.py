@@ -9,7 +9,7 @@ import trio.testing
 from peerinfer.assignment import JobClosed, JobEnded, JobPicture, TaskWithdrawn
 from peerinfer.errors import JobFailed, LimitExceeded, VerificationFailed
 from peerinfer.ids import PeerId
-from peerinfer.messages import Frame, JobBrief, OutputGroup, Term
+from peerinfer.messages import Execution, Frame, JobBrief, OutputGroup, Term
 from peerinfer.tensors import Port, TensorSpec
 from peerinfer_node import online
 from peerinfer_node.keys import MemoryKeys
@@ -17,7 +17,7 @@ from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.online import Online
 from peerinfer_node.ports import ModelInterface
 from peerinfer_node.roles.answers import Answer
-from peerinfer_node.roles.online_job import OnlineJob
+from peerinfer_node.roles.online_job import BATCH_SIZES_MAX, Executions, OnlineJob
 
 JOB = "1" * 32
 TERM = Term(1, "me")
@@ -77,6 +77,20 @@ async def test_requests_share_a_frame_and_each_gets_its_own_answer(body):
         assert sorted(joined) == [10, 20]
         await body.keep(answer([0, 1], joined), [0, 1])
     assert found == {10: [10], 20: [20]}
+
+
+async def test_batches_are_counted_by_their_rows_over_all_frames_and_once_for_each():
+    executions = Executions()
+    brief = JobBrief(JOB, TERM, "model", 1, (), True, 5.0)
+    body = OnlineJob(JOB, brief, [], [], requests_max=REQUESTS_MAX, executions=executions)
+    first = replace(answer([0, 1], [5, 6]), executions=(Execution(2, 1, 0.5),))
+    second = replace(answer([2], [7]), executions=(Execution(2, 1, 0.25), Execution(1, 3, 0.125)))
+    await body.keep(first, [0])
+    await body.keep(first, [1])
+    await body.keep(second, [2])
+    assert executions.by_rows() == [Execution(1, 3, 0.125), Execution(2, 2, 0.75)]
+    executions.note([Execution(10 + rows, 1, 0.0) for rows in range(BATCH_SIZES_MAX)])
+    assert len(executions.by_rows()) == BATCH_SIZES_MAX
 
 
 async def test_a_caller_that_has_gone_keeps_no_other_from_its_answer(body):
