@@ -19,11 +19,8 @@ from peerinfer.candidacy import Candidacy
 from peerinfer.candidacy_events import (
     Ask,
     Campaign,
-    ChangeCommittee,
-    ChangesSeen,
     Committed,
     CommitteeChanged,
-    HandOver,
     Heard,
     LeaseSeen,
     Lost,
@@ -36,17 +33,12 @@ from peerinfer.candidacy_events import (
 from peerinfer.codec import decode, encode
 from peerinfer.committees import committees_of
 from peerinfer.elector import Elector
-from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, PersistSnapshot, Restored
+from peerinfer.elector_events import Asked, Restored
 from peerinfer.envelope import seal
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
-from peerinfer.journal_rules import NO_TERM
 from peerinfer.lease_messages import (
-    Granted,
-    LeaseRefused,
-    LeaseReleased,
     SealWanted,
-    SeatOffered,
 )
 from peerinfer.machine import Tick
 from peerinfer.manifests import open_manifest
@@ -56,13 +48,14 @@ from peerinfer.messages import (
 )
 from peerinfer.register import Entry
 from peerinfer_sim.event_log import brief
-from peerinfer_sim.lease import links
 from peerinfer_sim.lease.checks import Checks, generation_of
+from peerinfer_sim.lease.electors import Electors
+from peerinfer_sim.lease.harm import Harm
 from peerinfer_sim.lease.liars import Liar
 from peerinfer_sim.lease.links import Links
 from peerinfer_sim.lease.node import Node
 from peerinfer_sim.lease.owner import Owner
-from peerinfer_sim.lease.scenario import Fault, Scenario
+from peerinfer_sim.lease.scenario import Scenario
 from peerinfer_sim.watch import Violation
 
 WRITE_EVERY_S = 0.55
@@ -74,9 +67,6 @@ EVENTS_MAX = 20_000
 """A run takes seven hundred; a long one, with a committee of seven, three thousand."""
 
 CAMPAIGNS_AT_SEAL = 3
-RESCUE_AGAIN_S = 0.5
-"""An owner that is down names a committee when it is up again."""
-
 QUIET_S = 0.5
 """So long a run goes on after the job has ended."""
 
@@ -100,21 +90,21 @@ class World:
         """`trace` gets a line per event; with `wire` every message goes through its bytes."""
         self.scenario = scenario
         self._trace = trace
-        self._wire: Callable[[Any], Any] = _through_bytes if wire else _as_it_is
-        self._links = Links(scenario.latency_s, random.Random(f"{scenario.seed}:net"))
+        self.wire: Callable[[Any], Any] = _through_bytes if wire else _as_it_is
+        self.links = Links(scenario.latency_s, random.Random(f"{scenario.seed}:net"))
         self._work = random.Random(f"{scenario.seed}:work")
         self.now_s = 0.0
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = 0
-        self._ends_s = math.inf
-        self._healed = False
+        self.ends_s = math.inf
+        self.healed = False
         self._at_seals = list(scenario.at_seals)
         self._sealers: dict[tuple[int, int, Term], None] = {}
         self.nodes = [
             Node(number, *identity(number), scenario.rates[number], scenario.slow_holders[number])
             for number in range(scenario.nodes)
         ]
-        self._numbers_of = {node.peer: node.number for node in self.nodes}
+        self.numbers_of = {node.peer: node.number for node in self.nodes}
         submitter = self.nodes[scenario.submitter]
         manifest = Manifest(
             submitter=submitter.peer,
@@ -139,29 +129,31 @@ class World:
         )
         self._signed_manifest = seal(manifest, submitter.peer, submitter.sign)
         self._job, self._manifest = open_manifest(self._signed_manifest)
-        self._owner = Owner(submitter, self._job, self._manifest, scenario.seed)
-        self.checks = Checks(scenario.clocks_are_sound, self._numbers_of)
+        self.owner = Owner(submitter, self._job, self._manifest, scenario.seed)
+        self.harm = Harm(self)
+        self.electors = Electors(self)
+        self.checks = Checks(scenario.clocks_are_sound, self.numbers_of)
         self.checks.changed(submitter.number, 0, manifest.committee)
 
     def run(self) -> None:
         """Raises `Violation`, or AssertionError if a machine finds fault with itself."""
         scenario = self.scenario
         for node in self.nodes:
-            self._start(node)
+            self.start(node)
         for fault in scenario.faults:
-            self._at(fault.at_s, self._fault, fault)
+            self.at(fault.at_s, self.harm.fault, fault)
         for number, at_s in scenario.dead.items():
-            self._at(at_s, self._crash, self.nodes[number], False)
-        self._at(scenario.chaos_s, self._heal)
+            self.at(at_s, self.harm.crash, self.nodes[number], False)
+        self.at(scenario.chaos_s, self.harm.heal)
         within_s, events = ENDS_WITHIN_LEASES * scenario.profile.lease_s + ENDS_WITHIN_MORE_S, 0
         ends_s = scenario.chaos_s + within_s
-        while self._due and self._due[0][0] < min(self._ends_s, ends_s):
+        while self._due and self._due[0][0] < min(self.ends_s, ends_s):
             self.now_s, _, action, arguments = heapq.heappop(self._due)
             events += 1
             if events > EVENTS_MAX:
                 raise Violation(f"more than {EVENTS_MAX} events: somebody asks and asks", self._pictures())
             action(*arguments)
-        if not self.checks.end_of(self._owner.generation):
+        if not self.checks.end_of(self.owner.generation):
             late = f"the job has not ended within {within_s:g} s after the last fault"
             raise Violation(late, self._pictures())
         for node in self.nodes:
@@ -172,146 +164,30 @@ class World:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def _at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
+    def at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
         self._numbers += 1
         heapq.heappush(self._due, (time_s, self._numbers, action, arguments))
 
-    def _note(self, node: Node, what: str, value: Any = None) -> None:
+    def note(self, node: Node, what: str, value: Any = None) -> None:
         if self._trace is not None:
             phase = f" ({node.candidate.phase.value})" if node.candidate is not None else ""
             text = f"{self.now_s:9.4f} node {node.number}{phase} {what}" + (
                 f" {brief(value)}" if value is not None else ""
             )
-            for peer, number in self._numbers_of.items():
+            for peer, number in self.numbers_of.items():
                 text = text.replace(peer, f"#{number}")
             self._trace.append(text)
 
-    def _in(self, node: Node, life: int, action: Callable[..., None], *arguments: Any) -> None:
+    def within(self, node: Node, life: int, action: Callable[..., None], *arguments: Any) -> None:
         """Something happens to a node: now, when it goes on, or not at all."""
         if not node.is_up or node.life != life:
             return
         if self.now_s < node.stopped_until_s:
-            node.stopped.append(partial(self._in, node, life, action, *arguments))
+            node.stopped.append(partial(self.within, node, life, action, *arguments))
         else:
             action(node, *arguments)
 
-    # --- faults ------------------------------------------------------------------------------------------------------
-
-    def _fault(self, fault: Fault) -> None:
-        node = self.nodes[fault.node] if fault.node >= 0 else self._holder()
-        until_s = min(fault.at_s + fault.for_s, self.scenario.chaos_s)
-        self._note(node, f"FAULT {fault.kind}")
-        match fault.kind:
-            case "crash":
-                if node.is_up:
-                    self._crash(node, fault.amount > 0)
-                    self._at(until_s, self._restart, node, node.life)
-            case kind if kind in links.KINDS:
-                self._links.add(fault, until_s, node.number)
-            case "campaign":
-                self._in(node, node.life, self._candidate, Campaign())
-            case "paused" | "suspended":
-                if node.is_up and self.now_s >= node.stopped_until_s:
-                    node.stopped_until_s = fault.at_s + fault.for_s
-                    if fault.kind == "suspended":
-                        node.suspend(fault.for_s)
-                    self._at(node.stopped_until_s, self._go_on, node, node.life)
-            case "replace":
-                self._replace(node, fault.amount)
-            case "rescue":
-                self._rescue()
-            case "disk full":
-                node.disk_is_full = True
-                self._at(until_s, self._free_disk, node)
-            case "hand over":
-                if node.candidate is not None:
-                    self._in(node, node.life, self._candidate, HandOver("asked to"))
-                    # It is told to campaign again later: a node that leaves for good is a crash.
-                    self._at(self.now_s + 2.0, self._in, node, node.life, self._candidate, Campaign())
-
-    def _replace(self, node: Node, chance: float) -> None:
-        if node.candidate is None:
-            return
-        committee = list(node.candidate.committee)
-        spares = [number for number in self.scenario.spares if self.nodes[number].peer not in committee]
-        spares += [number for number in range(self.scenario.electors) if self.nodes[number].peer not in committee]
-        if self._owner.generation:
-            # Nobody is counted on there who will be gone for good: the new committee may be as small as one.
-            spares = [number for number in spares if number not in self.scenario.dead]
-        if spares:
-            committee[int(chance * len(committee))] = self.nodes[spares[int(chance * 1000) % len(spares)]].peer
-            self._in(node, node.life, self._candidate, ChangeCommittee(tuple(committee)))
-
-    def _rescue(self) -> None:
-        owner, candidate = self._owner, self._owner.node.candidate
-        if self.checks.end_of(owner.generation):
-            return
-        if candidate is None or self.now_s < owner.node.stopped_until_s:
-            self._at(self.now_s + RESCUE_AGAIN_S, self._rescue)
-            return
-        there = [node for node in self.nodes if node.is_up and self.now_s >= node.stopped_until_s]
-        reached = [node for node in there if self._links.delays_s(owner.node.number, node.number, self.now_s)]
-        elects = (*range(self.scenario.electors), *self.scenario.spares)
-        fit = [node for node in self.nodes if node.number in elects and node.number not in self.scenario.dead]
-        owner.rescue(candidate.changes, reached, fit, self.now_s)
-        self._note(owner.node, "names a new committee")
-        self._ends_s = math.inf
-        self._candidate(owner.node, ChangesSeen(owner.changes))
-        self._candidate(owner.node, Campaign())
-
-    def _free_disk(self, node: Node) -> None:
-        node.disk_is_full = False
-
-    def _go_on(self, node: Node, life: int) -> None:
-        if node.life != life:
-            return
-        waiting, node.stopped = node.stopped, []
-        self._note(node, "goes on")
-        for action in waiting:
-            action()
-
-    def _holder(self) -> Node:
-        for node in self.nodes:
-            if node.candidate is not None and node.candidate.has_lease(node.holder_s(self.now_s)):
-                return node
-        return self.nodes[self.scenario.submitter]
-
-    def _heal(self) -> None:
-        self._links.heal()
-        self._healed = True
-        for node in self.nodes:
-            node.disk_is_full = False
-            if not node.is_up and node.number not in self.scenario.dead:
-                self._restart(node, node.life)
-
-    def _crash(self, node: Node, is_torn: bool) -> None:
-        if not node.is_up:
-            return
-        self._note(node, "crashes")
-        if is_torn and node.performing and not node.disk_is_full:
-            self._write(node, node.performing[0])
-        if self.scenario.liars.get(node.number) == "forgetful":
-            node.forget_disk()
-        node.is_up = False
-        node.life += 1
-        node.elector = node.candidate = None
-        node.asked.clear()
-        node.performing.clear()
-        node.stopped.clear()
-        node.stopped_until_s = 0.0
-        node.open_requests.clear()
-        node.sweep_is_due = False
-        node.tick_s = math.inf
-
-    def _restart(self, node: Node, life: int) -> None:
-        dead_s = self.scenario.dead.get(node.number, math.inf)
-        if node.is_up or node.life != life or self.now_s >= dead_s:
-            return
-        node.is_up = True
-        self._note(node, "starts again")
-        self._start(node)
-
-    def _start(self, node: Node) -> None:
+    def start(self, node: Node) -> None:
         seed = f"{self.scenario.seed}:{node.number}:{node.life}"
         if node.number < self.scenario.electors or node.number in self.scenario.spares:
             kind = self.scenario.liars.get(node.number)
@@ -322,12 +198,12 @@ class World:
             if node.row is not None:
                 node.elector.handle(Restored(node.row, tuple(node.batches), node.snapshot), node.elector_s(self.now_s))
         if node.number == self.scenario.submitter:
-            self._stand(node)
-            self._candidate(node, Campaign())
+            self.stand(node)
+            self.tell(node, Campaign())
         elif node.row is not None:
-            self._stand(node)
+            self.stand(node)
 
-    def _stand(self, node: Node) -> None:
+    def stand(self, node: Node) -> None:
         """The node becomes a candidate, and learns what its own elector knows of the lease."""
         if node.candidate is not None or node.number in self.scenario.liars:
             return
@@ -347,92 +223,19 @@ class World:
         if node.elector is not None:
             for seat in node.elector.snapshot_at(node.elector_s(self.now_s)):
                 holder, until_s = seat.holder, seat.remaining_s if seat.holder else self.scenario.profile.lease_s
-        self._candidate(node, LeaseSeen(holder, node.holder_s(self.now_s) + until_s))
+        self.tell(node, LeaseSeen(holder, node.holder_s(self.now_s) + until_s))
 
     def _known_changes(self, node: Node) -> tuple[bytes, ...]:
         """What is on the node's disk."""
         sat = node.elector.changes(self._job) if node.elector is not None else ()
-        owned = self._owner.changes if node is self._owner.node else ()
+        owned = self.owner.changes if node is self.owner.node else ()
         return max(sat, owned, key=lambda changes: committees_of(self._job, self._manifest, changes)[0][-1].epoch)
-
-    # --- electors ----------------------------------------------------------------------------------------------------
-
-    def _ask(self, node: Node, event: Asked) -> None:
-        node.asked.append(event)
-        self._elect(node)
-
-    def _elect(self, node: Node) -> None:
-        while node.asked and not node.performing and node.elector is not None:
-            event = node.asked.popleft()
-            self._note(node, "elector hears", event.request)
-            node.performing = [(effect, event) for effect in node.elector.handle(event, node.elector_s(self.now_s))]
-            self._perform(node)
-
-    def _perform(self, node: Node) -> None:
-        """Performs the elector's effects up to the next that takes time."""
-        while node.performing:
-            effect, event = node.performing[0]
-            if isinstance(effect, PersistSeat | PersistBatches | PersistSnapshot):
-                self._at(self.now_s + self.scenario.sync_s, self._in, node, node.life, self._synced)
-                return
-            node.performing.pop(0)
-            if isinstance(effect, Answer):
-                self._answer(node, event, effect.message)
-
-    def _synced(self, node: Node) -> None:
-        written = node.performing.pop(0)
-        if node.disk_is_full:
-            self._cannot_write(node, written[1])
-        else:
-            self._write(node, written)
-            self._perform(node)
-        self._elect(node)
-
-    def _write(self, node: Node, written: tuple[Any, Asked]) -> None:
-        effect, _ = written
-        if isinstance(effect, PersistSeat):
-            if node.number not in self.scenario.liars:
-                self.checks.kept(node.number, node.row, effect.row, self.now_s)
-            node.row = effect.row
-        elif isinstance(effect, PersistBatches):
-            node.write_batches(effect.first, effect.batches)
-        elif isinstance(effect, PersistSnapshot):
-            node.write_snapshot(effect.base, effect.snapshot, effect.batches)
-
-    def _cannot_write(self, node: Node, event: Asked) -> None:
-        """What was not written is forgotten, as if the elector had restarted, and nothing of it is answered."""
-        assert node.elector is not None
-        node.performing.clear()
-        self._note(node, "cannot write")
-        if node.row is None:
-            node.elector = Elector(node.peer, node.sign)
-        else:
-            node.elector.handle(Restored(node.row, tuple(node.batches), node.snapshot), node.elector_s(self.now_s))
-        job = getattr(event.request, "job", "")
-        nonce = getattr(event.request, "nonce", 0)
-        self._answer(node, event, LeaseRefused(job, nonce, "full", "the disk is full", NO_TERM))
-
-    def _answer(self, node: Node, event: Asked, message: Any) -> None:
-        asker = self.nodes[self._numbers_of[event.peer]]
-        life, request = event.token >> 32, event.token & 0xFFFFFFFF
-        self._carry(node, asker, life, self._heard, node.peer, request, self._wire(message))
-        if isinstance(event.request, SeatOffered):
-            if not isinstance(message, LeaseRefused):
-                self._stand(node)
-                if event.request.changes:
-                    self._candidate(node, ChangesSeen(event.request.changes))
-        elif node.candidate is not None:
-            now_s = node.holder_s(self.now_s)
-            if isinstance(message, Granted):
-                self._candidate(node, LeaseSeen(event.peer, now_s + event.request.lease_s, event.request.term))  # type: ignore[union-attr]
-            elif isinstance(event.request, LeaseReleased):
-                self._candidate(node, LeaseSeen("", now_s))
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
-    def _heard(self, node: Node, elector: PeerId, request: int, message: Any) -> None:
+    def heard(self, node: Node, elector: PeerId, request: int, message: Any) -> None:
         node.open_requests.pop(request, None)
-        self._candidate(node, Heard(elector, message))
+        self.tell(node, Heard(elector, message))
 
     def _sweep(self, node: Node) -> None:
         """Requests that were not answered in time are given up; their answer may come nevertheless."""
@@ -440,20 +243,20 @@ class World:
         for request, (sent_s, elector) in list(node.open_requests.items()):
             if self.now_s >= sent_s + self.scenario.profile.answer_s:
                 del node.open_requests[request]
-                self._candidate(node, Unheard(elector))
+                self.tell(node, Unheard(elector))
         self._sweep_later(node)
 
     def _sweep_later(self, node: Node) -> None:
         if node.open_requests and not node.sweep_is_due:
             node.sweep_is_due = True
             sent_s, _ = next(iter(node.open_requests.values()))
-            self._at(max(sent_s + self.scenario.profile.answer_s, self.now_s), self._in, node, node.life, self._sweep)
+            self.at(max(sent_s + self.scenario.profile.answer_s, self.now_s), self.within, node, node.life, self._sweep)
 
-    def _candidate(self, node: Node, event: Any) -> None:
+    def tell(self, node: Node, event: Any) -> None:
         candidate = node.candidate
         if candidate is None:
             return
-        self._note(node, "candidate hears", event)
+        self.note(node, "candidate hears", event)
         now_s = node.holder_s(self.now_s)
         effects = candidate.handle(event, now_s)
         if candidate.phase in (Phase.OPENING, Phase.HOLDING):
@@ -468,7 +271,7 @@ class World:
             true_s = max(node.true_s(wanted_s) + 1e-6, self.now_s)
             if true_s < node.tick_s:
                 node.tick_s = true_s
-                self._at(true_s, self._in, node, node.life, self._tick, true_s)
+                self.at(true_s, self.within, node, node.life, self._tick, true_s)
 
     def _tick(self, node: Node, due_s: float) -> None:
         if node.tick_s != due_s or node.candidate is None:
@@ -476,10 +279,10 @@ class World:
         node.tick_s = math.inf
         wanted_s = node.candidate.deadline_s
         if wanted_s <= node.holder_s(self.now_s):
-            self._candidate(node, Tick())
+            self.tell(node, Tick())
         elif wanted_s != math.inf:
             node.tick_s = max(node.true_s(wanted_s) + 1e-6, self.now_s)
-            self._at(node.tick_s, self._in, node, node.life, self._tick, node.tick_s)
+            self.at(node.tick_s, self.within, node, node.life, self._tick, node.tick_s)
 
     def _look_at_leases(self) -> None:
         holders = [
@@ -490,17 +293,17 @@ class World:
         self.checks.leases(holders)
 
     def _happened(self, node: Node, candidate: Candidacy, effect: Any) -> None:
-        self._note(node, "says", effect)
+        self.note(node, "says", effect)
         match effect:
             case Won(term):
                 self.checks.won(node.number, term, candidate.chain)
-                self._at(self.now_s, self._in, node, node.life, self._coordinate, term)
+                self.at(self.now_s, self.within, node, node.life, self._coordinate, term)
             case Committed(first, last):
                 self.checks.committed(node.number, candidate.term, candidate.chain, first, last)
             case Over():
                 self.checks.over(node.number, candidate.chain, self.scenario.tasks)
-                if self.checks.end_of(self._owner.generation):
-                    self._ends_s = min(self._ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
+                if self.checks.end_of(self.owner.generation):
+                    self.ends_s = min(self.ends_s, max(self.now_s, self.scenario.chaos_s) + QUIET_S)
             case CommitteeChanged(_, committee):
                 self.checks.changed(node.number, candidate.epoch, committee)
             case Lost():
@@ -511,24 +314,24 @@ class World:
         candidate = node.candidate
         if candidate is None or candidate.term != term or not candidate.holds(node.holder_s(self.now_s)):
             return
-        if node is self._owner.node and self._owner.carried and generation_of(term) == self._owner.generation:
-            self._candidate(node, Write(self._owner.carried))
+        if node is self.owner.node and self.owner.carried and generation_of(term) == self.owner.generation:
+            self.tell(node, Write(self.owner.carried))
         open_tasks = [task for task in range(self.scenario.tasks) if task not in candidate.chain.register]
-        count = self._work.randint(1, 2) if not self._healed else 12
+        count = self._work.randint(1, 2) if not self.healed else 12
         entries = tuple(Entry(task, self._work.randbytes(16), node.peer) for task in open_tasks[:count])
-        if self._healed and len(entries) == len(open_tasks):
-            self._candidate(node, Write(entries, "done"))
+        if self.healed and len(entries) == len(open_tasks):
+            self.tell(node, Write(entries, "done"))
         elif self.scenario.may_be_cancelled and self._work.random() < 0.1:
-            self._candidate(node, Write(entries, "cancelled", "by its submitter"))
-        elif len(open_tasks) > 5 or self._healed:
-            self._candidate(node, Write(entries, is_last=self._work.random() < 0.5))
-        self._at(self.now_s + WRITE_EVERY_S, self._in, node, node.life, self._coordinate, term)
+            self.tell(node, Write(entries, "cancelled", "by its submitter"))
+        elif len(open_tasks) > 5 or self.healed:
+            self.tell(node, Write(entries, is_last=self._work.random() < 0.5))
+        self.at(self.now_s + WRITE_EVERY_S, self.within, node, node.life, self._coordinate, term)
 
     # --- the network -------------------------------------------------------------------------------------------------
 
     def _begin_sealing(self, node: Node, wanted: SealWanted) -> None:
         """Whatever is to happen when a candidate closes an epoch happens now; and everybody wants its place."""
-        if not self._at_seals or self._healed or (node.number, wanted.epoch, wanted.term) in self._sealers:
+        if not self._at_seals or self.healed or (node.number, wanted.epoch, wanted.term) in self._sealers:
             return
         self._sealers[node.number, wanted.epoch, wanted.term] = None
         fault = self._at_seals.pop(0)
@@ -536,17 +339,17 @@ class World:
             # Those who are to elect next are with whoever closes; some of those who elect now are not.
             near = (node.number, *self.scenario.spares)
             fault = replace(fault, groups=tuple(0 if n in near else side for n, side in enumerate(fault.groups)))
-        self._note(node, f"FAULT {fault.kind} as it seals")
+        self.note(node, f"FAULT {fault.kind} as it seals")
         until_s = min(self.now_s + fault.at_s + fault.for_s, self.scenario.chaos_s)
         if fault.at_s:
-            self._at(self.now_s + fault.at_s, self._links.add, fault, until_s, node.number)
+            self.at(self.now_s + fault.at_s, self.links.add, fault, until_s, node.number)
         else:
-            self._links.add(fault, until_s, node.number)
+            self.links.add(fault, until_s, node.number)
         for other in self.nodes:
             for _ in range(CAMPAIGNS_AT_SEAL):
                 at_s = self.now_s + self._work.uniform(0.05, 1.2) * self.scenario.profile.lease_s
                 if at_s < self.scenario.chaos_s:
-                    self._at(at_s, self._in, other, other.life, self._candidate, Campaign())
+                    self.at(at_s, self.within, other, other.life, self.tell, Campaign())
 
     def _send(self, node: Node, ask: Ask) -> None:
         if isinstance(ask.request, SealWanted):
@@ -555,22 +358,22 @@ class World:
         request = self._numbers & 0xFFFFFFFF
         node.open_requests[request] = (self.now_s, ask.elector)
         self._sweep_later(node)
-        elector = self.nodes[self._numbers_of[ask.elector]]
-        event = Asked(node.peer, self._wire(ask.request), node.life << 32 | request)
-        self._carry(node, elector, None, self._ask, event)
+        elector = self.nodes[self.numbers_of[ask.elector]]
+        event = Asked(node.peer, self.wire(ask.request), node.life << 32 | request)
+        self.carry(node, elector, None, self.electors.ask, event)
 
-    def _carry(
+    def carry(
         self, sender: Node, receiver: Node, life: int | None, action: Callable[..., None], *arguments: Any
     ) -> None:
         """Brings something to another node, or not, or late, or twice. `life`: of the receiver that it is for."""
         if sender is receiver:
-            self._at(self.now_s, self._arrive, receiver, life, action, *arguments)
+            self.at(self.now_s, self._arrive, receiver, life, action, *arguments)
             return
-        for delay_s in self._links.delays_s(sender.number, receiver.number, self.now_s):
-            self._at(self.now_s + delay_s, self._arrive, receiver, life, action, *arguments)
+        for delay_s in self.links.delays_s(sender.number, receiver.number, self.now_s):
+            self.at(self.now_s + delay_s, self._arrive, receiver, life, action, *arguments)
 
     def _arrive(self, node: Node, life: int | None, action: Callable[..., None], *arguments: Any) -> None:
-        self._in(node, node.life if life is None else life, action, *arguments)
+        self.within(node, node.life if life is None else life, action, *arguments)
 
     def _pictures(self) -> list[str]:
         lines = []
