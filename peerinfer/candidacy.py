@@ -12,7 +12,7 @@ jitter. A committee member that does not campaign watches its own elector's seat
 
 No single elector can stop a campaign: refusals end it only when no quorum is left without those who refused, and what
 electors claim to have promised raises the next term no further than an honest one would, or by a bounded step. How a
-quorum's journals are read is in `recovery`, what happens once the lease is asked for in `tenure`.
+quorum's journals are read is in `canvass` and `recovery`, what happens once the lease is asked for in `tenure`.
 """
 
 from __future__ import annotations
@@ -37,31 +37,26 @@ from peerinfer.candidacy_events import (
     Unheard,
     Write,
 )
-from peerinfer.committees import Seated, highest_round
-from peerinfer.fencing import Fencing
+from peerinfer.canvass import Canvass
+from peerinfer.committees import Seated
+from peerinfer.epoch_at_work import EpochAtWork
 from peerinfer.hearing import Hearing
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
-from peerinfer.journal_rules import NO_TERM
-from peerinfer.journal_writer import JournalWriter
 from peerinfer.lease_messages import (
     Appended,
     Granted,
     JournalPart,
     LeaseRefused,
-    LeaseWanted,
-    Prepare,
     Promise,
     SealGiven,
-    SeatOffered,
     SeatTaken,
     SnapshotPart,
 )
 from peerinfer.lease_profile import LeaseProfile
-from peerinfer.lease_round import Outlook, Round, Terms
+from peerinfer.lease_round import Outlook
 from peerinfer.machine import NEVER, Tick
 from peerinfer.messages import Manifest, Term
-from peerinfer.newcomers import Newcomers
 from peerinfer.patience import Patience
 from peerinfer.recovery import Recovery
 from peerinfer.sealing import Closing, Sealing
@@ -93,27 +88,17 @@ class Candidacy:
         self._own = own
         self._job = job
         self._manifest = manifest
-        self._signed_manifest = signed_manifest
+        self._whose = own, sign, job, manifest, signed_manifest
         self._chain = chain
         self._profile = profile
         self._rng = rng
-        self._sign = sign
         self._wall_s = wall_s
         self._standing = Standing(own, job, manifest, changes)
         self._patience = Patience(profile, rng)
-        self._term = NO_TERM
-        self._terms = Terms(manifest.byzantine)
-        self._doubted: dict[PeerId, None] = {}
-        """Electors that did not hand out the journal that they promised."""
+        self._canvass = Canvass(own, job, manifest, chain, self._standing, profile.answer_s, self._new_nonce)
         self._closing: Closing | None = None
-        self._newcomers: Newcomers | None = None
-        """In every epoch but the first."""
-        self._fencing: Fencing | None = None
         self._hearing = Hearing(self._standing)
         self._now_s = 0.0
-        self._prepared = Round(0, 0.0)
-        self._recovery: Recovery | None = None
-        """While a quorum is being read."""
         self._tenure: Tenure | None = None
         """From the request for the lease on."""
         self._holder = ""
@@ -129,21 +114,13 @@ class Candidacy:
 
     def _take_places(self) -> None:
         """The committee of the newest epoch, and this node's place among its candidates."""
-        standing = self._standing
-        if standing.start is not None:
-            seat = SeatOffered(self._signed_manifest, standing.changes)
-            self._fencing = Fencing(seat, standing.epoch, standing.former)
-            self._newcomers = Newcomers(
-                self._job, self._manifest, seat, standing.committees, standing.start, self._chain, self._new_nonce
-            )
-        self._generation = standing.seated.generation
-        self._patience.rank = standing.rank
-        self._is_over = not standing.is_candidate
+        self._epoch = EpochAtWork(
+            *self._whose, self._standing, self._chain, new_nonce=self._new_nonce, wall_s=self._wall_s
+        )
+        self._patience.rank = self._standing.rank
+        self._is_over = not self._standing.is_candidate
         if self._is_over:
             self._waiting = "this node was replaced in the committee"
-        self._writer = JournalWriter(
-            self._own, self._sign, self._job, self._manifest, standing.epoch, self._chain, self._wall_s
-        )
 
     # --- the door ----------------------------------------------------------------------------------------------------
 
@@ -161,8 +138,8 @@ class Candidacy:
             case Heard(elector, reply):
                 if elector in self._standing.electors:
                     self._heard(elector, reply, now_s)
-                elif self._fencing is not None:
-                    self._fencing.heard(elector, reply)
+                elif self._epoch.fencing is not None:
+                    self._epoch.fencing.heard(elector, reply)
             case Unheard(elector):
                 if elector in self._standing.electors and self._tenure is not None:
                     self._tenure.unheard(elector)
@@ -172,7 +149,8 @@ class Candidacy:
             case HandOver(reason):
                 self._hand_over(reason, now_s)
             case ChangeCommittee(committee):
-                self._change_committee(committee)
+                if self._tenure is not None:
+                    self._tenure.change(committee)
             case ChangesSeen(changes):
                 self._advance(self._standing.follow_whole(changes), now_s)
             case Tick():
@@ -188,9 +166,7 @@ class Candidacy:
             return self._tenure.phase
         if self._closing is not None:
             return Phase.SEALING
-        if self._recovery is not None:
-            return Phase.RECOVERING if self._recovery.is_copying else Phase.PREPARING
-        return Phase.OVER if self._is_over else Phase.WATCHING
+        return self._canvass.phase or (Phase.OVER if self._is_over else Phase.WATCHING)
 
     @property
     def deadline_s(self) -> float:
@@ -198,7 +174,7 @@ class Candidacy:
             return self._tenure.deadline_s
         if self._closing is not None:
             return self._closing.again_s
-        return self._recovery.deadline_s if self._recovery is not None else self._patience.next_s
+        return min(self._canvass.deadline_s, self._patience.next_s)
 
     def holds(self, now_s: float) -> bool:
         """True if this node may coordinate at this moment. To be asked before every effect."""
@@ -216,7 +192,7 @@ class Candidacy:
 
     @property
     def term(self) -> Term:
-        return self._term
+        return self._canvass.term
 
     @property
     def chain(self) -> Chain:
@@ -248,10 +224,10 @@ class Candidacy:
     # --- campaign ----------------------------------------------------------------------------------------------------
 
     def _lease_seen(self, seen: LeaseSeen, now_s: float) -> None:
-        if seen.term == self._terms.seen != NO_TERM and seen.holder != self._own:
+        is_newest = self._canvass.terms.saw(seen.term)
+        if is_newest and seen.holder != self._own:
             # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
             self._patience.failures = 0
-        self._terms.seen = max(self._terms.seen, seen.term, key=lambda term: term.order)
         if self.phase is not Phase.WATCHING or self._resigned:
             return
         if seen.holder == self._own:
@@ -264,62 +240,40 @@ class Candidacy:
         self._why = f"{seen.holder} did not renew its lease" if seen.holder else "the lease was given back"
 
     def _campaign(self, now_s: float) -> None:
-        round_ = self._terms.next_round(self._term, self._chain.last_term)
-        if round_ > highest_round(self._standing.seated.generation):
-            self._patience.next_s = NEVER
-            self._waiting = "all terms of this job are used up; submit it again"
-            return
-        self._term = Term(round_, self._own)
-        self._recovery = Recovery(
-            self._own,
-            self._job,
-            self._manifest,
-            self._term,
-            self._chain,
-            self._standing,
-            committed=self._final,
-            doubted=self._doubted,
-            now_s=now_s,
-            answer_s=self._profile.answer_s,
-            new_nonce=self._new_nonce,
-        )
-        self._prepared = Round(self._new_nonce(), now_s)
+        asks = self._canvass.begin(self._final, now_s)
         self._patience.next_s = NEVER
-        self._effects += [Ask(elector, self._request()) for elector in self._standing.electors]
+        self._effects += asks
+        if not asks:
+            self._waiting = "all terms of this job are used up; submit it again"
 
     def _read_on(self, asks: list[Ask], now_s: float) -> None:
         """After anything that may have brought the reading of a quorum further."""
-        assert self._recovery is not None
+        recovery = self._canvass.recovery
+        assert recovery is not None
         self._effects += asks
-        if not self._recovery.is_complete or self._recovery.is_copying:
+        if not recovery.is_complete or recovery.is_copying:
             self._judge(now_s)
             return
-        recovery, self._recovery = self._recovery, None
+        self._canvass.recovery = None
         if recovery.statements and self._chain.change:
             self._begin_sealing(recovery, now_s)
             return
         self._tenure = Tenure(
             self._job,
             self._standing.seated,
-            self._term,
+            self._canvass.term,
             self._chain,
-            self._writer,
+            self._epoch.writer,
             self._profile,
             self._new_nonce,
-            self._fencing,
+            self._epoch.fencing,
         )
         self._tenure.begin(now_s)
 
     @property
-    def _asked(self) -> Round:
-        """The last request to all electors."""
-        return self._tenure.asked if self._tenure is not None else self._prepared
-
-    def _request(self) -> Prepare | LeaseWanted:
-        """What was asked of all electors."""
-        if self._tenure is not None:
-            return self._tenure.request()
-        return Prepare(self._job, self._standing.epoch, self._term, self._prepared.nonce)
+    def _asking(self) -> Tenure | Canvass:
+        """Whose the last request to all electors was."""
+        return self._tenure or self._canvass
 
     def _fail(self, now_s: float, reason: str, *, wait_s: float | None = None, first_wait_s: float = 0.0) -> None:
         """Back to watching: for `wait_s` where that is known, else longer each time, beginning with `first_wait_s`."""
@@ -335,7 +289,7 @@ class Candidacy:
             self._tenure.give_up(reason)
             self._effects += self._tenure.effects
         self._waiting = reason
-        self._recovery = self._tenure = self._closing = None
+        self._canvass.recovery = self._tenure = self._closing = None
         self._patience.next_s = NEVER
 
     def _new_nonce(self) -> int:
@@ -345,20 +299,14 @@ class Candidacy:
 
     def _heard(self, elector: PeerId, reply: Reply, now_s: float) -> None:
         self._hearing.heard(elector, now_s)
-        if self._newcomers is not None:
-            asks = self._newcomers.heard(elector, reply, self._term, self._final)
+        if self._epoch.newcomers is not None:
+            asks = self._epoch.newcomers.heard(elector, reply, self.term, self._final)
             if asks is not None:
                 self._effects += asks
                 return
         match reply:
-            case Promise() if self._recovery is not None and reply.nonce == self._asked.nonce:
-                self._read_on(self._recovery.promised(elector, reply, now_s), now_s)
-                if self._newcomers is not None and self._recovery is not None and not self._recovery.is_copying:
-                    self._effects += self._newcomers.seek(elector)
-            case JournalPart() if self._recovery is not None:
-                self._read_on(self._recovery.journal(elector, reply, now_s), now_s)
-            case SnapshotPart() if self._recovery is not None:
-                self._read_on(self._recovery.snapshot(elector, reply, now_s), now_s)
+            case Promise() | JournalPart() | SnapshotPart():
+                self._heard_of_journals(elector, reply, now_s)
             case Granted() if self._tenure is not None:
                 self._tenure.granted(elector, reply, self._why, now_s)
             case Appended() if self._tenure is not None:
@@ -373,11 +321,19 @@ class Candidacy:
                     self._look_at_seals(now_s)
             case SeatTaken():
                 # An elector that has just learned of the job is asked again what everybody was asked.
-                if elector in self._asked.offered and self.phase not in _AT_REST:
-                    self._effects.append(Ask(elector, self._request()))
+                if elector in self._asking.asked.offered and self.phase not in _AT_REST:
+                    self._effects.append(Ask(elector, self._asking.request()))
+
+    def _heard_of_journals(self, elector: PeerId, reply: Promise | JournalPart | SnapshotPart, now_s: float) -> None:
+        asks = self._canvass.heard(elector, reply, now_s)
+        if asks is None:
+            return
+        self._read_on(asks, now_s)
+        if isinstance(reply, Promise) and self._epoch.newcomers is not None and self._canvass.phase is Phase.PREPARING:
+            self._effects += self._epoch.newcomers.seek(elector)
 
     def _refused(self, elector: PeerId, refusal: LeaseRefused, now_s: float) -> None:
-        self._terms.claim(elector, refusal.promised)
+        self._canvass.terms.claim(elector, refusal.promised)
         if refusal.kind == "sealed" and self._advance(self._standing.follow(refusal.changes), now_s):
             return
         if self._closing is not None:
@@ -386,20 +342,18 @@ class Candidacy:
             return
         if self._tenure is not None and self._tenure.refused(elector, refusal):
             return
-        if self._recovery is not None:
-            asks = self._recovery.refused(elector, refusal, now_s)
-            if asks is not None:
-                self._read_on(asks, now_s)
-                return
-        asked = self._asked
+        asks = self._canvass.heard(elector, refusal, now_s)
+        if asks is not None:
+            self._read_on(asks, now_s)
+            return
+        asked = self._asking.asked
         if not asked.is_answered_by(elector, refusal):
             return
         if refusal.kind == "unknown" and elector not in asked.offered and self.phase is not Phase.WATCHING:
             asked.offered[elector] = None
-            self._effects.append(Ask(elector, SeatOffered(self._signed_manifest, self.changes)))
+            self._effects.append(Ask(elector, self._epoch.seat))
             return
-        answered = elector in asked.grants or (self._recovery is not None and self._recovery.has_promised(elector))
-        if not answered:
+        if elector not in asked.grants and not self._canvass.has_promised(elector):
             asked.refused[elector] = refusal
             self._judge(now_s)
 
@@ -407,8 +361,7 @@ class Candidacy:
         """Ends a campaign that cannot reach a quorum any more, and says when the next one may."""
         if self.phase not in (Phase.PREPARING, Phase.RECOVERING, Phase.LEASING):
             return
-        left_out = self._recovery.left_out if self._recovery is not None else {}
-        match self._asked.outlook(len(self._standing.electors), self._standing.quorum, left_out):
+        match self._asking.asked.outlook(len(self._standing.electors), self._standing.quorum, self._canvass.left_out):
             case None:
                 pass
             case Outlook(reason, 0.0) if self._patience.failures:
@@ -424,15 +377,11 @@ class Candidacy:
 
     # --- the committee -----------------------------------------------------------------------------------------------
 
-    def _change_committee(self, committee: tuple[PeerId, ...]) -> None:
-        if self._tenure is not None:
-            self._tenure.change(committee)
-
     def _begin_sealing(self, recovery: Recovery, now_s: float) -> None:
         """Goes on where somebody has begun to close the epoch; a quorum has promised this term, and seals for that."""
         change = self._chain.link(self._chain.change - 1).signed
         said = [statement for known, statement in recovery.statements.values() if known == change]
-        sealing = Sealing(self._job, self._standing.seated, self._term, change, self._chain, self._new_nonce, said)
+        sealing = Sealing(self._job, self._standing.seated, self.term, change, self._chain, self._new_nonce, said)
         self._closing = Closing(sealing, now_s, self._profile.answer_s)
         self._look_at_seals(now_s)
 
@@ -445,7 +394,7 @@ class Candidacy:
         start = self._standing.start
         if not has_followed or start is None:
             return False
-        is_rescued = self._standing.seated.generation > self._generation
+        is_rescued = self._standing.seated.generation > self._epoch.generation
         why = "the owner named a new committee" if is_rescued else "the committee was changed"
         self._rest(why)
         if is_rescued:
@@ -453,9 +402,9 @@ class Candidacy:
         elif self._chain.holds(start.batches, start.head):
             self._chain.cut(start.batches)
         self._final = min(self._final, len(self._chain))
-        self._doubted.clear()
+        self._canvass.doubted.clear()
         self._take_places()
-        self._terms.begin(start.granted)
+        self._canvass.terms.begin(start.granted)
         self._why = why
         self._patience.failures = 0
         self._effects.append(CommitteeChanged(self.changes, self._standing.electors, self._standing.is_candidate))
@@ -485,7 +434,7 @@ class Candidacy:
             self._waiting, self._holder = "", self._own
         if tenure.phase is Phase.HOLDING:
             self._patience.failures = 0
-            self._doubted.clear()
+            self._canvass.doubted.clear()
         if tenure.ended is None:
             return
         match tenure.ended:
@@ -518,10 +467,10 @@ class Candidacy:
                 self._fail(now_s, "the committee is being changed, and too few of its electors answer")
             else:
                 self._effects += asks
-        if self._recovery is not None and now_s >= self._recovery.deadline_s:
-            self._read_on(self._recovery.tick(now_s), now_s)
+        if (asks := self._canvass.tick(now_s)) is not None:
+            self._read_on(asks, now_s)
         if self.phase in (Phase.PREPARING, Phase.LEASING) and now_s >= self.deadline_s:
-            self._fail(now_s, self._hearing.miss(self._asked.sent_s))
+            self._fail(now_s, self._hearing.miss(self._asking.asked.sent_s))
         if self._tenure is not None:
             self._tenure.tick(now_s)
         self._follow_tenure(now_s)
@@ -532,7 +481,7 @@ class Candidacy:
         is_holder = self.phase in (Phase.OPENING, Phase.HOLDING)
         return CandidacyPicture(
             phase=self.phase.value,
-            term=self._term.round,
+            term=self.term.round,
             valid_until_s=self._tenure.valid_until_s if self._tenure is not None else 0.0,
             committed=self.committed,
             waiting=self._waiting,
@@ -543,7 +492,7 @@ class Candidacy:
         )
 
     def check(self) -> None:
-        assert self._recovery is None or self._tenure is None, "asks for promises and for the lease at once"
+        assert self._canvass.phase is None or self._tenure is None, "asks for promises and for the lease at once"
         assert self._final <= len(self._chain), f"{self._final} of {len(self._chain)} batches are final"
         if self._tenure is not None:
             self._tenure.check()

@@ -81,6 +81,12 @@ class Terms:
         self.seen = NO_TERM
         """The newest that this node's own elector granted."""
 
+    def saw(self, term: Term) -> bool:
+        """This node's own elector has granted the term. True if it had before, and nothing newer since."""
+        is_newest = term == self.seen != NO_TERM
+        self.seen = max(self.seen, term, key=lambda each: each.order)
+        return is_newest
+
     def claim(self, elector: PeerId, term: Term) -> None:
         """The elector says that it has promised this term."""
         self._claimed[elector] = max(self._claimed.get(elector, 0), term.round)

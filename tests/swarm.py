@@ -42,13 +42,10 @@ POLL_S = 0.01
 # A test run that is killed takes its processes with it: the kernel sees to it (PR_SET_PDEATHSIG), across exec.
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
-_WRONG_CLOCK = """
-import runpy, sys, time
-right, off_s = time.time, float(sys.argv[1])
-time.time = lambda: right() + off_s
-del sys.argv[:2]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+_THEN = "\nimport runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+"""After a prelude: what `peerinfer` is otherwise."""
+
+_WRONG_CLOCK = "import time\nright = time.time\ntime.time = lambda: right() + {}"
 """The wall clock alone: what is measured goes by others."""
 
 _UNCLEAN = re.compile(
@@ -83,12 +80,10 @@ class Process:
         said: Path,
         terminal: bool = False,
         environ: dict[str, str] | None = None,
-        clock_off_s: float = 0.0,
+        prelude: str = "",
     ) -> None:
-        """What it says goes to the files `said`.out and `said`.err."""
-        launched = [PEERINFER]
-        if clock_off_s:
-            launched = [sys.executable, "-c", _WRONG_CLOCK, str(clock_off_s), PEERINFER]
+        """What it says goes to the files `said`.out and `said`.err. `prelude`: Python that it runs first."""
+        launched = [sys.executable, "-c", prelude + _THEN, PEERINFER] if prelude else [PEERINFER]
         self.arguments = [str(argument) for argument in arguments]
         self.home = home
         self._out, self._err = said.with_suffix(".out"), said.with_suffix(".err")
@@ -277,6 +272,8 @@ class Swarm:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.processes: list[Process] = []
+        self.prelude = ""
+        """Python that daemons run first: where a test does not wait for a time as long as the real one."""
 
     def home(self, name: str) -> Path:
         return self.root / name
@@ -292,7 +289,9 @@ class Swarm:
             environ = {"PEERINFER_MDNS": "true"} | (environ or {})
         if bootstrap is not None:
             arguments += ["--bootstrap", bootstrap if isinstance(bootstrap, str) else bootstrap.address]
-        daemon = Daemon([*arguments, *flags], home=self.home(name), said=self._said(name), environ=environ)
+        daemon = Daemon(
+            [*arguments, *flags], home=self.home(name), said=self._said(name), environ=environ, prelude=self.prelude
+        )
         self.processes.append(daemon)
         if wait:
             daemon.wait_ready()
@@ -308,7 +307,7 @@ class Swarm:
             said=self._said(name),
             terminal=terminal,
             environ=environ or None,
-            clock_off_s=clock_off_s,
+            prelude=_WRONG_CLOCK.format(clock_off_s) if clock_off_s else "",
         )
         self.processes.append(process)
         return process
