@@ -13,7 +13,7 @@ from peerinfer.errors import AttemptTimeout
 from peerinfer.ids import Cid
 from peerinfer.limits import GIB
 from peerinfer.tensors import TensorSpec
-from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Group, ModelInterface
+from peerinfer_node.ports import CPU_PROVIDER, Batch, BatchResult, Buffer, Device, Group, ModelInterface
 from peerinfer_sim.linear_model import LinearModel, read_model
 
 BENCHMARK_S = 1.0
@@ -43,7 +43,7 @@ class SimExecutor:
         self._conduct = conduct
         self._models: dict[Cid, LinearModel] = {}
         self._turn = trio.Lock()
-        self._device = Device(name, "cpu", "SimulatedExecutionProvider", 8 * GIB)
+        self._device = Device(name, "cpu", CPU_PROVIDER, 8 * GIB)
         self.lies_told = 0
 
     @property
