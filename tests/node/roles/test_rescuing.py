@@ -16,6 +16,7 @@ from peerinfer.control import JobRequest
 from peerinfer.envelope import seal
 from peerinfer.errors import PeerinferError, UsageError
 from peerinfer.lease_messages import (
+    JOURNAL_REVISION,
     Generation,
     JournalWanted,
     LeaseRefused,
@@ -239,7 +240,7 @@ async def test_an_elector_that_greets_and_says_nothing_counts_as_missing(autojum
     async def greet_only():
         while True:
             side = await streams.receive()
-            world.nursery.start_soon(side.greet)
+            await side.greet(revision=JOURNAL_REVISION)
 
     world.nursery.start_soon(greet_only)
     began_s = trio.current_time()
@@ -257,7 +258,7 @@ async def test_an_elector_that_can_promise_nothing_counts_as_missing(autojump_cl
     async def refuse():
         while True:
             side = await streams.receive()
-            await side.greet()
+            await side.greet(revision=JOURNAL_REVISION)
             asked = await side.hear(LeaseWanted, SeatOffered)
             is_seat = isinstance(asked, SeatOffered)
             await side.say(LeaseRefused("", 0, "denied" if is_seat else kind, "cannot", Term(0, "")))
@@ -273,7 +274,7 @@ async def test_an_elector_that_answers_and_keeps_its_journal_to_itself_holds_nob
     async def half_alive():
         while True:
             side = await streams.receive()
-            await side.greet()
+            await side.greet(revision=JOURNAL_REVISION)
             world.nursery.start_soon(answer_probes, side)
 
     async def answer_probes(side):
@@ -330,7 +331,7 @@ async def test_a_word_that_is_not_the_owners_moves_neither_electors_nor_the_owne
     async def show():
         while True:
             side = await streams.receive()
-            await side.greet()
+            await side.greet(revision=JOURNAL_REVISION)
             asked = await side.hear(LeaseWanted, JournalWanted)
             refusal = LeaseRefused(JOB.job, asked.nonce, "sealed", "epoch 0 is over", Term(0, ""))
             await side.say(replace(refusal, changes=(forged,)))
