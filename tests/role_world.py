@@ -281,6 +281,7 @@ class ListJob:
         self.end: JobEnded | None = None
         self.has_ended = trio.Event()
         self.inputs_take_s = 0.0
+        self.is_at_hand = False
         self.holds_lease = True
         self.error: PeerinferError | None = None
         """Raised wherever this node's own disk could fail."""
@@ -292,8 +293,14 @@ class ListJob:
 
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
         await trio.sleep(self.inputs_take_s)
+        return self._inputs(tasks)
+
+    def _inputs(self, tasks: Sequence[int]) -> FrameInputs:
         x = np.ascontiguousarray(self.x[list(tasks)])
         return FrameInputs((1,) * len(tasks), (TensorSpec("x", "float32", x.shape),), [x.tobytes()])
+
+    def inputs_nowait(self, tasks: Sequence[int]) -> FrameInputs | None:
+        return self._inputs(tasks) if self.is_at_hand else None
 
     def keep_nowait(self, answer: Answer, tasks: Sequence[int]) -> bool:
         return False

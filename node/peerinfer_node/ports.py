@@ -40,6 +40,12 @@ class Stream(Protocol):
     async def write(self, data: Buffer) -> None:
         """Returns when the data is handed over; waits while the other side does not read. Raises `StreamClosed`."""
 
+    def write_nowait(self, data: Buffer) -> bool:
+        """Hands all of the data over and returns True, or nothing where that has to wait. Raises `StreamClosed`.
+
+        Not to be called while another task writes.
+        """
+
     async def close(self) -> None:
         """Finishes politely. Never raises; waits a bounded time."""
 

@@ -252,14 +252,19 @@ class SimStream:
 
     async def write(self, data: Buffer) -> None:
         await trio.lowlevel.checkpoint()
-        while not self._is_over and self.other._owed > UNREAD_BYTES_MAX:
+        while not self.write_nowait(data):
             await self._wait_change()
+
+    def write_nowait(self, data: Buffer) -> bool:
         if self._is_over:
             raise StreamClosed(f"the stream to {self._peer} is closed")
+        if self.other._owed > UNREAD_BYTES_MAX:
+            return False
         sent = bytes(data)
         self.other._owed += len(sent)
         self._note(f"-> {self._internet.names[self._peer]} {_kind(sent)} {brief(sent)}")
         self._carry(len(sent), lambda: self.other._arrive(sent))
+        return True
 
     async def close(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -142,6 +142,34 @@ async def test_a_writer_waits_for_a_reader_that_stops_and_little_is_held_meanwhi
         )
 
 
+async def test_what_has_to_wait_is_not_written_at_once():
+    a, b = node(listen=()), node()
+    go_on = trio.Event()
+    received = bytearray()
+
+    async def read_late(stream):
+        await go_on.wait()
+        while part := await stream.read(256 * 1024):
+            received.extend(part)
+        await stream.close()
+
+    b.serve(HOLD, read_late)
+    async with a.run(), b.run():
+        stream = await a.open_stream(await a.dial(b.addresses()[0]), HOLD)
+        sent = bytearray()
+        for size in (1, WINDOW_BYTES + 1, 65_000, 70_000, *(60_000,) * 9):
+            data = os.urandom(size)
+            if stream.write_nowait(data):
+                sent += data
+        assert WINDOW_BYTES - 60_000 < len(sent) <= WINDOW_BYTES, "as much as the peer has granted, nothing in parts"
+        go_on.set()
+        await stream.close()
+        assert await stream.read(1) == b""
+        assert received == sent
+        with pytest.raises(StreamClosed):
+            stream.write_nowait(b"late")
+
+
 async def test_a_cancelled_writer_costs_its_stream_and_nothing_else():
     a, b = node(listen=()), node()
 

@@ -189,6 +189,9 @@ async def test_a_provider_that_stops_in_the_middle_of_a_chunk_is_replaced(wires:
                 await self._stream.close()
                 await trio.sleep_forever()
 
+        def write_nowait(self, data: bytes) -> bool:
+            return False
+
     server = await server_with(data)
     wires.handlers[A] = lambda stream: server.serve(Halves(stream))  # type: ignore[arg-type]
     with pytest.raises(NetworkError, match="middle of a message"):

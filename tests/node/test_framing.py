@@ -41,6 +41,9 @@ class Script:
         await trio.lowlevel.checkpoint()
         self.written += data
 
+    def write_nowait(self, data):
+        return False
+
     async def close(self):
         pass
 
@@ -204,6 +207,33 @@ async def test_a_send_that_is_cancelled_while_it_waits_for_another_harms_nothing
     reader = MessageStream(Script(bytes(stream.written)))
     assert (await reader.receive())[0] == CHUNK
     assert (await reader.receive())[0] == KeepAlive()
+
+
+async def test_a_message_is_sent_at_once_or_left_whole_for_later():
+    ours, theirs = pair()
+    assert ours.send_nowait(CHUNK, [bytes(MIB)]) is False, "it is cut into slices, which take turns"
+    large = bytes(MIB - 200)
+    assert ours.send_nowait(CHUNK, [large])
+    assert ours.bytes_out > len(large)
+    assert ours.send_nowait(CHUNK, [large])
+    assert not ours.send_nowait(KeepAlive()), "the other side does not read"
+    for _ in range(2):
+        assert (await theirs.receive()) == (CHUNK, large)
+    assert ours.send_nowait(KeepAlive())
+    assert (await theirs.receive())[0] == KeepAlive()
+    await theirs.reset()
+    with pytest.raises(StreamClosed):
+        ours.send_nowait(KeepAlive())
+
+
+async def test_nothing_is_sent_at_once_into_the_middle_of_a_message_that_is_being_sent(autojump_clock):
+    stream = Trickle()
+    messages = MessageStream(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(messages.send, CHUNK, [bytes(1000)])
+        await trio.sleep(1)
+        stream.write_nowait = lambda data: pytest.fail("written between the halves of a message")
+        assert not messages.send_nowait(KeepAlive())
 
 
 # --- hostile lengths -----------------------------------------------------------------------------------------------

@@ -32,6 +32,14 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def _framed(message: Any, body: Sequence[Buffer]) -> bytes:
+    header = encode(message)
+    body_bytes = sum(memoryview(part).nbytes for part in body)
+    if body_bytes > BODY_BYTES_MAX:
+        raise ValueError(f"a body of {body_bytes} bytes passes the limit of {BODY_BYTES_MAX}")
+    return b"".join((_varint(len(header)), _varint(body_bytes), header, *body))
+
+
 class MessageStream:
     """Sends and receives messages with bodies. One reader and any number of writers, whose messages never interleave."""
 
@@ -52,11 +60,10 @@ class MessageStream:
         Raises ValueError if the message has no room in a header, or the body is too large; then nothing was sent. Being
         cancelled while it writes ends the stream: what follows half a message would be read as the rest of it.
         """
-        header = encode(message)
-        body_bytes = sum(memoryview(part).nbytes for part in body)
-        if body_bytes > BODY_BYTES_MAX:
-            raise ValueError(f"a body of {body_bytes} bytes passes the limit of {BODY_BYTES_MAX}")
-        data = b"".join((_varint(len(header)), _varint(body_bytes), header, *body))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = _framed(message, body)
+        if self._write_nowait(data):
+            return
         async with self._writing:
             is_whole = False
             try:
@@ -73,6 +80,19 @@ class MessageStream:
         if scope.cancelled_caught:
             raise StreamClosed(f"{self.peer} took nothing for {WRITE_TIMEOUT_S:g} s")
         self.bytes_out += len(data)
+
+    def send_nowait(self, message: Any, body: Sequence[Buffer] = ()) -> bool:
+        """Sends it here and now and returns True, or nothing where that has to wait: then it is for `send`.
+
+        Raises like `send`.
+        """
+        return self._write_nowait(_framed(message, body))
+
+    def _write_nowait(self, data: bytes) -> bool:
+        if len(data) > WRITE_SLICE_BYTES or self._writing.locked() or not self._stream.write_nowait(data):
+            return False
+        self.bytes_out += len(data)
+        return True
 
     async def _write_slices(self, data: bytes, scope: trio.CancelScope) -> None:
         view = memoryview(data)

@@ -43,6 +43,9 @@ class Libp2pStream:
     async def write(self, data: Buffer) -> None:
         await self._stream.write(data)
 
+    def write_nowait(self, data: Buffer) -> bool:
+        return self._stream.write_nowait(data)
+
     async def close(self) -> None:
         # The library's own stream object holds the place in the resource manager, so it is closed with ours.
         with shielded(END_TIMEOUT_S):

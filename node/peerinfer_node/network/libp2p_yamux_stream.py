@@ -138,6 +138,16 @@ class Stream(IMuxedStream):  # type: ignore[misc]
                 since_checkpoint = 0
                 await trio.lowlevel.checkpoint()
 
+    def write_nowait(self, data: Buffer) -> bool:
+        """False, and nothing is written, where `write` would have to wait or to cut the data. Raises `StreamClosed`."""
+        if self._broken or self._is_finished_here:
+            raise StreamClosed(self._broken or "the stream is finished")
+        if len(data) > min(self._send_window, _FRAME_BYTES) or self._connection.is_outbox_full:
+            return False
+        self._send_window -= len(data)
+        self._connection.send_frame(DATA, self._take_flags(), self.stream_id, len(data), data)
+        return True
+
     def open_window(self, delta: int) -> None:
         self._send_window += delta
         self._window_opened.set()

@@ -42,14 +42,30 @@ class LoopbackStream:
     async def write(self, data: Buffer) -> None:
         await self._other._take(data)
 
+    def write_nowait(self, data: Buffer) -> bool:
+        changed = self._other._changed
+        try:
+            changed.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        try:
+            return self._other._take_nowait(data)
+        finally:
+            changed.release()
+
     async def _take(self, data: Buffer) -> None:
         async with self._changed:
-            while len(self._unread) > _BYTES_IN_FLIGHT_MAX and not (self._finished or self._broken):
+            while not self._take_nowait(data):
                 await self._changed.wait()
-            if self._finished or self._broken:
-                raise StreamClosed(f"the stream to {self._other._peer} is closed")
-            self._unread += data
-            self._changed.notify_all()
+
+    def _take_nowait(self, data: Buffer) -> bool:
+        if self._finished or self._broken:
+            raise StreamClosed(f"the stream to {self._other._peer} is closed")
+        if len(self._unread) > _BYTES_IN_FLIGHT_MAX:
+            return False
+        self._unread += data
+        self._changed.notify_all()
+        return True
 
     async def close(self) -> None:
         await self._other._end(broken=False)

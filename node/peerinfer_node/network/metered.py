@@ -123,6 +123,12 @@ class MeteredStream:
             await self._stream.write(part)
             self._count(len(part))
 
+    def write_nowait(self, data: Buffer) -> bool:
+        is_written = self._up is None and self._stream.write_nowait(data)
+        if is_written:
+            self._count(len(data))
+        return is_written
+
     async def close(self) -> None:
         await self._stream.close()
 

@@ -47,7 +47,18 @@ from peerinfer.limits import (
     INLINE_BYTES_MAX,
     REASON_CHARS_MAX,
 )
-from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, JobDone, Refused, Results, ResultsHeld, Term, Window
+from peerinfer.messages import (
+    STRINGS_REVISION,
+    Cancel,
+    Frame,
+    JobBrief,
+    JobDone,
+    Refused,
+    Results,
+    ResultsHeld,
+    Term,
+    Window,
+)
 from peerinfer.tensors import is_string
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
@@ -56,7 +67,7 @@ from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, check_results
 from peerinfer_node.roles.auditing import Auditing
 from peerinfer_node.roles.frames import inputs_digest_of
-from peerinfer_node.roles.job_body import JobBody
+from peerinfer_node.roles.job_body import FrameInputs, JobBody
 from peerinfer_node.roles.work_stream import Conversation, greet, hang_up, read_blob, say_goodbye
 from peerinfer_node.stages import Stages
 from peerinfer_node.tracing import Tracing
@@ -91,6 +102,8 @@ class _Link:
     briefed: set[JobId] = field(default_factory=set)
     ordered: set[int] = field(default_factory=set)
     """Frames in the outbox that have not been cancelled since."""
+    unsent: int = 0
+    """Messages in the outbox, the one that is being sent included."""
     sent: dict[int, Frame] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     """Of the inputs of those whose receipts must name them."""
@@ -347,8 +360,7 @@ class CoordinatorRole:
             case SendFrame(peer, number, job, tasks, _):
                 if peer in self._links:
                     self.stages.ordered(number, job, peer, len(tasks))
-                    self._links[peer].ordered.add(number)
-                    self._links[peer].outbox.send_nowait(effect)
+                    self._order(self._links[peer], effect)
             case CancelFrame(peer, number, reason, goes_on):
                 self.stages.dropped(number)
                 self._cancel_frame(peer, number, reason, goes_on=goes_on)
@@ -440,6 +452,7 @@ class CoordinatorRole:
         for link in self._links.values():
             if job in link.briefed:
                 link.briefed.discard(job)
+                link.unsent += 1
                 link.outbox.send_nowait(JobDone(job))
         await body.ended(end)
         await self._release(job)
@@ -465,6 +478,33 @@ class CoordinatorRole:
             except PeerinferError as error:
                 if isinstance(order, SendFrame):
                     self._break(order.job, error)
+            finally:
+                link.unsent -= 1
+
+    def _order(self, link: _Link, order: SendFrame) -> None:
+        """Sends a frame here and now where nothing has to be waited for: one task alone waits for no other task of ours."""
+        link.ordered.add(order.frame)
+        try:
+            if self._send_frame_nowait(link, order):
+                return
+        except NetworkError as error:
+            link.end = str(error)
+            link.scope.cancel()
+        link.unsent += 1
+        link.outbox.send_nowait(order)
+
+    def _send_frame_nowait(self, link: _Link, order: SendFrame) -> bool:
+        body = self._bodies.get(order.job)
+        if link.unsent or body is None or order.job not in link.briefed or not body.may_act():
+            return False
+        inputs = body.inputs_nowait(order.tasks)
+        if inputs is None or _bytes_of(inputs) > INLINE_BYTES_MAX or self._strings_too_early(link, body, inputs):
+            return False
+        frame = _frame_of(order, body.brief, inputs, None)
+        if not link.stream.send_nowait(frame, inputs.body):
+            return False
+        self._note_sent(link, frame, body.brief, inputs.body)
+        return True
 
     async def _send_frame(self, link: _Link, order: SendFrame) -> None:
         body = self._bodies.get(order.job)
@@ -472,8 +512,7 @@ class CoordinatorRole:
             return
         brief = body.brief
         inputs = await body.inputs(order.tasks)
-        dtypes = [spec.dtype for spec in inputs.tensors] + [port.dtype for port in body.outputs.values()]
-        if link.revision < STRINGS_REVISION and any(map(is_string, dtypes)):
+        if self._strings_too_early(link, body, inputs):
             reason = "its version carries no strings; upgrade it"
             self._driver.post(FrameRefused(link.stream.peer, order.frame, reason, final=True))
             return
@@ -484,30 +523,45 @@ class CoordinatorRole:
             reason = "this node does not hold the lease of the job any more"
             self._driver.post(FrameRefused(link.stream.peer, order.frame, reason, final=False))
             return
-        size = sum(spec.size_bytes for spec in inputs.tensors)
         cid: Cid | None = None
         parts: Sequence[Buffer] = inputs.body
-        if size > INLINE_BYTES_MAX:
+        if _bytes_of(inputs) > INLINE_BYTES_MAX:
             cid = await self._blobs.put(b"".join(parts))
             await self._blobs.pin(cid, frames_of(order.job))
             parts = ()
-        frame = Frame(
-            frame=order.frame,
-            job=order.job,
-            term=Term(brief.term.round, brief.term.candidate),
-            tasks=order.tasks,
-            attempts=order.attempts,
-            items=inputs.items,
-            tensors=inputs.tensors,
-            inputs=cid,
-            inputs_bytes=size if cid else 0,
-        )
         if order.frame not in link.ordered:
             return  # It was cancelled, or its job ended, while its inputs were put together.
-        link.ordered.discard(order.frame)
-        link.sent[order.frame] = frame
-        if brief.certificate and brief.receipts and link.stream.peer != brief.term.candidate:
-            link.digests[order.frame] = inputs_digest_of(cid, parts)
-        self._settle(link)
-        self.stages.sent(order.frame)
+        frame = _frame_of(order, brief, inputs, cid)
+        self._note_sent(link, frame, brief, parts)
         await link.stream.send(frame, parts)
+
+    @staticmethod
+    def _strings_too_early(link: _Link, body: JobBody, inputs: FrameInputs) -> bool:
+        dtypes = [spec.dtype for spec in inputs.tensors] + [port.dtype for port in body.outputs.values()]
+        return link.revision < STRINGS_REVISION and any(map(is_string, dtypes))
+
+    def _note_sent(self, link: _Link, frame: Frame, brief: JobBrief, parts: Sequence[Buffer]) -> None:
+        link.ordered.discard(frame.frame)
+        link.sent[frame.frame] = frame
+        if brief.certificate and brief.receipts and link.stream.peer != brief.term.candidate:
+            link.digests[frame.frame] = inputs_digest_of(frame.inputs, parts)
+        self._settle(link)
+        self.stages.sent(frame.frame)
+
+
+def _bytes_of(inputs: FrameInputs) -> int:
+    return sum(spec.size_bytes for spec in inputs.tensors)
+
+
+def _frame_of(order: SendFrame, brief: JobBrief, inputs: FrameInputs, cid: Cid | None) -> Frame:
+    return Frame(
+        frame=order.frame,
+        job=order.job,
+        term=Term(brief.term.round, brief.term.candidate),
+        tasks=order.tasks,
+        attempts=order.attempts,
+        items=inputs.items,
+        tensors=inputs.tensors,
+        inputs=cid,
+        inputs_bytes=_bytes_of(inputs) if cid else 0,
+    )

@@ -53,6 +53,9 @@ class JobBody(Protocol):
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
         """May raise `InputError` (a file that was there has gone)."""
 
+    def inputs_nowait(self, tasks: Sequence[int]) -> FrameInputs | None:
+        """The same where they are at hand; None where they must be waited for."""
+
     async def keep(self, answer: Answer, tasks: Sequence[int]) -> None:
         """Makes the results of these tasks durable. Raises `StateUnusable` when the disk is full."""
 

@@ -151,6 +151,9 @@ class OnlineJob:
         return self._outputs
 
     async def inputs(self, tasks: Sequence[int]) -> FrameInputs:
+        return self.inputs_nowait(tasks)
+
+    def inputs_nowait(self, tasks: Sequence[int]) -> FrameInputs:
         # A task that was withdrawn since is computed with the rows of another: the frame promises a result for each.
         known = [self._requests[task] for task in tasks if task in self._requests]
         for request in known:

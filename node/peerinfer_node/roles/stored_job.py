@@ -109,6 +109,9 @@ class StoredJob:
             return self._cut(tasks)
         return await self._in_thread(lambda: self._cut(tasks))
 
+    def inputs_nowait(self, tasks: Sequence[int]) -> FrameInputs | None:
+        return None  # they are read from a disk
+
     def _cut(self, tasks: Sequence[int]) -> FrameInputs:
         files, split = self.files, self.files.split
         counts = split.items_of_all(tasks)

@@ -1,14 +1,17 @@
 """The coordinator's side of work streams with good workers; tests/hostile has the others."""
 
+import numpy as np
 import pytest
 import trio
+import trio.testing
 from role_world import JOB, LOCAL, MODEL, OTHER_JOB, answer_to, coordinator_world, stay_alive
 
-from peerinfer.assignment import JobCancelled
-from peerinfer.errors import Busy, LimitExceeded
+from peerinfer.assignment import JobCancelled, TasksAdded
+from peerinfer.errors import Busy, LimitExceeded, StreamClosed
 from peerinfer.limits import INLINE_BYTES_MAX, JOBS_MAX
 from peerinfer.messages import STRINGS_REVISION, Cancel, Frame, Goodbye, JobBrief, JobDone, Refused, Window
 from peerinfer.tensors import FREE, Port
+from peerinfer_node.network.loopback import LoopbackStream
 from peerinfer_node.roles.coordinator import IDLE_LINK_S
 from peerinfer_node.roles.job_body import FrameInputs
 
@@ -62,6 +65,49 @@ async def test_results_are_kept_as_they_were_answered_and_counted_to_their_peer(
         await side.close()
         await world.wait_gone(side)
         assert min(world.role.stream_bytes) > 0
+
+
+@pytest.mark.parametrize("is_at_hand", [True, False])
+async def test_one_task_whose_inputs_are_at_hand_leaves_before_any_other_task_of_ours_runs(is_at_hand, autojump_clock):
+    async with coordinator_world() as world:
+        job = world.accept(1, verify="none", online=True)
+        job.x = np.repeat(job.x, 9, axis=0)
+        job.is_at_hand = is_at_hand
+        side = await join(world, window=9)
+        await answer(side, *await next_frame(side))  # the first one comes after its brief
+        for count in range(2, 10):
+            await trio.testing.wait_all_tasks_blocked()
+            world.role.post(TasksAdded(JOB, 1))
+            assert bool(side.raw._unread) == is_at_hand
+            await answer(side, *await next_frame(side))
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(job.kept) == count
+        await side.close()
+        world.role.drop(JOB, "the test ends")
+
+
+async def test_a_worker_whose_stream_breaks_while_a_task_is_sent_at_once_costs_nothing(autojump_clock, monkeypatch):
+    async with coordinator_world() as world:
+        job = world.accept(1, verify="none", online=True)
+        job.x = np.repeat(job.x, 2, axis=0)
+        job.is_at_hand = True
+        side = await join(world)
+        await answer(side, *await next_frame(side))
+        await trio.testing.wait_all_tasks_blocked()
+
+        def break_off(stream, data):
+            raise StreamClosed("somebody pulled the plug")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LoopbackStream, "write_nowait", break_off)
+            world.role.post(TasksAdded(JOB, 1))
+        assert await world.wait_gone(side) == "somebody pulled the plug"
+        other = await join(world, "other")
+        await answer(other, *await next_frame(other))
+        await trio.testing.wait_all_tasks_blocked()
+        assert {peer for peer, _ in job.kept.values()} == {side.keys.peer_id, other.keys.peer_id}
+        await other.close()
+        world.role.drop(JOB, "the test ends")
 
 
 async def test_a_stream_that_no_job_needs_is_closed_after_a_while(autojump_clock):
