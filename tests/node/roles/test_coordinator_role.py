@@ -35,7 +35,7 @@ async def answer(side, frame, body):
 
 async def test_a_worker_is_told_what_the_frames_are_about_before_the_first(autojump_clock):
     async with coordinator_world() as world:
-        job = world.accept(2, verify="none")
+        job = world.accept(2, verify="none", seconds_per_item=1.0)
         side = await join(world)
         brief = await side.hear(JobBrief, Frame)
         assert brief == job.brief
