@@ -11,7 +11,7 @@ from test_table import lively
 from peerinfer_tui.attention import FAILED_JOBS_MAX, attention
 from peerinfer_tui.device_view import device_page, node_page
 from peerinfer_tui.job_view import FAILURES_SHOWN, job_page
-from peerinfer_tui.line import Line, state_span, words
+from peerinfer_tui.line import Line, folded, state_span, words
 from peerinfer_tui.overview_view import contribution_lines, curve_lines, energy_words, node_line, swarm_lines
 from peerinfer_tui.peer_view import peer_page
 from peerinfer_tui.pictures import DevicePicture, Failure, JobPicture, NodePicture, PeerPicture, Reason, Snapshot
@@ -157,6 +157,15 @@ def test_the_gravest_matter_comes_first() -> None:
         "▲ job 01234567: 1 task failed for good",
         "▲ job 01234567: 2 checks found a wrong result",
     ]
+
+
+def test_what_needs_attention_is_told_to_its_end() -> None:
+    why = "1 of 3 electors answered, 2 are needed; if they are gone for good: peerinfer jobs rescue 01234567"
+    (line,) = attention(Snapshot(NODE, jobs=(replace(JOB, blocked=why),)), now_s=0.0)
+    lines = folded(line, 40)
+    assert all(len(words(each)) <= 40 for each in lines)
+    assert " ".join(words(each).strip("▲ ") for each in lines) == f"job 01234567 waits: {why}"
+    assert words(lines[1]).startswith("  ")
 
 
 def test_many_failed_jobs_do_not_hide_everything_else() -> None:

@@ -99,9 +99,10 @@ def _job_changes(
 ) -> list[Happening]:
     name: Span = (f"job {short_job(after.job_id)}: ", "plain")
     found: list[Happening] = []
-    terms_before = {each.term for each in before.handovers} if before is not None else set()
+    # A job that was rescued begins with term 1 again.
+    terms_before = {(each.term, each.at_s) for each in before.handovers} if before is not None else set()
     for index, each in enumerate(after.handovers):
-        if each.term not in terms_before:
+        if (each.term, each.at_s) not in terms_before:
             found.append(_handover(after, index, names, each.at_s, now_s))
     if before is None:
         told: Line = (name, state_span(after.state), (f", {counted(after.items, 'item')}", "plain"))

@@ -56,6 +56,14 @@ def wrapped(name: str, text: str, cells: int, tone: Tone = "plain", *, width: in
     return [fact(name if index == 0 else "", (part, tone), width=width) for index, part in enumerate(parts)]
 
 
+def folded(line: Line, cells: int) -> list[Line]:
+    """A mark and what it is about, the words over as many lines of `cells` cells as they take."""
+    (mark, tone), *rest = line
+    width = len(mark)
+    parts = textwrap.wrap(words(tuple(rest)), max(8, cells - width)) or [""]
+    return [((mark if index == 0 else " " * width, tone), (part, rest[0][1])) for index, part in enumerate(parts)]
+
+
 def gauge(ratio: float | None, width: int, tone: Tone = "accent") -> Line:
     """A bar and what it stands for, `width` cells together."""
     if ratio is None:

@@ -11,7 +11,7 @@ from peerinfer_tui.attention import attention
 from peerinfer_tui.curve_panel import CurvePanel
 from peerinfer_tui.figures import clock_time
 from peerinfer_tui.job_view import active_job_sheet
-from peerinfer_tui.line import Line
+from peerinfer_tui.line import Line, folded
 from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.logbook import Logbook
@@ -59,7 +59,8 @@ class Overview(Page):
         self._own_curve.show(logbook.own_rates, logbook.now_s)
         matters = attention(snapshot, logbook.now_s)
         self._matters.border_title = f"needs attention  {len(matters)}" if matters else "needs attention"
-        self._matters.show(lambda _: matters or [(("nothing needs attention", "dim"),)])
+        nothing: list[Line] = [(("nothing needs attention", "dim"),)]
+        self._matters.show(lambda cells: [part for line in matters for part in folded(line, cells)] or nothing)
         happened = [each for _, each in list(logbook.happenings)[-RECENT_MAX:]]
         recent: list[Line] = [((f"{clock_time(each.at_s)}  ", "dim"), *each.line) for each in reversed(happened)]
         self._recent.show(lambda _: recent or [(("nothing yet", "dim"),)])
