@@ -199,6 +199,7 @@ def _saying(*about: tuple[PeerId, float, int]) -> Attestation:
 
 LIVE = (
     Attack("always wrong", 1.0),
+    Attack("always wrong, names without limit", 1.0, limited=False),
     Attack("1% wrong", 0.01),
     Attack("free-riders who copy", 0.3, copies=True),
     Attack("no saboteur", 0.0, saboteurs=0.0),
