@@ -313,6 +313,10 @@ class Coordination:
         """It was caught with a wrong result."""
         return peer in self._caught
 
+    def is_kept_out(self, peer: PeerId) -> bool:
+        """It is one name too many from where somebody was caught."""
+        return peer in self._judgement.kept_out
+
     @property
     def reputation(self) -> Reputation:
         """What this node has seen of its peers."""

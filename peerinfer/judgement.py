@@ -70,6 +70,8 @@ class Judgement:
         self.vouching = vouching
         self.now_s = 0.0
         self._whitewashing = Whitewashing()
+        self.kept_out: dict[PeerId, None] = {}
+        """Workers that are here and get nothing, since too many new names came from their network."""
 
     @property
     def wall_s(self) -> float:
@@ -97,6 +99,7 @@ class Judgement:
         offer, is_known = worker.offer, self.reputation.knows(worker.peer)
         if not (offer.local or is_known or self._whitewashing.admits(worker.peer, offer.groups, self.wall_s)):
             self._force.keep_out(worker.peer, KEPT_OUT)
+            self.kept_out[worker.peer] = None
         self._rate(worker.peer)
         self._tell_all(self._known(worker.peer, worker))
 
@@ -124,6 +127,7 @@ class Judgement:
             self.reputation.vanished(worker.peer, self.wall_s)
 
     def left(self, peer: PeerId) -> None:
+        self.kept_out.pop(peer, None)
         self._tell_all(told.PeerLeft(peer))
 
     def _tell_all(self, event: told.Event) -> None:

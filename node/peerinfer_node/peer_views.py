@@ -15,6 +15,7 @@ from peerinfer.membership_events import Member
 from peerinfer.reputation_words import own_words, words_of
 from peerinfer.units import format_count, format_size
 from peerinfer.vouching import VOUCHERS_SHOWN_MAX
+from peerinfer.whitewashing import KEPT_OUT
 from peerinfer_node.roles.recruiting import offer_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class PeerViews:
         advert = member.advert
         if member.peer in self._node.coordinator.machine.caught:
             return CAUGHT
+        if self._node.coordinator.machine.is_kept_out(member.peer):
+            return KEPT_OUT
         if member.state != "alive":
             return f"is {member.state}: there is no connection to it"
         if advert is None:
