@@ -90,20 +90,13 @@ class _Worker:
 
 
 class DiscreteWorld:
-    """One run of a scenario. `run` may be called once. `coordination` makes the machine that is tried."""
+    """One run of a scenario. `run` may be called once."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        seed: int,
-        log: EventLog,
-        *,
-        coordination: Callable[[random.Random], Coordination] = Coordination,
-    ) -> None:
+    def __init__(self, scenario: Scenario, seed: int, log: EventLog) -> None:
         self._scenario = scenario
         self._seed = seed
         self._log = log
-        self._coordinator = coordination(rng_for(seed, "coordinator", "machine"))
+        self._coordinator = Coordination(rng_for(seed, "coordinator", "machine"))
         self._peer = PeerId("coordinator")
         self._workers: dict[PeerId, _Worker] = {}
         self._timeline = Timeline()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from peerinfer.assignment import FrameAnswered
 from peerinfer.coordination import Coordination
+from peerinfer.frame_ends import FrameEnds
 from peerinfer.ids import PeerId
 from peerinfer.ledger import Ledger, TaskState
 from peerinfer.verification import Verification
@@ -39,10 +39,8 @@ SMALL = Scenario(
 )
 
 
-def run(
-    seed: int, one: Scenario = SMALL, coordination: Callable[[random.Random], Coordination] = Coordination
-) -> tuple[Any, DiscreteWorld]:
-    world = DiscreteWorld(one, seed, EventLog(), coordination=coordination)
+def run(seed: int, one: Scenario = SMALL) -> tuple[Any, DiscreteWorld]:
+    world = DiscreteWorld(one, seed, EventLog())
     return world.run(), world
 
 
@@ -94,35 +92,36 @@ def test_a_lost_task_that_is_not_put_back_is_noticed_from_outside(monkeypatch: p
         run(1)
 
 
-class Forgetful(Coordination):
+class Forgetful(FrameEnds):
     """The mistake: an answered frame stays, and its worker never has room again."""
 
-    def _answered(self, event: FrameAnswered, now_s: float) -> None:
+    def answered(self, event: FrameAnswered, now_s: float) -> None:
         frame = self._frame(event.peer, event.frame)
-        super()._answered(event, now_s)
+        super().answered(event, now_s)
         if frame is not None:
             self._force.begin(frame)
 
 
-def test_a_frame_that_is_never_done_with_is_noticed() -> None:
+def test_a_frame_that_is_never_done_with_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerinfer.coordination.FrameEnds", Forgetful)
     with pytest.raises(Violation, match="the job has not ended within 120 s"):
-        run(1, coordination=Forgetful)
+        run(1)
 
 
-class TakesTwice(Coordination):
+class TakesTwice(FrameEnds):
     """The mistake: an answer that has come already is taken once more."""
 
-    def _answered(self, event: FrameAnswered, now_s: float) -> None:
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._old: dict[int, Any] = {}
+
+    def answered(self, event: FrameAnswered, now_s: float) -> None:
         if event.peer in self._workers and event.frame not in self._force.frames and event.frame in self._old:
             self._force.begin(self._old[event.frame])
         frame = self._frame(event.peer, event.frame)
         if frame is not None:
             self._old[event.frame] = frame
-        super()._answered(event, now_s)
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
-        self._old: dict[int, Any] = {}
+        super().answered(event, now_s)
 
 
 def answered_whatever(ledger: Ledger, tasks: Iterable[int]) -> list[int]:
@@ -136,13 +135,15 @@ def answered_whatever(ledger: Ledger, tasks: Iterable[int]) -> list[int]:
 def test_an_answer_that_is_taken_twice_is_noticed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     blind(monkeypatch)
     monkeypatch.setattr(Ledger, "answered", answered_whatever)
+    monkeypatch.setattr("peerinfer.coordination.FrameEnds", TakesTwice)
     with pytest.raises(Violation, match="is kept twice"):
-        run(1, coordination=TakesTwice)
+        run(1)
 
 
-def test_one_guard_against_double_answers_is_enough() -> None:
+def test_one_guard_against_double_answers_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger's own: whoever breaks the other alone does no harm."""
-    outcome, _ = run(1, coordination=TakesTwice)
+    monkeypatch.setattr("peerinfer.coordination.FrameEnds", TakesTwice)
+    outcome, _ = run(1)
     assert outcome.final + outcome.failed == 600
 
 
