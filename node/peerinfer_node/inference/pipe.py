@@ -142,7 +142,7 @@ class Loaded:
 
 @part
 class NotLoaded:
-    """The model was refused, did not fit into memory, or is not for this device."""
+    """The model was refused, did not fit into memory, or is not for this device; or the device could not be measured."""
 
     request: int = wire(_request)
     kind: str = wire(one_of("model", "memory", "device"))

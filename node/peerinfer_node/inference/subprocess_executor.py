@@ -177,7 +177,9 @@ class SubprocessExecutor:
     async def benchmark(self) -> Device:
         async with self._turn:
             request = pipe.Measure(self._next_request())
-            reply, _ = await self._ask(request, (), (pipe.Measured,), MEASURE_TIMEOUT_S)
+            reply, _ = await self._ask(request, (), (pipe.Measured, pipe.NotLoaded), MEASURE_TIMEOUT_S)
+        if isinstance(reply, pipe.NotLoaded):
+            raise DeviceUnfit(reply.reason)
         self._device = replace(
             self._device,
             gemm_gflops=max(0.0, reply.gemm_gflops),

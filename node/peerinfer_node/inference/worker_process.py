@@ -156,7 +156,16 @@ class Worker:
             return pipe.Outgoing(self._measure(request))
         raise AssertionError(f"{request} is not a request")
 
-    def _measure(self, request: pipe.Measure) -> pipe.Measured:
+    def _measure(self, request: pipe.Measure) -> pipe.Measured | pipe.NotLoaded:
+        try:
+            return self._measured(request)
+        except DeviceUnfit as error:
+            reason = str(error)
+        except Exception as error:  # whatever a provider raises is about its device: the models are ours
+            reason = f"it cannot run the models that measure it: {_line(error)}"
+        return pipe.NotLoaded(request.request, "device", pipe.shortened(reason), tuple(self._models))
+
+    def _measured(self, request: pipe.Measure) -> pipe.Measured:
         from peerinfer_node.inference.measuring import convolution, copy_gbs, device_gbs, gemm_gflops
 
         bandwidth_gbs = device_gbs(self._session) if self._is_card else copy_gbs()

@@ -292,6 +292,10 @@ LIES = {
     "an answer to another question": "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 1, ()))",
     "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1, ()), [bytes(4)])",
     "two outcomes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1, ()), EIGHT)",
+    "one outcome twice": "loaded(); say(Ran(2, (OutputGroup((1, 1), row(2)),), (), 0.1, ()), [bytes(8)])",
+    "outcomes of one task in two groups": (
+        "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)), OutputGroup((0,), row(1))), (), 0.1, ()), [bytes(12)])"
+    ),
     "an unknown task": "loaded(); say(Ran(2, (OutputGroup((0, 1, 2), row(3)),), (), 0.1, ()), [bytes(12)])",
     "too few rows": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(1)),), (), 0.1, ()), [bytes(4)])",
     "too few bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, ()), [bytes(7)])",

@@ -198,6 +198,8 @@ async def test_without_a_driver_the_worker_says_so_and_does_not_use_the_processo
     try:
         with pytest.raises((ModelRefused, DeviceUnfit, WorkerDied), match=r"adapter|graphics card"):
             await executor.load(cid_of(models.mlp()), models.mlp())
+        with pytest.raises(DeviceUnfit, match=r"adapter|graphics card"):
+            await executor.benchmark()
     finally:
         await executor.close()
 
