@@ -29,6 +29,12 @@ class Parser(argparse.ArgumentParser):
         say(f"{self.prog}: error: {line}; see: {self.prog} --help")
         raise SystemExit(2)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, left_over = super().parse_known_args(args, namespace)
+        if left_over and " " in self.prog:  # argparse would let the top level say it, whose help is of no help here
+            self.error(f"unrecognized arguments: {' '.join(left_over)}")
+        return known, left_over
+
     def print_help(self, file: Any = None) -> None:
         # Like any other data: a closed pipe is the guard's business, where argparse would hide it.
         write_out(self.format_help())

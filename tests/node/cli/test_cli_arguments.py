@@ -101,6 +101,7 @@ WRONG = [
     ("reputation export a", "-o FILE"),
     ("reputation abcd -o b", "reputation export -o FILE"),
     ("status extra", "extra"),
+    ("bench --device cpu", "see: peerinfer bench --help"),
 ]
 
 

@@ -1,4 +1,7 @@
-"""Providers of a card's maker. No machine of ours has one, so their way is gone with one that all builds bring."""
+"""Providers of a card's maker. No machine of ours has such a card, so their way is gone with one that all builds bring.
+
+OpenVINO computes on the processor as well; its test runs where `onnxruntime-openvino` is installed.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import onnxruntime
 import pytest
 from models import batch_of, outputs_of
 
+from peerinfer.config import NodeConfig
 from peerinfer.errors import DeviceUnfit, WorkerDied
 from peerinfer.ids import cid_of
 from peerinfer_node.clock import SystemClock
+from peerinfer_node.devices.lent import lend
 from peerinfer_node.devices.native import NATIVES, OPENVINO
 from peerinfer_node.devices.probe import cpu_device
 from peerinfer_node.inference.certificates import Certificates
@@ -110,6 +115,35 @@ async def test_a_built_in_provider_is_certified_and_runs_in_its_sandboxed_proces
     finally:
         await card.close()
         await processor.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    OPENVINO.provider not in onnxruntime.get_available_providers(), reason="onnxruntime-openvino is not installed"
+)
+async def test_openvino_on_the_processor_agrees_with_it_and_as_a_card_that_is_not_there_is_refused() -> None:
+    lent = lend(NodeConfig(device=("openvino",)), [], MemoryStore(), SystemClock(), Log(lambda line: None))
+    processor, executor = lent.executors
+    no_card = Device("a card", "gpu", OPENVINO.provider, 1 << 30, 0x8086, 0x56A0)
+    card = SubprocessExecutor(no_card, access=DeviceAccess(provider=OPENVINO.provider, device_ids=(0x8086, 0x56A0)))
+    model, x = models.orientation(), np.random.default_rng(0).random((2, 3, 224, 224), np.float32)
+    try:
+        assert not lent.lends_processor
+        device = await executor.benchmark()
+        assert (device.kind, device.provider) == ("cpu", OPENVINO.provider)
+        assert 0 < device.bandwidth_gbs < 1000
+        await executor.load(cid_of(model), model)
+        assert executor.sandbox == processor.sandbox == "full"
+        found = outputs_of(await executor.run(cid_of(model), batch_of([2], x=x), 10), [2])[0]
+        expected = outputs_of(await processor.run(cid_of(model), batch_of([2], x=x), 10), [2])[0]
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
+        with pytest.raises(DeviceUnfit, match="did not start"):
+            await card.benchmark()
+    finally:
+        for made in (*lent.executors, card):
+            await made.close()
+        lent.sampler.close()
 
 
 @pytest.mark.slow
