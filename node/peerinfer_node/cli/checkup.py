@@ -49,7 +49,7 @@ class Finding:
 
 def examine(home: Home) -> list[Finding]:
     """All checks, in the order in which their troubles are best mended."""
-    checks: list[tuple[str, Callable[[], Finding]]] = [
+    checks: list[tuple[str, Callable[[], Finding | list[Finding]]]] = [
         ("python", check_python),
         ("onnxruntime", check_onnxruntime),
         ("graphics", check_graphics),
@@ -64,10 +64,11 @@ def examine(home: Home) -> list[Finding]:
         ("daemon", lambda: check_daemon(home.socket)),
         ("reachability", lambda: check_reachability(home.socket)),
     ]
-    findings = []
+    findings: list[Finding] = []
     for name, check in checks:
         try:
-            findings.append(check())
+            found = check()
+            findings += found if isinstance(found, list) else [found]
         except Exception as error:
             # A doctor who faints helps nobody; the next check may say more.
             findings.append(Finding(name, "warn", f"could not be checked: {type(error).__name__}: {error}"))
@@ -101,27 +102,28 @@ def check_onnxruntime() -> Finding:
     return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}", advice)
 
 
-def check_graphics() -> Finding:
-    """Every card, with what keeps it from use and what helps."""
+def check_graphics() -> list[Finding]:
+    """Each card, under the number that --device knows it by, with what keeps it from use and what helps."""
     from peerinfer_node.devices.probe import find_gpus
 
     cards = find_gpus()
     if not cards:
-        return Finding("graphics", "ok", "no graphics card; the processor computes")
-    found, advice = [], []
-    for card in cards:
+        return [Finding("graphics", "ok", "no graphics card; the processor computes")]
+    others_serve = any(card.is_usable for card in cards)
+    findings = []
+    for number, card in enumerate(cards):
+        name = f"gpu:{number} {card.device.name}"
         if card.is_usable:
             size = format_size(card.device.memory_bytes)
-            found.append(f"{card.device.name}, {size}, good for {card.good_for}")
+            findings.append(Finding("graphics", "ok", f"{name}, {size}, good for {card.good_for}"))
             continue
         reasons = ", and ".join(obstacle.reason for obstacle in card.obstacles)
-        found.append(f"{card.device.name} cannot be used: {reasons}")
-        advice += [obstacle.advice for obstacle in card.obstacles if obstacle.advice]
-    if any(card.is_usable for card in cards):
-        state = "ok"
-    else:
-        state, advice = "warn", advice or ["nothing can be done here; the processor computes"]
-    return Finding("graphics", state, "; ".join(found), "; ".join(dict.fromkeys(advice)))
+        advice = "; ".join(dict.fromkeys(obstacle.advice for obstacle in card.obstacles if obstacle.advice))
+        helps = advice or "nothing can be done here; other devices compute"
+        findings.append(
+            Finding("graphics", "ok" if others_serve else "warn", f"{name} cannot be used: {reasons}", helps)
+        )
+    return findings
 
 
 def check_figures(state_db: Path) -> Finding:

@@ -63,17 +63,20 @@ def test_doctor_says_of_every_card_what_it_is_good_for_or_what_helps(
     for answer, state in ((Answer((radv,)), "ok"), (Answer(problem="no driver", advice="install one"), "warn")):
         found = judge(cards, answer, has_provider=True)
         monkeypatch.setattr(probe, "find_gpus", lambda found=found: found)
-        finding = checkup.check_graphics()
-        assert finding.state == state
-        assert ("Radeon RX 580, 8 GiB, good for fp32" in finding.found) == (state == "ok")
-        assert finding.advice
+        other, card = checkup.check_graphics()
+        assert (other.state, card.state) == (state, state)
+        assert other.found.startswith("gpu:0 HD Graphics 630 cannot be used: ")
+        assert card.found.startswith("gpu:1 Radeon RX 580")
+        assert ("8 GiB, good for fp32" in card.found) == (state == "ok")
+        assert other.advice
+        assert bool(card.advice) == (state == "warn")
 
 
 def test_doctor_says_all_that_keeps_a_card_from_use_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards = read_cards(lay_out("rx580", tmp_path))
     found = judge(cards, Answer(()), has_provider=False)
     monkeypatch.setattr(probe, "find_gpus", lambda: found)
-    finding = checkup.check_graphics()
+    finding = checkup.check_graphics()[-1]
     words = "the WebGPU provider is not installed, and no Vulkan driver offers it (kernel driver: amdgpu)"
     assert f"Radeon RX 580 cannot be used: {words}" in finding.found
     assert (
