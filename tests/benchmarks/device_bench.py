@@ -6,6 +6,7 @@ process, no checks, no tensors that travel.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,13 +158,14 @@ async def _handed_over(nodes: list[Any], floats: int, answered: int, rounds: int
 _START = """
 import sys
 import peerinfer, peerinfer_node
+from peerinfer_node.inference import pipe
 level = "none"
 if sys.argv[1:] == ["with"]:
     from peerinfer_node.inference import sandbox
     layers = sandbox.lock_in([peerinfer, peerinfer_node], memory_bytes=4 << 30, opening=sandbox.Opening((), ()))
     level = layers.level
 import numpy, onnxruntime
-from peerinfer_node.inference import batching, pipe, providers
+from peerinfer_node.inference import batching, providers
 print(level)
 """
 
@@ -187,5 +189,6 @@ def _sandbox(rounds: int) -> list[Measurement]:
 def _started(arguments: tuple[str, ...]) -> tuple[float, str]:
     started = perf_counter()
     command = [sys.executable, "-I", "-B", "-c", _START, *arguments]
-    child = subprocess.run(command, capture_output=True, check=True, text=True)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # as the daemon starts it
+    child = subprocess.run(command, capture_output=True, check=True, text=True, env=one_thread)
     return (perf_counter() - started) * 1e3, child.stdout.strip()
