@@ -289,19 +289,23 @@ LIES = {
     "a header that is none": "data.send((5).to_bytes(4, 'little') + bytes(9) + b'\\x91\\xff\\xff\\xff\\xff')",
     "an answer before it is ready": "say(Unknown(0))",
     "another answer": "loaded(); say(Loaded(2, (), (), 0.1, False, 1.0, ()))",
-    "an answer to another question": "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 1, ()))",
-    "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1, ()), [bytes(4)])",
-    "two outcomes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1, ()), EIGHT)",
-    "one outcome twice": "loaded(); say(Ran(2, (OutputGroup((1, 1), row(2)),), (), 0.1, ()), [bytes(8)])",
-    "outcomes of one task in two groups": (
-        "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)), OutputGroup((0,), row(1))), (), 0.1, ()), [bytes(12)])"
+    "an answer to another question": (
+        "loaded(); say(Ran(1, (), tuple(TaskFailure(n, 'model', '') for n in (0, 1)), 1, (), ()))"
     ),
-    "an unknown task": "loaded(); say(Ran(2, (OutputGroup((0, 1, 2), row(3)),), (), 0.1, ()), [bytes(12)])",
-    "too few rows": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(1)),), (), 0.1, ()), [bytes(4)])",
-    "too few bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, ()), [bytes(7)])",
-    "too many bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, ()), [bytes(9)])",
-    "a scalar": "loaded(); say(Ran(2, (OutputGroup((0, 1), row()),), (), 0.1, ()), [bytes(4)])",
-    "a negative time": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), -1.0, ()), [bytes(8)])",
+    "no outcome": "loaded(); say(Ran(2, (OutputGroup((0,), row(1)),), (), 0.1, (), ()), [bytes(4)])",
+    "two outcomes": (
+        "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (TaskFailure(1, 'model', ''),), 1, (), ()), EIGHT)"
+    ),
+    "one outcome twice": "loaded(); say(Ran(2, (OutputGroup((1, 1), row(2)),), (), 0.1, (), ()), [bytes(8)])",
+    "outcomes of one task in two groups": (
+        "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)), OutputGroup((0,), row(1))), (), 0.1, (), ()), [bytes(12)])"
+    ),
+    "an unknown task": "loaded(); say(Ran(2, (OutputGroup((0, 1, 2), row(3)),), (), 0.1, (), ()), [bytes(12)])",
+    "too few rows": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(1)),), (), 0.1, (), ()), [bytes(4)])",
+    "too few bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, (), ()), [bytes(7)])",
+    "too many bytes": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), 0.1, (), ()), [bytes(9)])",
+    "a scalar": "loaded(); say(Ran(2, (OutputGroup((0, 1), row()),), (), 0.1, (), ()), [bytes(4)])",
+    "a negative time": "loaded(); say(Ran(2, (OutputGroup((0, 1), row(2)),), (), -1.0, (), ()), [bytes(8)])",
     "half an answer": "loaded(); data.send((100).to_bytes(4, 'little') + bytes(9) + b'half'); data.close()",
     "a body where no memory is": "loaded(); data.send(bytes(4) + (1 << 26).to_bytes(8, 'little') + b'\\1')",
     "a body at no place": "loaded(); data.send(bytes(4) + bytes(8) + b'\\2')",
