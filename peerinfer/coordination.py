@@ -342,6 +342,13 @@ class Coordination:
     def _picture(self, job: CoordinatedJob) -> JobPicture:
         return job.picture(self._force.blocked(job))
 
+    def tasks_left(self, job_id: JobId) -> int | None:
+        """Tasks of a job that are neither final nor failed; None of a job that is not known."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        return job.ledger.tasks - job.ledger.count(TaskState.FINAL) - job.ledger.count(TaskState.FAILED)
+
     def in_flight(self, peer: PeerId) -> int:
         worker = self._workers.get(peer)
         return len(worker.frames) if worker else 0

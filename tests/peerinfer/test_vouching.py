@@ -156,13 +156,13 @@ def test_a_replayed_attestation_is_nothing_new_and_an_old_one_counts_no_more() -
 
 
 def test_a_million_attestations_of_one_peer_are_one_a_minute() -> None:
-    """A hundred thousand are tried here: each of the others costs the same and changes nothing."""
+    """Twenty thousand are tried here: each of the others costs the same and changes nothing."""
     vouching = world()
     taken = sum(
-        bool(vouching.hear(EVE, saying((NEW, GFLOP, 5), at_s=NOW_S + number / 1000), b"", NOW_S + 100))
-        for number in range(100_000)
+        bool(vouching.hear(EVE, saying((NEW, GFLOP, 5), at_s=NOW_S + number / 200), b"", NOW_S + 100))
+        for number in range(20_000)
     )
-    assert taken == math.ceil(100_000 / 1000 / APART_MIN_S)
+    assert taken == math.ceil(20_000 / 200 / APART_MIN_S)
     assert len(vouching._said) == 1
 
 

@@ -172,8 +172,8 @@ class CoordinatorRole:
         """Raises `Busy` if one more job of so many tasks would be too much for this node."""
         now_s, load = self._clock.now_s(), []
         for job, (open_tasks, began_s) in self._began.items():
-            picture = self.machine.picture(job)
-            left = open_tasks if picture is None else picture.tasks - picture.final - len(picture.failed)
+            found = self.machine.tasks_left(job)
+            left = open_tasks if found is None else found
             load.append(Workload(left, max(open_tasks - left, 0), now_s - began_s))
         check_room(load, tasks)
 
