@@ -1,6 +1,8 @@
 """What neighbours tell each other about third ones: adverts on demand, news by gossip, and a digest now and then.
 
-Everything here has a budget, so that a node of a large swarm sends no more than one of a small swarm.
+Two who meet show each other a few names of their tables. Who does not know some of those turns the other's pages
+(`reading`); two that know the same have said so in a kilobyte. Everything here has a budget, so that a node of a large
+swarm sends no more than one of a small swarm.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from peerinfer.ids import PeerId
-from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX
+from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX, PAGE_PEERS_MAX
 from peerinfer.machine import NEVER
 from peerinfer.member_table import Entry, Table, known_of
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News
@@ -26,22 +28,32 @@ from peerinfer.news import (
     known,
     peer_with,
 )
+from peerinfer.reading import Reader
+from peerinfer.spread_messages import Page
 
 GOSSIP_EVERY_S = 0.25
 GOSSIP_FANOUT = 2
 SYNC_EVERY_S = 30.0
 """A sample of the table goes to a random neighbour, who mends what gossip has missed."""
 SYNC_PEERS = 64
+GREETING_PEERS = 16
+"""Names that a new neighbour is shown."""
 INTRODUCED = 8
 """Neighbours whose adverts a new one gets at once."""
+STRANGERS_PER_S = 0.2
+STRANGERS_BURST = 16.0
+"""Adverts of unknown peers that a full table asks for: each pushes out another one. Without this bound the tables of a
+swarm that is larger than they are would go round and round as fast as the budgets allow; with it the half of a table is
+replaced in twenty minutes, while peers stay for hours."""
+
 WANTED_AGAIN_S = 2.0
 WANTED_ASKED_MAX = 4
 """Neighbours that are asked for one advert, each after the other."""
 DOUBTS_MAX = 4
 """Who call a peer dead in a version that is not known here; two are believed."""
 
-ADVERTS_BYTES = 256 * 1024
-"""Adverts in one message, together."""
+ADVERTS_BYTES = 32 * 1024
+"""Adverts in one message, together: what is urgent waits behind it, on a slow line 30 ms."""
 
 _ORDER = {"alive": 0, "suspect": 1, "dead": 2, "left": 3}
 
@@ -84,7 +96,9 @@ class Exchange:
         self._telling = Budget(NEWS_BYTES_PER_S, NEWS_BYTES_BURST)
         self._serving = Budget(ADVERTS_BYTES_PER_S, ADVERTS_BYTES_BURST)
         self._fetching = Budget(ADVERTS_BYTES_PER_S, ADVERTS_BYTES_BURST)
+        self._replacing = Budget(STRANGERS_PER_S, STRANGERS_BURST)
         self.wanted: dict[PeerId, Wanted] = {}
+        self.reader = Reader(table)
         self._gossip_s = self.sync_s = NEVER
 
     @property
@@ -101,7 +115,7 @@ class Exchange:
             adverts.append(self.own_signed)
         if adverts:
             self._table.send(peer, Adverts(tuple(adverts)))
-        self._table.send(peer, Digest(self._table.sample(DIGEST_PEERS_MAX, peer)))
+        self._table.send(peer, self._digest(GREETING_PEERS, peer))
 
     def send_adverts(self, peer: PeerId, keys: tuple[bytes, ...], now_s: float) -> None:
         found: list[bytes] = []
@@ -110,10 +124,13 @@ class Exchange:
             wanted = peer_with(key)
             entry = self._table.entries.get(wanted)
             signed = self.own_signed if wanted == self._table.own else entry.member.signed if entry else b""
-            if not signed or size_bytes + len(signed) > ADVERTS_BYTES:
+            if not signed:
                 continue
             if not self._serving.take(len(signed), now_s):
                 break
+            if size_bytes + len(signed) > ADVERTS_BYTES:
+                self._table.send(peer, Adverts(tuple(found)))
+                found, size_bytes = [], 0
             found.append(signed)
             size_bytes += len(signed)
         if found:
@@ -122,6 +139,9 @@ class Exchange:
     def want(self, peer: PeerId, now_s: float, *, is_urgent: bool) -> bool:
         """Whether to ask for this peer's advert now. It is urgent if somebody doubts that the peer lives."""
         if peer in self.wanted or len(self.wanted) >= self._table.members_max:
+            return False
+        is_stranger = self._table.is_full and peer not in self._table.entries
+        if is_stranger and not self._replacing.take(1, now_s):
             return False
         keep = 0 if is_urgent else NEWS_BYTES_URGENT
         if not self._fetching.take(ADVERT_BYTES_MAX / 10, now_s, keep=keep):  # an advert takes 400 to 1,000 bytes
@@ -155,11 +175,38 @@ class Exchange:
         if again:
             self._table.send(self._table.rng.choice(list(self._table.neighbours)), AdvertsWanted(tuple(again)))
 
-    def mend(self, peer: PeerId, told: tuple[Known, ...], now_s: float) -> None:
+    def send_page(self, peer: PeerId, after: bytes, now_s: float) -> None:
+        """What comes next in this node's table, in the order of the keys."""
+        page = self._table.page(after, PAGE_PEERS_MAX)
+        if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(page), now_s, keep=NEWS_BYTES_URGENT):
+            self._table.send(peer, Page(page))
+
+    def set_right(self, peer: PeerId, told: tuple[Known, ...], now_s: float) -> None:
+        """Answers news of somebody's end, or life, if it is known here that it is otherwise."""
+        better = []
+        for each in told:
+            entry = self._table.entries.get(peer_with(each.key))
+            if entry is None or entry.member.advert is None or entry.member.state == each.state:
+                continue
+            member, version = entry.member, (each.incarnation, each.sequence)
+            has_ended = member.state in ("dead", "left")
+            was_doubted = each.state in ("suspect", "dead")
+            if (has_ended and member.version >= version) or (was_doubted and member.version > version):
+                better.append(known_of(member))
+        if better and self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(better), now_s):
+            self._table.send(peer, News(tuple(better)))
+
+    def ask_about(self, entry: Entry, now_s: float) -> None:
+        """Repeats a rumour to some neighbour: one that knows better sets it right."""
+        if self._table.neighbours and self._telling.take(MESSAGE_BYTES + KNOWN_BYTES, now_s):
+            peer = self._table.rng.choice(list(self._table.neighbours))
+            self._table.send(peer, News((self._rumour_of(entry),)))
+
+    def mend(self, peer: PeerId, digest: Digest, now_s: float) -> None:
         """Answers a digest with what is missing in it, or stands in it wrongly."""
-        states = {each.key: each for each in told}
+        states = {each.key: each for each in digest.known}
         # On connection each side sends a digest, and needs no answer to know what the other has.
-        is_whole = len(told) < SYNC_PEERS and now_s > self._table.entries[peer].connected_s + WANTED_AGAIN_S
+        is_whole = len(states) == digest.of and now_s > self._table.entries[peer].connected_s + WANTED_AGAIN_S
         entries = self._table.entries
         named = (entries.get(peer_with(key)) for key in states)
         better = []
@@ -184,8 +231,15 @@ class Exchange:
         if entry.member.advert is not None:
             if not self.news:
                 self._gossip_s = -NEVER
-            origin = entry.suspicion.origin if entry.suspicion else None
-            self.news.add(known(entry.member.peer, *entry.member.version, entry.member.state, origin))
+            self.news.add(self._rumour_of(entry))
+
+    def _rumour_of(self, entry: Entry) -> Known:
+        origin = entry.suspicion.origin if entry.suspicion else None
+        return known(entry.member.peer, *entry.member.version, entry.member.state, origin)
+
+    def _digest(self, peers_max: int, but: PeerId) -> Digest:
+        sample, of = self._table.sample(peers_max, but)
+        return Digest(sample, of)
 
     def gossip(self, now_s: float) -> None:
         if now_s < self._gossip_s or not self.news or not self._table.neighbours:
@@ -204,6 +258,6 @@ class Exchange:
             return
         self.sync_s = now_s + SYNC_EVERY_S * (0.9 + 0.2 * self._table.rng.random())
         peer = self._table.rng.choice(list(self._table.neighbours))
-        sample = self._table.sample(SYNC_PEERS, peer)
-        if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(sample), now_s, keep=NEWS_BYTES_URGENT):
-            self._table.send(peer, Digest(sample))
+        digest = self._digest(SYNC_PEERS, peer)
+        if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(digest.known), now_s, keep=NEWS_BYTES_URGENT):
+            self._table.send(peer, digest)

@@ -153,6 +153,8 @@ NEWS_PER_MESSAGE_MAX = 16
 """About 1 kB: news travels in one packet with a probe."""
 
 DIGEST_PEERS_MAX = 256
+PAGE_PEERS_MAX = 64
+"""About 4 kB of a table: a newcomer to a swarm of hundreds turns eight pages."""
 ADVERTS_HEARD_PER_S = 20.0
 """New adverts that one peer may tell in the long run; each costs a signature check of 0.1 ms. Further ones are ignored."""
 

@@ -7,13 +7,14 @@ connected: so the table of a node in a larger swarm is a sample that keeps chang
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import nsmallest
 
 from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
 from peerinfer.membership_events import Effect, Member, MemberMessage, PeerChanged, Send
 from peerinfer.messages import Known
-from peerinfer.news import known
+from peerinfer.news import key_of, known
 from peerinfer.suspicion import Suspicion
 
 STALE_AFTER_S = 1800.0
@@ -37,6 +38,8 @@ class Entry:
     suspicion: Suspicion | None = None
     is_doubted: bool = False
     """Others doubt that this neighbour lives: its next advert refutes them, and is news."""
+    doubters: dict[PeerId, PeerId] = field(default_factory=dict)
+    """Who doubts this neighbour since it was last heard, and who told so: witnesses if it stays silent."""
     fresh_s: float = 0.0
     """When its newest advert came."""
     ended_s: float = 0.0
@@ -60,11 +63,15 @@ class Table:
         """When some entry's time may have come."""
         self._swept_s = -NEVER
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.entries) >= self.members_max
+
     def entry(self, peer: PeerId, now_s: float) -> Entry | None:
         """None if the table is full of neighbours."""
         entry = self.entries.get(peer)
         if entry is None:
-            if len(self.entries) >= self.members_max and not self.evict():
+            if self.is_full and not self.evict():
                 return None
             entry = self.entries[peer] = Entry(Member(peer, heard_s=now_s), fresh_s=now_s)
             self.wake(now_s + STALE_AFTER_S)
@@ -94,11 +101,17 @@ class Table:
     def send(self, peer: PeerId, message: MemberMessage) -> None:
         self.effects.append(Send(peer, message))
 
-    def sample(self, count: int, but: PeerId) -> tuple[Known, ...]:
-        """At random, of all peers that have an advert."""
+    def sample(self, count: int, but: PeerId) -> tuple[tuple[Known, ...], int]:
+        """At random, of all peers that have an advert, and how many these are."""
         members = [entry.member for entry in self.entries.values() if entry.member.advert and entry.member.peer != but]
         chosen = members if len(members) <= count else self.rng.sample(members, count)
-        return tuple(known_of(member) for member in chosen)
+        return tuple(known_of(member) for member in chosen), len(members)
+
+    def page(self, after: bytes, count: int) -> tuple[Known, ...]:
+        """Those with the next keys after this one."""
+        keys = {key_of(peer): entry for peer, entry in self.entries.items() if entry.member.advert}
+        chosen = nsmallest(count, (key for key in keys if key > after))
+        return tuple(known_of(keys[key].member) for key in chosen)
 
 
 def known_of(member: Member) -> Known:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from statistics import median_low
 
 from peerinfer.dialling import CONNECTIONS_WANTED, Dialler
+from peerinfer.doubts import Doubts
 from peerinfer.exchange import SYNC_EVERY_S, Doubt, Exchange
 from peerinfer.ids import PeerId
 from peerinfer.limits import (
@@ -48,19 +49,13 @@ from peerinfer.membership_events import (
     RttMeasured,
 )
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
-from peerinfer.news import known, peer_with
-from peerinfer.probing import HELPERS, PROBE_EVERY_S, Prober
+from peerinfer.news import peer_with
+from peerinfer.probing import PROBE_EVERY_S, Prober
 from peerinfer.releasing import Releaser
-from peerinfer.spread_messages import Released
-from peerinfer.suspicion import SUSPICION_MAX_S, TICK_LATE_S, Health, Suspicion
+from peerinfer.spread_messages import Page, PageWanted, Released
+from peerinfer.suspicion import TICK_LATE_S
 
 REFUTE_EVERY_S = 1.0
-ASK_SUSPECT_EVERY_S = 0.3
-VERDICT_WAIT_S = 15.0
-"""A suspicion that one was only told of is forgotten after this time, if nobody called the peer dead."""
-
-DEATH_WITNESSES = 2
-"""Who is called dead by somebody, and suspected by so many in all, is dead at once: one liar cannot bury anybody."""
 
 FORGET_AFTER_S = 600.0
 """A dead peer is remembered this long in memory; its addresses stay in the store."""
@@ -86,9 +81,9 @@ class Membership:
         self._releaser = Releaser(self._table, members_max // 2, is_busy)
         self._prober = Prober(random.Random(rng.random()))  # noqa: S311
         self._ahead: dict[PeerId, float] = {}
-        self.health = Health()
-        self._heard_s = self._refuted_s = -NEVER
-        self._probe_s = NEVER
+        self._doubts = Doubts(self._table, self._exchange, self._dialler, self._prober)
+        self.health = self._doubts.health
+        self._refuted_s = -NEVER
         self.deadline_s = NEVER
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
@@ -114,12 +109,12 @@ class Membership:
             case Tick():
                 if now_s > self.deadline_s + TICK_LATE_S:
                     self.health.worse()
-        self._check_probes(now_s)
-        self._probe_next(now_s)
+        self._doubts.check_probes(now_s)
+        self._doubts.probe_next(now_s)
         self._sweep(now_s)
         self._exchange.gossip(now_s)
         self._exchange.sync(now_s)
-        probe_s = min(self._probe_s, self._prober.deadline_s)
+        probe_s = min(self._doubts.probe_s, self._prober.deadline_s)
         self.deadline_s = min(probe_s, self._table.sweeps_s, self._exchange.deadline_s)
         effects, self._table.effects = self._table.effects, []
         return effects
@@ -192,7 +187,7 @@ class Membership:
         entry.suspicion, entry.dialling, entry.dials_failed, entry.redial_s = None, False, 0, NEVER
         entry.member = replace(entry.member, state="alive", path=path, heard_s=now_s)
         if not self._table.neighbours:
-            self._probe_s = now_s + PROBE_EVERY_S
+            self._doubts.probe_s = now_s + PROBE_EVERY_S
             self._exchange.sync_s = now_s + SYNC_EVERY_S * self._table.rng.random()
         self._table.neighbours[peer] = None
         entry.connected_s = now_s
@@ -204,28 +199,20 @@ class Membership:
         entry = self._table.entries.get(peer)
         if entry is None or not entry.is_connected:
             return
-        self._lose(entry)
+        self._doubts.lose(entry)
         if entry.leaves_s is not None:
             self._dialler.released(entry, now_s)
         elif entry.member.state != "left":
-            self._suspect(entry, self._table.own, now_s)
+            self._doubts.suspect(entry, self._table.own, now_s)
             self._dialler.dial(entry)
         self._table.effects.append(PeerChanged(peer))
-
-    def _lose(self, entry: Entry) -> None:
-        entry.is_connected = False
-        entry.member = replace(entry.member, path="")
-        del self._table.neighbours[entry.member.peer]
-        self._prober.forget(entry.member.peer)
-        if not self._table.neighbours:
-            self._probe_s = self._exchange.sync_s = NEVER
 
     def _dial_failed(self, peer: PeerId, now_s: float) -> None:
         entry = self._table.entries.get(peer)
         if entry is None:
             return
         if entry.suspicion is not None and entry.was_reached and not entry.is_connected:
-            self._die(entry, now_s)  # Nobody answers where somebody did.
+            self._doubts.die(entry, now_s)  # Nobody answers where somebody did.
         self._dialler.failed(entry, now_s)
 
     # --- adverts -----------------------------------------------------------------------------------------------------
@@ -242,12 +229,15 @@ class Membership:
         self._ahead.pop(peer, None)
         if len(event.signed) > ADVERT_BYTES_MAX:
             return
+        # One that takes another's place in a full table is not new to the swarm: it would be told on for ever.
+        is_stranger = self._table.is_full and peer not in self._table.entries
         entry = self._table.entry(peer, now_s)
         if entry is None or (advert.incarnation, advert.sequence) <= entry.member.version:
             return
         old = entry.member.advert
         is_new = old is None or entry.member.state in ("dead", "left")
         is_news = is_new or entry.suspicion is not None or entry.is_doubted or _says_more(advert, old)
+        is_news = is_news and not is_stranger
         entry.is_doubted = False
         entry.suspicion = None if advert.state == "left" or not entry.is_connected else entry.suspicion
         state = "left" if advert.state == "left" else "suspect" if entry.suspicion else "alive"
@@ -264,7 +254,7 @@ class Membership:
             self._exchange.tell(entry)
         self._table.effects.append(PeerChanged(peer))
         for doubt in self._exchange.arrived(peer, entry.member.version):
-            self._doubt(entry, doubt.by, doubt.by, now_s, is_dead=doubt.is_dead)
+            self._doubts.doubt(entry, doubt.by, doubt.by, now_s, is_dead=doubt.is_dead)
 
     # --- what others say ---------------------------------------------------------------------------------------------
 
@@ -272,30 +262,37 @@ class Membership:
         entry = self._table.entries.get(peer)
         if entry is None or not entry.is_connected:
             return  # It is gone already.
-        self._heard_s = now_s
-        entry.member = replace(entry.member, heard_s=now_s)
-        if entry.suspicion is not None:
-            entry.suspicion = None
-            entry.member = replace(entry.member, state="alive")
-            self._table.effects.append(PeerChanged(peer))
+        self._doubts.heard(entry, now_s)
         match message:
             case Probe(nonce, about, news):
-                self._believe(news, peer, now_s)
+                self._believe_news(news, peer, now_s)
                 self._asked(peer, nonce, about, now_s)
             case ProbeAnswer(nonce, about, news):
-                self._believe(news, peer, now_s)
+                self._believe_news(news, peer, now_s)
                 self._answered(peer, nonce, about, now_s)
             case News(news):
-                self._believe(news, peer, now_s)
+                self._believe_news(news, peer, now_s)
             case Digest(told):
+                unknown = self._believe(told, peer, now_s)
+                self._exchange.mend(peer, message, now_s)
+                self._exchange.reader.shown(peer, message, unknown, now_s)
+            case PageWanted(after):
+                self._exchange.send_page(peer, after, now_s)
+            case Page(told):
                 self._believe(told, peer, now_s)
-                self._exchange.mend(peer, told, now_s)
+                self._exchange.reader.read(peer, message, now_s)
             case AdvertsWanted(keys):
                 self._exchange.send_adverts(peer, keys, now_s)
             case Released():
                 self._releaser.released(entry, now_s)
 
-    def _believe(self, told: tuple[Known, ...], by: PeerId, now_s: float) -> None:
+    def _believe_news(self, told: tuple[Known, ...], by: PeerId, now_s: float) -> None:
+        self._believe(told, by, now_s)
+        self._exchange.set_right(by, told, now_s)
+
+    def _believe(self, told: tuple[Known, ...], by: PeerId, now_s: float) -> int:
+        """How many were unknown."""
+        unknown = 0
         wanted: list[bytes] = []
         for each in told:
             peer = peer_with(each.key)
@@ -305,6 +302,7 @@ class Membership:
             version, entry = (each.incarnation, each.sequence), self._table.entries.get(peer)
             is_doubt = each.state in ("suspect", "dead")
             if entry is None or version > entry.member.version:
+                unknown += entry is None and not is_doubt
                 is_due = (entry is not None or not is_doubt) and len(wanted) < DIGEST_PEERS_MAX
                 if is_due and self._exchange.want(peer, now_s, is_urgent=is_doubt):
                     wanted.append(each.key)
@@ -314,36 +312,12 @@ class Membership:
                 origin = by if len(each.by) != len(each.key) else peer_with(each.by)
                 # What this node has seen it knows itself: its own rumour that comes back is hearsay.
                 origin = by if origin == self._table.own else origin
-                self._doubt(entry, origin, by, now_s, is_dead=each.state == "dead")
+                self._doubts.doubt(entry, origin, by, now_s, is_dead=each.state == "dead")
+            elif is_doubt:
+                self._doubts.doubt_of_old(entry, now_s)
         if wanted:
             self._table.send(by, AdvertsWanted(tuple(wanted)))
-
-    def _doubt(self, entry: Entry, origin: PeerId, teller: PeerId, now_s: float, *, is_dead: bool = False) -> None:
-        """Somebody suspects this peer, or calls it dead. Of a neighbour that is only a reason to ask it."""
-        if entry.member.state not in ("alive", "suspect"):
-            return
-        if entry.is_connected and entry.suspicion is None:
-            entry.is_doubted = True
-            if not self._prober.is_waiting_for(entry.member.peer):
-                self._probe(entry, now_s)
-            return
-        suspicion = entry.suspicion or self._suspect(entry, origin, now_s)
-        suspicion.confirm(origin, teller)
-        if is_dead:
-            suspicion.condemn(teller, now_s)
-            witnesses = len(suspicion.tellers) + (suspicion.origin == self._table.own)
-            if witnesses >= DEATH_WITNESSES:
-                self._die(entry, now_s)
-                return
-        self._table.wake(self._decides_s(entry, suspicion))
-
-    def _decides_s(self, entry: Entry, suspicion: Suspicion) -> float:
-        """When the suspicion is over. Who has seen nothing itself leaves the verdict to those who have."""
-        if suspicion.origin == self._table.own:
-            return suspicion.deadline_s
-        if suspicion.verdict_s is not None:
-            return suspicion.verdict_s + SUSPICION_MAX_S
-        return suspicion.started_s + VERDICT_WAIT_S
+        return unknown
 
     def _doubted(self, each: Known, now_s: float) -> None:
         """Somebody says this of this node itself."""
@@ -384,72 +358,6 @@ class Membership:
             old_s = entry.member.rtt_s
             entry.member = replace(entry.member, rtt_s=rtt_s if old_s is None else 0.75 * old_s + 0.25 * rtt_s)
 
-    def _probe_next(self, now_s: float) -> None:
-        if now_s < self._probe_s:
-            return
-        self._probe_s = now_s + PROBE_EVERY_S * (0.9 + 0.2 * self._table.rng.random())
-        silent = [
-            peer for peer in self._table.neighbours if now_s - self._table.entries[peer].member.heard_s >= PROBE_EVERY_S
-        ]
-        peer = self._prober.choose(silent)
-        if peer is not None:
-            self._probe(self._table.entries[peer], now_s)
-
-    def _probe(self, entry: Entry, now_s: float) -> None:
-        peer = entry.member.peer
-        nonce = self._prober.start(peer, entry.member.rtt_s, self.health.stretch, now_s)
-        if nonce is not None:
-            # Who is doubted must hear of it to refute it.
-            is_doubted = (entry.is_doubted or entry.suspicion is not None) and entry.member.advert is not None
-            news = (known(peer, *entry.member.version, "suspect", self._table.own),) if is_doubted else ()
-            self._table.send(peer, Probe(nonce, news=news))
-
-    def _check_probes(self, now_s: float) -> None:
-        for nonce, probe in list(self._prober.waiting.items()):
-            if now_s < probe.deadline_s:
-                continue
-            if not probe.has_asked_others:
-                probe.has_asked_others = True
-                # Also when this is late: they need time to answer.
-                probe.fails_s = max(probe.fails_s, now_s + probe.fails_s - probe.ask_others_s)
-                others = [peer for peer in self._table.neighbours if peer != probe.peer]
-                for helper in self._table.rng.sample(others, min(HELPERS, len(others))):
-                    self._table.send(helper, Probe(nonce, probe.peer))
-                continue
-            del self._prober.waiting[nonce]
-            if self._heard_s <= probe.sent_s:
-                self.health.worse()  # Nobody at all was heard: the fault may be here.
-            self._suspect(self._table.entries[probe.peer], self._table.own, now_s)
-
-    def _suspect(self, entry: Entry, origin: PeerId, now_s: float) -> Suspicion:
-        suspicion = entry.suspicion
-        if suspicion is None:
-            others = len(self._table.neighbours) - entry.is_connected
-            suspicion = entry.suspicion = Suspicion(now_s, origin, others, self.health.stretch)
-            entry.member = replace(entry.member, state="suspect")
-            entry.ask_s = now_s
-            self._table.effects.append(PeerChanged(entry.member.peer))
-            self._exchange.tell(entry)
-        elif origin == self._table.own and suspicion.origin != self._table.own:
-            # Now this node has seen it for itself.
-            first = suspicion.origin
-            suspicion.origin, suspicion.started_s = origin, now_s
-            suspicion.confirm(first, first)
-        self._table.wake(now_s)
-        return suspicion
-
-    def _die(self, entry: Entry, now_s: float) -> None:
-        peer = entry.member.peer
-        if entry.is_connected:
-            self._lose(entry)
-            self._table.effects.append(Drop(peer))
-        entry.suspicion = None
-        entry.ended_s = now_s
-        entry.member = replace(entry.member, state="dead")
-        self._dialler.lost(entry, now_s)
-        self._exchange.tell(entry)
-        self._table.effects.append(PeerChanged(peer))
-
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _sweep(self, now_s: float) -> None:
@@ -466,19 +374,7 @@ class Membership:
 
     def _sweep_one(self, entry: Entry, now_s: float) -> None:
         peer = entry.member.peer
-        suspicion = entry.suspicion
-        if suspicion is not None:
-            decides_s = self._decides_s(entry, suspicion)
-            if now_s < decides_s:
-                self._table.wake(decides_s)
-                self._ask_suspect(entry, now_s)
-            elif suspicion.origin == self._table.own or suspicion.verdict_s is not None:
-                self._die(entry, now_s)
-            else:
-                # Whoever began it has changed its mind.
-                entry.suspicion = None
-                entry.member = replace(entry.member, state="alive")
-                self._table.effects.append(PeerChanged(peer))
+        self._doubts.sweep(entry, now_s)
         if entry.is_connected or entry.dialling:
             return
         if entry.member.state in ("dead", "left"):
@@ -492,15 +388,6 @@ class Membership:
         self._table.wake(forget_s)
         if now_s < entry.redial_s:
             self._table.wake(entry.redial_s)
-
-    def _ask_suspect(self, entry: Entry, now_s: float) -> None:
-        """A lost packet must not cost a life: a neighbour under suspicion is asked again and again."""
-        if entry.is_connected and entry.member.advert is not None:
-            if now_s >= entry.ask_s:
-                entry.ask_s = now_s + ASK_SUSPECT_EVERY_S
-                doubt = known(entry.member.peer, *entry.member.version, "suspect", self._table.own)
-                self._table.send(entry.member.peer, Probe(self._prober.next_nonce(), news=(doubt,)))
-            self._table.wake(entry.ask_s)
 
 
 def _says_more(advert: Advert, old: Advert | None) -> bool:

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from peerinfer.ids import PeerId
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
-from peerinfer.spread_messages import Found, Released, Search, Statements, StatementsHeld, StatementsWanted
+from peerinfer.spread_messages import (
+    Found,
+    Page,
+    PageWanted,
+    Released,
+    Search,
+    Statements,
+    StatementsHeld,
+    StatementsWanted,
+)
 
 MemberMessage = (
     Adverts
@@ -21,6 +30,8 @@ MemberMessage = (
     | Search
     | Found
     | Released
+    | PageWanted
+    | Page
 )
 """What members tell each other."""
 
@@ -47,7 +58,7 @@ class Heard:
     """`peer` said this on an authenticated stream. Adverts come as `AdvertSeen`, each by itself."""
 
     peer: PeerId
-    message: AdvertsWanted | Digest | News | Probe | ProbeAnswer | Released
+    message: AdvertsWanted | Digest | News | Probe | ProbeAnswer | Released | PageWanted | Page
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from peerinfer.tensors import Port, TensorSpec
 
 PROTOCOL_VERSION = 1
 
-PROTOCOL_REVISION = 2
+PROTOCOL_REVISION = 3
 """Grows with every message, and every dtype, that is added to version 1: a peer is sent only what its revision knows."""
 
 RESULTS_HELD_REVISION = 2
@@ -360,6 +360,8 @@ class Digest:
     """A sample of what the sender knows. The receiver answers with what it knows better, and asks for what is new."""
 
     known: tuple[Known, ...] = wire(listed(record(Known), DIGEST_PEERS_MAX))
+    of: int = wire(uint(32), default=0)
+    """Of how many that the sender knows; 0 if it does not say."""
 
 
 @message(36)

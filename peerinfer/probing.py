@@ -81,6 +81,12 @@ class Prober:
         self.waiting[nonce] = Probe(peer, now_s, now_s + timeout_s, now_s + 2 * timeout_s)
         return nonce
 
+    def hurry(self, peer: PeerId) -> None:
+        """Asks nobody else about this peer: the probe fails if it does not answer in time itself."""
+        for probe in self.waiting.values():
+            if probe.peer == peer and not probe.has_asked_others:
+                probe.has_asked_others, probe.fails_s = True, probe.ask_others_s
+
     def start_for(self, asker: PeerId, nonce: int, now_s: float) -> int | None:
         """The nonce of a probe on behalf of `asker`, or None if too many are under way."""
         self._for_others = {key: value for key, value in self._for_others.items() if value[2] > now_s}

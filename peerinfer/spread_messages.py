@@ -1,5 +1,5 @@
-"""What members tell each other beside who is there: statements that spread, and searches. Tags 100–109, on
-`/peerinfer/members/1`, to peers whose `Hello.revision` is at least 1.
+"""What members tell each other beside who is there: statements that spread, searches, and pages of tables. Tags 100–109,
+on `/peerinfer/members/1`, to peers whose `Hello.revision` is at least 1, and pages to those of revision 3.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from peerinfer.codec import blob, flag, listed, message, part, record, text, uin
 from peerinfer.limits import (
     ADVERT_BYTES_MAX,
     FOUND_PER_MESSAGE_MAX,
+    PAGE_PEERS_MAX,
     SEARCH_WORDS_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_NAMED_MAX,
     STATEMENTS_PER_MESSAGE_MAX,
 )
+from peerinfer.messages import Known
 
 _digest = blob(16, exactly=16)
 
@@ -67,3 +69,17 @@ class Found:
 @message(105)
 class Released:
     """The sender lives and has too many neighbours: it asks the receiver to close the connection."""
+
+
+@message(106)
+class PageWanted:
+    """What comes in the receiver's table after this key? Answered by `Page`, if the receiver has said little lately."""
+
+    after: bytes = wire(blob(32), default=b"")
+
+
+@message(107)
+class Page:
+    """Some of the sender's table, in the order of the keys; the last page is one that is not full."""
+
+    known: tuple[Known, ...] = wire(listed(record(Known), PAGE_PEERS_MAX))

@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerinfer.dialling import RECONNECT_EVERY_S, REDIALS_MAX
-from peerinfer.ids import peer_id_of
-from peerinfer.limits import CLOCK_SKEW_MAX_S
-from peerinfer.machine import Tick
+from peerinfer.doubts import ASK_OTHERS_EVERY_S, VERDICT_WAIT_S
+from peerinfer.exchange import ADVERTS_BYTES, GREETING_PEERS, STRANGERS_BURST, STRANGERS_PER_S
+from peerinfer.ids import peer_id_of, public_key_of
+from peerinfer.limits import CLOCK_SKEW_MAX_S, MEMBERS_MAX, PAGE_PEERS_MAX
+from peerinfer.machine import NEVER, Tick
 from peerinfer.member_table import STALE_AFTER_S
-from peerinfer.membership import FORGET_AFTER_S, VERDICT_WAIT_S, Membership
+from peerinfer.membership import FORGET_AFTER_S, Membership
 from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
@@ -27,12 +29,13 @@ from peerinfer.membership_events import (
     RttMeasured,
     Send,
 )
-from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
-from peerinfer.news import known
+from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
+from peerinfer.news import KNOWN_BYTES, NEWS_BYTES_BURST, known
 from peerinfer.probing import HELPERS
+from peerinfer.reading import PAGE_WITHIN_S, READ_AGAIN_S
 from peerinfer.releasing import LEAVES_WITHIN_S, STAYS_S
-from peerinfer.spread_messages import Released
-from peerinfer.suspicion import SUSPICION_MAX_S
+from peerinfer.spread_messages import Page, PageWanted, Released
+from peerinfer.suspicion import SUSPICION_MAX_S, SUSPICION_MIN_S
 
 OWN, ADA, BOB, CID, DAN, EVE, *CROWD = (peer_id_of(number.to_bytes(32, "big")) for number in range(60))
 
@@ -241,11 +244,184 @@ def test_a_digest_is_answered_with_what_is_known_better(node):
     node.advert(CID, 4)
     node.pass_time(5, answering=[ADA, BOB])
     node.take(Send)
-    node.post(Heard(ADA, Digest((known(CID, 1, 2, "alive"),))))
+    node.post(Heard(ADA, Digest((known(CID, 1, 2, "alive"),), of=1)))
     (news,) = node.take(News, to=ADA)
     assert set(news.news) == {known(CID, 1, 4, "alive"), known(BOB, 1, 1, "alive")}
-    node.post(Heard(ADA, Digest((known(CID, 1, 4, "alive"), known(BOB, 1, 1, "alive")))))
+    node.post(Heard(ADA, Digest((known(CID, 1, 2, "alive"),), of=2)))
+    assert node.take(News, to=ADA) == [News((known(CID, 1, 4, "alive"),))], "what is not shown may be known there"
+    node.post(Heard(ADA, Digest((known(CID, 1, 4, "alive"), known(BOB, 1, 1, "alive")), of=2)))
     assert node.take(News, to=ADA) == []
+
+
+# --- pages of a table ----------------------------------------------------------------------------------------------
+
+MANY = sorted(number.to_bytes(32, "big") for number in range(1000, 1000 + 2 * PAGE_PEERS_MAX))
+
+
+def names(keys):
+    return tuple(Known(key, 1, 1, "alive") for key in keys)
+
+
+def test_new_neighbours_show_each_other_a_few_names_however_many_they_know():
+    node = Driven()
+    for peer in CROWD:
+        node.advert(peer)
+    node.post(Connected(ADA, "direct"))
+    (shown,) = node.take(Digest, to=ADA)
+    assert (len(shown.known), shown.of) == (GREETING_PEERS, len(CROWD))
+
+
+def test_who_is_shown_unknown_names_turns_the_pages_until_one_is_not_full(node):
+    node.meet(ADA)
+    node.take(Send)
+    node.post(Heard(ADA, Digest(names(MANY[:GREETING_PEERS]), of=len(MANY))))
+    assert node.take(PageWanted) == [PageWanted(b"")]
+    first, second = MANY[:PAGE_PEERS_MAX], MANY[PAGE_PEERS_MAX:-1]
+    node.post(Heard(ADA, Page(names(first))))
+    assert node.take(PageWanted) == [PageWanted(first[-1])]
+    node.post(Heard(ADA, Page(names(second))))
+    (wanted,) = node.take(AdvertsWanted)
+    assert list(wanted.keys) == second
+    node.post(Heard(ADA, Page(())))
+    assert node.take(PageWanted) == []
+
+
+def test_who_knows_almost_all_that_it_is_shown_reads_nothing(node):
+    node.meet(ADA)
+    for peer in CROWD:
+        node.advert(peer)
+    node.take(Send)
+    shown = [known(peer, 1, 1, "alive") for peer in CROWD[:15]]
+    node.post(Heard(ADA, Digest((*shown, *names(MANY[:1])), of=500)))
+    assert node.take(PageWanted) == []
+    node.post(Heard(ADA, Digest((*shown[:14], *names(MANY[1:3])), of=500)))
+    assert node.take(PageWanted) == [PageWanted(b"")]
+
+
+def test_nothing_more_is_read_where_all_was_shown(node):
+    node.meet(ADA)
+    node.take(Send)
+    node.post(Heard(ADA, Digest(names(MANY[:GREETING_PEERS]), of=GREETING_PEERS)))
+    assert node.take(PageWanted) == []
+
+
+def test_one_table_is_read_at_a_time_and_another_one_if_its_owner_falls_silent(node):
+    node.meet(ADA, BOB, CID)
+    node.take(Send)
+    node.post(Heard(ADA, Digest(names(MANY[:16]), of=500)), Heard(BOB, Digest(names(MANY[:16]), of=500)))
+    assert node.take(PageWanted, to=ADA) == [PageWanted(b"")]
+    assert node.take(PageWanted, to=BOB) == []
+    node.pass_time(PAGE_WITHIN_S + 0.1, answering=[ADA, BOB, CID])
+    node.post(Heard(BOB, Digest(names(MANY[:16]), of=500)))
+    assert node.take(PageWanted, to=BOB) == [PageWanted(b"")]
+    node.post(Heard(ADA, Page(names(MANY[:PAGE_PEERS_MAX]))))
+    assert node.take(PageWanted, to=ADA) == [], "it was given up"
+
+
+def test_a_neighbour_with_names_without_end_is_read_for_a_bounded_time_and_not_again_at_once(node):
+    node.meet(ADA)
+    node.take(Send)
+    node.post(Heard(ADA, Digest(names(MANY[:16]), of=2**31)))
+    pages = 0
+    while node.take(PageWanted):
+        pages += 1
+        keys = [(10**6 * pages + number).to_bytes(32, "big") for number in range(PAGE_PEERS_MAX)]
+        node.post(Heard(ADA, Page(names(keys))))
+    assert pages == MEMBERS_MAX // PAGE_PEERS_MAX + 1
+    node.post(Heard(ADA, Digest(names(MANY[-16:]), of=2**31)))
+    assert node.take(PageWanted) == []
+    node.pass_time(READ_AGAIN_S, answering=[ADA])
+    node.post(Heard(ADA, Digest(names(MANY[-32:-16]), of=2**31)))
+    assert node.take(PageWanted) == [PageWanted(b"")]
+
+
+def test_pages_that_go_in_a_circle_are_not_followed(node):
+    node.meet(ADA)
+    node.post(Heard(ADA, Digest(names(MANY[:16]), of=500)))
+    node.post(Heard(ADA, Page(names(MANY[:PAGE_PEERS_MAX]))))
+    node.take(Send)
+    node.post(Heard(ADA, Page(names(MANY[:PAGE_PEERS_MAX]))))
+    assert node.take(PageWanted) == []
+
+
+def test_a_full_table_reads_nothing():
+    node = Driven(members_max=8)
+    node.meet(ADA)
+    for peer in CROWD[:8]:
+        node.advert(peer)
+    node.post(Heard(ADA, Digest(names(MANY[:16]), of=500)))
+    assert node.take(PageWanted) == []
+
+
+def test_a_full_table_takes_in_strangers_slowly_and_does_not_tell_of_them():
+    node = Driven(members_max=8)
+    node.meet(ADA)
+    for peer in CROWD[:7]:
+        node.advert(peer)
+    node.pass_time(30, answering=[ADA])
+    node.take(Send)
+    for second in range(100):
+        node.pass_time(1, answering=[ADA])
+        node.post(Heard(ADA, News(names(MANY[second : second + 16]))))
+    sent = [effect.message for effect in node.effects if isinstance(effect, Send)]
+    wanted = {key for message in sent if isinstance(message, AdvertsWanted) for key in message.keys}
+    assert 10 < len(wanted) <= STRANGERS_BURST + 100 * STRANGERS_PER_S + 1
+    stranger = peer_id_of(min(wanted))
+    node.advert(stranger)
+    assert node.state(stranger) == "alive"
+    node.pass_time(5, answering=[ADA])
+    assert node.take(News) == []
+
+
+def test_a_newcomer_that_connects_is_news_also_where_the_table_is_full():
+    node = Driven(members_max=8)
+    node.meet(ADA)
+    for peer in CROWD[:7]:
+        node.advert(peer)
+    node.pass_time(30, answering=[ADA])
+    node.take(Send)
+    node.meet(BOB)
+    node.pass_time(1, answering=[ADA, BOB])
+    told = [message.news for message in node.take(News)]
+    assert told
+    assert all(news == (known(BOB, 1, 1, "alive"),) for news in told)
+
+
+def test_a_page_holds_what_comes_next_in_the_order_of_keys(node):
+    node.meet(ADA)
+    for key in MANY:
+        node.advert(peer_id_of(key))
+    node.take(Send)
+    node.post(Heard(ADA, PageWanted(b"")))
+    (first,) = node.take(Page, to=ADA)
+    mine = sorted([*MANY, public_key_of(ADA)])
+    assert [each.key for each in first.known] == mine[:PAGE_PEERS_MAX]
+    node.post(Heard(ADA, PageWanted(mine[-2])))
+    assert [each.key for (page,) in [node.take(Page, to=ADA)] for each in page.known] == mine[-1:]
+    node.post(Heard(ADA, PageWanted(mine[-1])))
+    assert node.take(Page, to=ADA) == [Page(())]
+
+
+def test_who_wants_pages_without_end_gets_no_more_than_the_budget_for_telling(node):
+    node.meet(ADA)
+    for key in MANY:
+        node.advert(peer_id_of(key))
+    node.take(Send)
+    for _ in range(200):
+        node.post(Heard(ADA, PageWanted(b"")))
+    assert len(node.take(Page, to=ADA)) <= NEWS_BYTES_BURST / (KNOWN_BYTES * PAGE_PEERS_MAX)
+
+
+def test_adverts_go_in_messages_of_a_bounded_size(node):
+    node.meet(ADA)
+    for peer in CROWD[:40]:
+        node.post(AdvertSeen(peer, advert_of(peer), peer.encode() + bytes(1000), node.now_s))
+    node.take(Send)
+    node.post(Heard(ADA, AdvertsWanted(tuple(public_key_of(peer) for peer in CROWD[:40]))))
+    sent = node.take(Adverts, to=ADA)
+    assert sum(len(message.adverts) for message in sent) == 40
+    assert len(sent) > 1
+    assert all(sum(map(len, message.adverts)) <= ADVERTS_BYTES for message in sent)
 
 
 # --- signs of life -------------------------------------------------------------------------------------------------
@@ -336,6 +512,92 @@ def test_a_rumour_about_a_neighbour_is_only_a_reason_to_ask_it(node):
     assert node.state(ADA) == "alive"
     (probe,) = node.take(Probe, to=ADA)
     assert probe.news == (known(ADA, 1, 1, "suspect", OWN),), "so that it can refute"
+
+
+def test_a_neighbour_that_others_doubt_is_asked_again_and_again_instead_of_through_others(node):
+    node.meet(ADA, BOB, *CROWD[:4])
+    node.post(*(RttMeasured(peer, 0.01) for peer in (ADA, BOB, *CROWD[:4])))
+    node.machine._doubts.probe_s = NEVER  # nobody's turn comes by itself
+    node.pass_time(2, answering=[BOB, *CROWD[:4]])
+    node.take(Send)
+    node.post(Heard(BOB, News((known(ADA, 1, 1, "suspect"),))))
+    told_s = node.now_s
+    while node.state(ADA) == "alive":
+        node.pass_time(0.05, answering=[BOB, *CROWD[:4]])
+    assert 0.4 < node.now_s - told_s < 0.6, "one time-out, not two"
+    asked = [effect for effect in node.effects if isinstance(effect, Send) and isinstance(effect.message, Probe)]
+    assert len([effect for effect in asked if effect.peer == ADA]) >= 2
+    assert not [effect for effect in asked if effect.message.peer == ADA]
+
+
+def test_who_doubted_a_neighbour_before_is_a_witness_when_it_stays_silent(node):
+    node.meet(ADA, BOB, *CROWD[:4])
+    node.post(*(RttMeasured(peer, 0.01) for peer in (ADA, BOB, *CROWD[:4])))
+    node.machine._doubts.probe_s = NEVER
+    node.pass_time(2, answering=[BOB, *CROWD[:4]])
+    for teller in (BOB, *CROWD[:2]):
+        node.post(Heard(teller, News((known(ADA, 1, 1, "suspect"),))))
+    while node.state(ADA) == "alive":
+        node.pass_time(0.05)
+        node.post(Heard(BOB, Probe(7)))
+    suspected_s = node.now_s
+    while node.state(ADA) != "dead":
+        node.pass_time(0.05, answering=[BOB, *CROWD[:4]])
+    assert SUSPICION_MIN_S - 0.1 < node.now_s - suspected_s < SUSPICION_MIN_S + 0.2
+
+
+def test_witnesses_are_forgotten_when_the_neighbour_is_heard(node):
+    node.meet(ADA, BOB, *CROWD[:4])
+    node.pass_time(2, answering=[BOB, *CROWD[:4]])
+    for teller in (BOB, *CROWD[:2]):
+        node.post(Heard(teller, News((known(ADA, 1, 1, "suspect"),))))
+    node.post(Heard(ADA, Probe(7)))
+    assert not node.machine._table.entries[ADA].doubters
+
+
+def test_a_doubt_that_is_out_of_date_is_a_reason_to_ask_a_silent_neighbour_and_is_set_right(node):
+    """Neighbours hear of a peer's newest advert first: others may miss the peer before they know that there was one."""
+    node.meet(ADA, BOB)
+    node.advert(ADA, 2)
+    node.pass_time(0.5)
+    node.take(Send)
+    node.post(Heard(BOB, News((known(ADA, 1, 1, "dead"),))))
+    assert [effect.message for effect in node.effects if isinstance(effect, Send)] == [
+        News((known(ADA, 1, 2, "alive"),))
+    ], "it was heard just now"
+    node.machine._doubts.probe_s = NEVER
+    node.pass_time(2)
+    node.take(Send)
+    node.post(Heard(BOB, News((known(ADA, 1, 1, "suspect"),))))
+    assert len(node.take(Probe, to=ADA)) == 1
+
+
+def test_who_has_only_heard_rumours_asks_until_somebody_knows(node):
+    node.meet(ADA, BOB)
+    node.advert(CID)
+    node.post(Heard(ADA, News((known(CID, 1, 1, "suspect", EVE),))))
+    node.pass_time(1, answering=[ADA, BOB])
+    node.take(Send)
+    node.pass_time(3 * ASK_OTHERS_EVERY_S, answering=[ADA, BOB])
+    asked = node.take(News)
+    assert asked == 3 * [News((known(CID, 1, 1, "suspect", EVE),))]
+    node.post(Heard(ADA, News((known(CID, 1, 1, "dead"),))))
+    node.pass_time(SUSPICION_MAX_S + 0.1, answering=[ADA, BOB])
+    assert node.state(CID) == "dead"
+
+
+def test_who_takes_a_dead_one_for_living_is_set_right(node):
+    node.meet(ADA, BOB)
+    node.advert(CID)
+    node.post(Heard(BOB, News((known(CID, 1, 1, "dead"),))), Heard(ADA, News((known(CID, 1, 1, "dead"),))))
+    node.take(Send)
+    for state in ("alive", "suspect"):
+        node.post(Heard(ADA, News((known(CID, 1, 1, state),))))
+        assert News((known(CID, 1, 1, "dead"),)) in node.take(News, to=ADA)
+    node.pass_time(3, answering=[ADA, BOB])
+    node.take(Send)
+    node.post(Heard(ADA, News((known(CID, 1, 1, "dead"), known(BOB, 1, 1, "alive")))))
+    assert node.take(News, to=ADA) == [], "they agree"
 
 
 def test_one_liar_does_not_bury_anybody_before_its_time(node):

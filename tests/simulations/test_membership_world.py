@@ -10,7 +10,9 @@ from peerinfer_sim.membership.figures import (
     knows,
     misses,
     poisson_upper,
+    settled_swarm,
     swarm_of,
+    traffic_of,
 )
 from peerinfer_sim.membership.world import World
 
@@ -42,6 +44,32 @@ def test_an_idle_node_says_little_in_a_swarm_of_hundreds():
     traffic = idle_traffic(1, 200, settle_s=120)
     assert traffic.sent_mean < IDLE_BYTES_PER_S_MAX
     assert traffic.sent_max < 3 * IDLE_BYTES_PER_S_MAX
+
+
+def test_in_a_swarm_larger_than_its_table_a_node_says_little_and_its_table_goes_on_changing():
+    world = World(1, members_max=40)
+    nodes = settled_swarm(world, 120)
+    world.run(100)
+    before = {member.peer for member in nodes[0].machine.members()}
+    traffic = traffic_of(world, nodes, 300)
+    assert traffic.sent_max < IDLE_BYTES_PER_S_MAX
+    after = {member.peer for member in nodes[0].machine.members()}
+    assert len(before) == len(after) == 40
+    assert 5 < len(after - before) < 35
+
+
+def test_a_newcomer_to_a_swarm_of_hundreds_knows_it_soon_and_is_told_what_it_lacks_alone():
+    """Of 401 tables that know the same it reads one, and the adverts once; it used to be shown 256 names by each."""
+    world = World(1)
+    nodes = settled_swarm(world, 400)
+    world.run(40)
+    late = world.join(nodes[0].peer)
+    assert world.run_until(lambda: knows(late) == 400, 2) <= 2
+    world.run(5)
+    adverts = sum(len(node.advert[1]) for node in nodes)
+    print(f"{late.bytes_received} B received, of which {adverts} are adverts; {late.messages}")
+    assert late.bytes_received < 1.5 * adverts
+    assert late.bytes_sent < 100_000
 
 
 @pytest.mark.slow

@@ -57,7 +57,16 @@ from peerinfer.messages import (
 )
 from peerinfer.news import Budget
 from peerinfer.searching import Searching
-from peerinfer.spread_messages import Found, Released, Search, Statements, StatementsHeld, StatementsWanted
+from peerinfer.spread_messages import (
+    Found,
+    Page,
+    PageWanted,
+    Released,
+    Search,
+    Statements,
+    StatementsHeld,
+    StatementsWanted,
+)
 from peerinfer.spreading import Spreading
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
@@ -84,7 +93,9 @@ STREAMS_PER_PEER_MAX = 2
 MEMBERS_STREAMS = 2
 """Of a connection on which there is nothing else: one each way."""
 
-REVISION_OF = {StatementsHeld: 1, StatementsWanted: 1, Statements: 1, Search: 1, Found: 1, Released: 1}
+REVISION_OF = {
+    StatementsHeld: 1, StatementsWanted: 1, Statements: 1, Search: 1, Found: 1, Released: 1, PageWanted: 3, Page: 3,
+}  # fmt: skip
 """Which revision of the protocol brought a message: older peers would take it for a violation."""
 
 
@@ -192,7 +203,7 @@ class MembersRole:
                     return
                 case Adverts(adverts):
                     self._hear_all(adverts, stream.peer, allowed)
-                case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer() | Released():
+                case AdvertsWanted() | Digest() | News() | Probe() | ProbeAnswer() | Released() | PageWanted() | Page():
                     self._driver.post(Heard(stream.peer, message))
                 case StatementsHeld() | StatementsWanted() | Statements():
                     await self.statements.hear(stream.peer, message)

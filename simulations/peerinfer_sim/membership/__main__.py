@@ -22,9 +22,8 @@ def main() -> None:
     for size in (10, 30, 100, 1000):
         if size <= options.largest:
             started = time.monotonic()
-            print(
-                f"{size:7} nodes: {idle_traffic(options.seed, size)}  ({time.monotonic() - started:.0f} s)", flush=True
-            )
+            traffic = idle_traffic(options.seed, size, measure_s=30.0, has_settled=size > 100)
+            print(f"{size:7} nodes: {traffic}  ({time.monotonic() - started:.0f} s)", flush=True)
     print(f"100,000 nodes: {idle_traffic_in_a_crowd(options.seed, 100_000)}", flush=True)
     for rare in (1000, 30, 3):
         told = "; ".join(map(str, searches(options.seed, 100_000, rare)))

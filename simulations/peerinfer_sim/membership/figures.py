@@ -6,13 +6,14 @@ import math
 import time
 from dataclasses import dataclass
 
+from peerinfer.dialling import CONNECTIONS_WANTED
 from peerinfer.ids import PeerId, peer_id_of
 from peerinfer.membership_events import (
     AdvertSeen,
     Heard,
 )
 from peerinfer.messages import News
-from peerinfer.news import known
+from peerinfer.news import NewsQueue, known
 from peerinfer_sim.membership.world import Node, World
 
 SESSION_S = 10 * 3600.0
@@ -47,6 +48,25 @@ def swarm_of(world: World, size: int) -> list[Node]:
     return nodes
 
 
+def settled_swarm(world: World, size: int) -> list[Node]:
+    """Nodes that have been together for long: each knows the others, or as many as it remembers, and has its neighbours.
+
+    It saves the joining, in which each of a thousand nodes hears of each other one.
+    """
+    nodes = [world.join() for _ in range(size)]
+    world.run(0.0)
+    for node in nodes:
+        room = min(size, node.machine.members_max)
+        for other in world.rng.sample(nodes, room):
+            if other is not node:
+                world.post(node, AdvertSeen(other.peer, *other.advert, world.now_s))
+    for node in nodes:
+        node.machine._exchange.news = NewsQueue()  # all of it has been told long ago
+        while len(node.connected) < min(CONNECTIONS_WANTED, size - 1):
+            world.connect(node, world.rng.choice(nodes))
+    return nodes
+
+
 def knows(node: Node, state: str = "alive") -> int:
     return sum(member.state == state for member in node.machine.members())
 
@@ -70,9 +90,11 @@ def traffic_of(world: World, nodes: list[Node], seconds: float) -> Traffic:
     )
 
 
-def idle_traffic(seed: int, size: int, *, settle_s: float = 60.0, measure_s: float = 60.0) -> Traffic:
+def idle_traffic(
+    seed: int, size: int, *, settle_s: float = 60.0, measure_s: float = 60.0, has_settled: bool = False
+) -> Traffic:
     world = World(seed)
-    nodes = swarm_of(world, size)
+    nodes = settled_swarm(world, size) if has_settled else swarm_of(world, size)
     world.run(settle_s)
     return traffic_of(world, nodes, measure_s)
 

@@ -50,6 +50,8 @@ class Node:
     machine: Membership
     is_up: bool = True
     sequence: int = 0
+    advert: tuple[Advert, bytes] = field(init=False)
+    """Its newest, and as it is signed."""
     connected: dict[PeerId, None] = field(default_factory=dict)
     wakes_s: float = NEVER
     bytes_sent: int = 0
@@ -92,8 +94,8 @@ class World:
 
     def advertise(self, node: Node, state: str = "running") -> None:
         node.sequence += 1
-        advert, signed = self.make_advert(node.peer, node.sequence, state)
-        self.post(node, OwnAdvert(advert, signed))
+        node.advert = self.make_advert(node.peer, node.sequence, state)
+        self.post(node, OwnAdvert(*node.advert))
 
     def make_advert(self, peer: PeerId, sequence: int, state: str = "running") -> tuple[Advert, bytes]:
         address = f"/ip4/192.0.2.100/tcp/40001/p2p/{peer}"
@@ -204,8 +206,11 @@ class World:
         if other is None or not other.is_up or not node.is_up or self.cut(node.peer, peer):
             self.at(self.now_s + (0.0 if other and not other.is_up else 1.0), lambda: self.post(node, DialFailed(peer)))
             return
+        self.connect(node, other)
+
+    def connect(self, node: Node, other: Node) -> None:
         for here, there in ((node, other), (other, node)):
-            if there.peer not in here.connected:
+            if there is not here and there.peer not in here.connected:
                 here.connected[there.peer] = None
                 self.post(here, Connected(there.peer, "direct"))
 
