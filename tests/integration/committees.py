@@ -33,10 +33,16 @@ class Five:
         self.swarm = swarm
         self.names = names
         self.daemons: dict[str, Daemon] = {}
+        self._eligible_s = 0.0
+        """From then on all that run may be elected."""
 
     def ensure_up(self, *names: str) -> None:
-        """Starts those that do not run; returns when all that run know each other well enough to elect."""
+        """Starts those that do not run; returns when all that run know each other.
+
+        Without names they are all up for long enough to be elected then: `detach` waits for that too.
+        """
         down = [name for name in names or self.names if not self.is_up(name)]
+        is_one_new = bool(down)
         running = [daemon for daemon in self.daemons.values() if daemon.code is None]
         if not running:
             first = down.pop(0)
@@ -45,9 +51,14 @@ class Five:
         started = [self._start(name, bootstrap) for name in down]
         for daemon in started:
             daemon.wait_ready()
-        ready_s = time.monotonic()
+        if is_one_new:
+            self._eligible_s = time.monotonic() + ELIGIBLE_AFTER_S + 0.5
         self.wait_connected()
-        wait_for(lambda: time.monotonic() - ready_s > ELIGIBLE_AFTER_S + 0.5)
+        if not names:
+            self._wait_eligible()
+
+    def _wait_eligible(self) -> None:
+        wait_for(lambda: time.monotonic() > self._eligible_s)
 
     def _start(self, name: str, bootstrap: Daemon | None) -> Daemon:
         self.daemons[name] = self.swarm.join(name, bootstrap=bootstrap, wait=bootstrap is None)
@@ -115,6 +126,7 @@ class Five:
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def detach(self, name: str, model: Path, inputs: Path, batch: int, *flags: str) -> Job:
+        self._wait_eligible()
         run = self.swarm.run(
             name, "run", model, inputs, "-o", "unused.npz", "--detach", "--json", "--batch", str(batch), *flags
         )

@@ -77,7 +77,7 @@ def test_a_submitter_killed_while_it_hands_a_job_over_does_so_when_it_is_back(th
     assert three.swarm.run("ada", "leave").code == 0
     three["ada"].wait()
     np.testing.assert_array_equal(fetch(three.swarm, "ada", job[:8], tmp_path / "out.npz"), expected)
-    three.ensure_up("ada")
+    three.ensure_up()
 
 
 def test_a_home_without_a_daemon_hands_over_attaches_and_fetches(three, negation, tmp_path):

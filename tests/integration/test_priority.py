@@ -15,7 +15,7 @@ from peerinfer.job_priority import newest
 
 pytestmark = pytest.mark.slow
 
-ITEMS, BATCH = 240, 3
+ITEMS, BATCH = 120, 3
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.ndar
 def test_a_change_reaches_the_coordinator_wherever_it_is_and_survives_it(
     shared: Swarm, files: tuple[Path, Path, np.ndarray], tmp_path: Path
 ) -> None:
-    five = Five(shared)
+    five = Five(shared, ("ada", "bob", "cyd", "dan"))
     five.ensure_up()
     model, inputs, rows = files
     job = five.detach("ada", model, inputs, BATCH)
