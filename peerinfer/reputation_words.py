@@ -55,11 +55,11 @@ def words_of(row: Evidence, standing: Standing, now_s: float, opinion: Opinion =
     if row.mismatches and not standing.is_barred:
         jobs = format_count(row.mismatches, "job")
         said.append(f"computed less precisely than asked in {jobs}; that is no lie, and it was kept out of them")
-    if answers < 0.5:
-        said.append("this node has not asked it for anything yet, and cannot say whether it answers in time")
-    else:
+    if answers >= 0.5:
         share = round(100 * (row.on_time - 1.0) / answers)
         said.append(f"answered {share}% of {format_count(round(answers), 'frame')} in time")
+    elif not standing.is_barred:
+        said.append("this node has not asked it for anything yet, and cannot say whether it answers in time")
     if row.units:
         energy = f" for {row.energy_j / 3600:.3g} Wh, as it says" if row.energy_j else ""
         said.append(f"gave {format_flops(row.units)} of work that counts{energy}")
