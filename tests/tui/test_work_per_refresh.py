@@ -9,8 +9,10 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from lively_swarm import NOW_S, answers, job, read_snapshot
 from test_window import wait_until
+from textual.widget import Widget
 
 from peerinfer_tui import mirror as mirrors
 from peerinfer_tui import peers_page
@@ -18,6 +20,7 @@ from peerinfer_tui import snapshot as snapshots
 from peerinfer_tui.app import Window
 from peerinfer_tui.events import SINGLY_MAX, changes
 from peerinfer_tui.live_table import LiveTable
+from peerinfer_tui.page_tabs import PAGES
 from peerinfer_tui.peer_view import peer_sheet
 from peerinfer_tui.pictures import Snapshot
 from peerinfer_tui.table import Sheet
@@ -115,5 +118,32 @@ def test_a_page_of_peers_that_nothing_was_told_of_is_not_sorted_again(tmp_path: 
                 window.logbook.take(replace(first, node=replace(first.node, frames_running=second)), NOW_S + second)
                 window.show_page()
             assert sheets == [1]
+
+    asyncio.run(tell())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_on_which_nothing_has_changed_is_not_drawn_again(tmp_path: Path, page: str, monkeypatch) -> None:
+    calm = replace(large(), jobs=(), peers=())  # what lives grows older, and is drawn for that
+
+    async def tell() -> None:
+        window = Window(str(tmp_path / "none.sock"), refresh_s=3600.0, again_s=3600.0, clock=lambda: NOW_S)
+        async with window.run_test(size=(200, 60)) as pilot:
+            await pilot.press(str(list(PAGES).index(page) + 1))
+            await wait_until(pilot, lambda: window.current_mode == page)
+            for second in range(4):
+                window.logbook.take(calm, NOW_S + second)
+                window.show_page()
+                await pilot.pause()
+            drawn: list[Widget] = []
+            refresh = Widget.refresh
+            monkeypatch.setattr(
+                Widget, "refresh", lambda widget, *given, **how: drawn.append(widget) or refresh(widget, *given, **how)
+            )
+            for second in range(4, 8):
+                window.logbook.take(calm, NOW_S + second)
+                window.show_page()
+                await pilot.pause()
+            assert drawn == []
 
     asyncio.run(tell())

@@ -13,6 +13,7 @@ from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.news import CancelWanted, PriorityWanted
 from peerinfer_tui.page import SplitPage
+from peerinfer_tui.paint import entitle
 from peerinfer_tui.pictures import JobPicture, Snapshot
 from peerinfer_tui.table import Sheet
 from peerinfer_tui.words import JOB_ENDED, PRIORITIES, names_in, short_job
@@ -91,7 +92,7 @@ class JobsPage(SplitPage):
     def lines(self, cells: int) -> Sequence[Line]:
         job = self._job()
         title = "job" if job is None else f"job  {short_job(job.job_id)}"
-        self.detail.border_title = f"{title}  attached, escape goes back" if self._attached else title
+        entitle(self.detail, f"{title}  attached, escape goes back" if self._attached else title)
         if job is None or self.snapshot is None:
             return [(("no job here", "dim"),)]
         return job_page(job, names_in(self.snapshot), cells)

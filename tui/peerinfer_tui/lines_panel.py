@@ -11,7 +11,7 @@ from textual.theme import Theme
 from textual.widgets import Static
 
 from peerinfer_tui.line import Line
-from peerinfer_tui.paint import painted
+from peerinfer_tui.paint import entitle, painted
 
 Lay = Callable[[int], Sequence[Line]]
 """Lays something out in so many cells."""
@@ -20,7 +20,7 @@ Lay = Callable[[int], Sequence[Line]]
 class LinesPanel(VerticalScroll):
     def __init__(self, css_id: str, title: str = "", *, scrolls: bool = False) -> None:
         super().__init__(id=css_id, classes="-scrolls" if scrolls else "", can_focus=scrolls)
-        self.border_title = title
+        entitle(self, title)
         self._body = Static(markup=False)
         self._lay: Lay | None = None
         self._shown: Sequence[Line] | None = None

@@ -14,7 +14,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from peerinfer_tui.line import Line
-from peerinfer_tui.paint import segments
+from peerinfer_tui.paint import entitle, segments
 from peerinfer_tui.table import Heading, Order, Sheet, heading_at, heading_line, next_order
 
 MARGIN = 1
@@ -113,7 +113,7 @@ class LiveTable(ScrollView, can_focus=True):
             return
         self._sheet = self._given.arranged(self._order, self._wanted)
         self._headings = self._sheet.headings(cells)
-        self.border_title = self._sheet.caption
+        entitle(self, self._sheet.caption)
         height = len(self._sheet.records) + 1
         if self.virtual_size.height != height or self.virtual_size.width != cells:
             self.virtual_size = Size(cells, height)

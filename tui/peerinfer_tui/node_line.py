@@ -7,6 +7,7 @@ from textual import events
 from textual.theme import Theme
 from textual.widgets import Static
 
+from peerinfer_tui.line import Line
 from peerinfer_tui.overview_view import node_line
 from peerinfer_tui.paint import painted
 from peerinfer_tui.pictures import NodePicture
@@ -19,6 +20,7 @@ class NodeLine(Static):
         super().__init__(id="node", markup=False)
         self._node: NodePicture | None = None
         self._lost = ""
+        self._drawn: Line = ()
 
     def show(self, node: NodePicture) -> None:
         self._node, self._lost = node, ""
@@ -36,13 +38,16 @@ class NodeLine(Static):
 
     def _redraw(self, theme: Theme) -> None:
         """In the colours of another theme."""
+        self._drawn = ()
         self._draw()
 
     def _draw(self) -> None:
         self.set_class(bool(self._lost), "-lost")
         if self._lost:
+            self._drawn = ()
             self.update(Text(f"✕ {self._lost} · trying again", no_wrap=True, overflow="ellipsis"), layout=False)
         elif self._node is not None:
-            self.update(
-                painted([node_line(self._node, self.content_size.width)], self.app.theme_variables), layout=False
-            )
+            line = node_line(self._node, self.content_size.width)
+            if line != self._drawn:
+                self._drawn = line
+                self.update(painted([line], self.app.theme_variables), layout=False)

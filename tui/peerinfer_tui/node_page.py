@@ -13,6 +13,7 @@ from peerinfer_tui.device_view import device_page, node_page
 from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.logbook import Logbook
 from peerinfer_tui.page import Page
+from peerinfer_tui.paint import entitle
 
 
 class NodePage(Page):
@@ -38,6 +39,6 @@ class NodePage(Page):
     def show_body(self, logbook: Logbook) -> None:
         snapshot, now_s = logbook.snapshot, logbook.now_s
         assert snapshot is not None
-        self._devices.border_title = f"devices  {len(snapshot.devices)}"
+        entitle(self._devices, f"devices  {len(snapshot.devices)}")
         self._devices.show(lambda cells: device_page(snapshot, cells, now_s))
         self._about.show(lambda cells: node_page(snapshot.node, cells, now_s))

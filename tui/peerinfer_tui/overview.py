@@ -17,6 +17,7 @@ from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.logbook import Logbook
 from peerinfer_tui.overview_view import contribution_lines, swarm_lines
 from peerinfer_tui.page import Page
+from peerinfer_tui.paint import entitle
 
 RECENT_MAX = 50
 
@@ -58,7 +59,7 @@ class Overview(Page):
         self._jobs_curve.show(logbook.job_rates, logbook.now_s)
         self._own_curve.show(logbook.own_rates, logbook.now_s)
         matters = attention(snapshot, logbook.now_s)
-        self._matters.border_title = f"needs attention  {len(matters)}" if matters else "needs attention"
+        entitle(self._matters, f"needs attention  {len(matters)}" if matters else "needs attention")
         nothing: list[Line] = [(("nothing needs attention", "dim"),)]
         self._matters.show(lambda cells: [part for line in matters for part in folded(line, cells)] or nothing)
         happened = [each for _, each in list(logbook.happenings)[-RECENT_MAX:]]

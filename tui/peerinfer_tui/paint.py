@@ -1,4 +1,4 @@
-"""Tones to colours of the theme in use."""
+"""Tones to colours of the theme in use, and titles into borders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
+from textual.content import Content
+from textual.widget import Widget
 
 from peerinfer_tui.line import Line, Tone
 
@@ -43,3 +45,10 @@ def tone_style(tone: Tone, theme: Mapping[str, str]) -> Style:
 
 _DIM = Style(dim=True)
 _BOLD = Style(bold=True)
+
+
+def entitle(widget: Widget, title: str) -> None:
+    """Sets the title in a widget's border, as it is written and only if it is another: Textual draws the widget anew."""
+    content = Content(title)
+    if widget.border_title != content.markup:
+        widget.border_title = content

@@ -8,6 +8,7 @@ from peerinfer_tui.line import Line
 from peerinfer_tui.lines_panel import LinesPanel
 from peerinfer_tui.live_table import LiveTable
 from peerinfer_tui.page import SplitPage
+from peerinfer_tui.paint import entitle
 from peerinfer_tui.peer_view import peer_page, peer_sheet
 from peerinfer_tui.pictures import PeerPicture, Snapshot
 from peerinfer_tui.table import Sheet
@@ -26,5 +27,5 @@ class PeersPage(SplitPage):
     def lines(self, cells: int) -> Sequence[Line]:
         peers = self.snapshot.peers if self.snapshot is not None else ()
         peer = next((peer for peer in peers if peer.peer_id == self.table.key), None)
-        self.detail.border_title = "peer" if peer is None else f"peer  {peer.name or 'unnamed'}"
+        entitle(self.detail, "peer" if peer is None else f"peer  {peer.name or 'unnamed'}")
         return [(("no peer here", "dim"),)] if peer is None else peer_page(peer, cells)
