@@ -62,6 +62,8 @@ class Pretending:
 
 @pytest.mark.parametrize("native", NATIVES, ids=lambda native: native.provider)
 def test_a_makers_provider_that_is_missing_is_refused_with_the_package_to_install(native: object) -> None:
+    if native.provider in onnxruntime.get_available_providers():  # type: ignore[attr-defined]
+        pytest.skip("it is installed here")
     with pytest.raises(DeviceUnfit, match=f"install {native.package}"):  # type: ignore[attr-defined]
         session_maker(onnxruntime, native.provider)  # type: ignore[attr-defined]
 
