@@ -243,7 +243,7 @@ class Governor:
             hours = ", ".join(str(window.window) for window in limits.schedule)
             found.append(Reason("schedule", f"outside the hours to lend in ({hours})", self._schedule_opens_s()))
         if sample.on_battery and not limits.on_battery:
-            found.append(Reason("battery", "the machine runs on its battery"))
+            found.append(Reason("battery", "the machine runs on its battery; --on-battery lends all the same"))
         if sample.programs:
             found.append(Reason("exclusive", f"{', '.join(sorted(sample.programs))} runs"))
         if limits.max_daily_bytes is not None and sample.bytes_today >= limits.max_daily_bytes:
@@ -302,7 +302,8 @@ class Governor:
             edge_w = limits.max_power_w * (POWER_HYSTERESIS if state.is_hungry else 1.0)
             state.is_hungry = sample.power_w >= edge_w
             if state.is_hungry:
-                found.append(Reason("power", f"takes more than {limits.max_power_w:g} W"))
+                calm = f"rests until it takes less than {limits.max_power_w * POWER_HYSTERESIS:g} W"
+                found.append(Reason("power", f"takes more than {limits.max_power_w:g} W; {calm}"))
         if limits.idle_only:
             if (sample.foreign_busy_ratio or 0.0) >= FOREIGN_BUSY_RATIO:
                 state.foreign_at_s = now_s
