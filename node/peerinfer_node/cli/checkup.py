@@ -18,7 +18,7 @@ from pathlib import Path
 from peerinfer.errors import NoDaemon
 from peerinfer.limits import GIB
 from peerinfer.units import format_size
-from peerinfer_node.devices.native import OPENVINO
+from peerinfer_node.devices.native import OPENVINO, version_of
 from peerinfer_node.home import Home
 
 CHILD_TIMEOUT_S = 30.0
@@ -95,11 +95,13 @@ def check_onnxruntime() -> Finding:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         return Finding("onnxruntime", "fail", f"cannot be imported: {last}", "install peerinfer again")
     version, *providers = child.stdout.split()
-    gpus = [name for name in providers if name not in ("CPUExecutionProvider", "AzureExecutionProvider")]
+    found = [name for name in providers if name not in ("CPUExecutionProvider", "AzureExecutionProvider")]
+    if webgpu := version_of("onnxruntime-ep-webgpu"):
+        found.append(f"WebGPU provider {webgpu}")
     advice = ""
     if OPENVINO.provider in providers:
         advice = "the processor is lent through OpenVINO after: peerinfer config set device openvino"
-    return Finding("onnxruntime", "ok", f"{version}, {', '.join(gpus) if gpus else 'CPU only'}", advice)
+    return Finding("onnxruntime", "ok", f"{version}, {', '.join(found) if found else 'CPU only'}", advice)
 
 
 def check_graphics() -> list[Finding]:
