@@ -237,14 +237,18 @@ def _device(device: Any) -> str:
     if not isinstance(device, dict):
         return str(device)
     parts = [device.get("name"), device.get("kind"), device.get("state")]
-    return ", ".join(str(part) for part in parts if part)
+    line = ", ".join(str(part) for part in parts if part)
+    if device.get("state") == "paused":  # that is said of the whole node
+        return line
+    reasons = "; ".join(reason_line(reason) for reason in device.get("rests") or device.get("reasons") or ())
+    return f"{line}: {reasons}" if reasons else line
 
 
 def reason_line(reason: Any) -> str:
     if not isinstance(reason, dict):
         return str(reason)
     until_s: Any = reason.get("until")
-    until = f" until {datetime.fromtimestamp(until_s):%Y-%m-%d %H:%M}" if _is_number(until_s) else ""
+    until = f" until {datetime.fromtimestamp(round(until_s)):%Y-%m-%d %H:%M}" if _is_number(until_s) else ""
     return f"{reason.get('reason')}{until}"
 
 

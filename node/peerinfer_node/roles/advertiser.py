@@ -103,7 +103,11 @@ class Advertiser:
         told = []
         for reason in self._governor.reasons[:REASONS_MAX]:
             end_s = clock.wall_s() + reason.until_s - clock.now_s()
-            until = f", until {datetime.fromtimestamp(end_s, UTC):%Y-%m-%d %H:%M UTC}" if math.isfinite(end_s) else ""
+            until = (
+                f", until {datetime.fromtimestamp(round(end_s), UTC):%Y-%m-%d %H:%M UTC}"
+                if math.isfinite(end_s)
+                else ""
+            )
             told.append(f"{reason.words}{until}"[:REASON_CHARS_MAX])
         words = self._worker.unsandboxed_words or otherwise
         return tuple(told) or ((words[:REASON_CHARS_MAX],) if words else ())

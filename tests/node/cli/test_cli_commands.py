@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import models
@@ -19,6 +20,7 @@ from peerinfer_node.cli import main
 from peerinfer_node.cli.guard import leaf
 from peerinfer_node.cli.output import printable, short, table
 from peerinfer_node.cli.switch import until_s
+from peerinfer_node.cli.view import status_lines
 from peerinfer_node.home import Home
 
 
@@ -141,6 +143,18 @@ def test_status_shows_why_the_node_rests(fake: FakeControl, capsys: pytest.Captu
     assert "paused" not in answer(capsys, "status")
     assert json.loads(answer(capsys, "pause --json"))["state"] == "paused"
     assert json.loads(answer(capsys, "resume --json"))["state"] == "running"
+
+
+def test_status_says_why_one_device_rests_and_a_pause_ends_at_its_minute() -> None:
+    at_s = datetime(2026, 11, 29, 7, 0).timestamp()
+    hot = {"reason": "hotter than 80 °C", "until": None, "name": "temperature"}
+    card = {"name": "RX 580", "kind": "gpu", "state": "resting", "reasons": ["hotter than 80 °C"], "rests": [hot]}
+    paused = {"name": "CPU", "kind": "cpu", "state": "paused", "reasons": ["paused by its owner"]}
+    pause = {"reason": "paused by its owner", "until": at_s - 0.0004, "name": "paused"}  # two clocks never quite agree
+    lines = status_lines({"devices": [card, paused], "reasons": [pause]})
+    assert "device        RX 580, gpu, resting: hotter than 80 °C" in lines
+    assert "device        CPU, cpu, paused" in lines
+    assert " because      paused by its owner until 2026-11-29 07:00" in lines
 
 
 def test_resuming_says_what_keeps_the_devices_at_rest_all_the_same(
