@@ -45,7 +45,7 @@ class Candidate:
     peer: PeerId
     kinds: tuple[str, ...] = ("cpu",)
     memory_bytes: int = 0
-    """Of its largest device."""
+    """Of its largest device; 0 where that is not known."""
     slots: int = 1
     """Frames it computes at once."""
     local: bool = False
@@ -347,7 +347,8 @@ class CandidateTable:
     # --- requirements ----------------------------------------------------------------------------------------------
 
     def suits(self, demand: Demand, row: int) -> bool:
-        if not self.usable.item(row) or self.memory_bytes.item(row) < demand.memory_bytes_min:
+        memory = self.memory_bytes.item(row)
+        if not self.usable.item(row) or memory < demand.memory_bytes_min or 0 < memory < demand.model_bytes:
             return False
         if demand.local_only and not self.local[row]:
             return False
@@ -358,6 +359,8 @@ class CandidateTable:
         mask = self.usable.copy()
         if demand.memory_bytes_min > 0:
             mask &= self.memory_bytes >= demand.memory_bytes_min
+        if demand.model_bytes > 0:
+            mask &= (self.memory_bytes >= demand.model_bytes) | (self.memory_bytes == 0)
         if demand.local_only:
             mask &= self.local
         if demand.kind is not None:
@@ -377,6 +380,8 @@ class CandidateTable:
             return f"has no {demand.kind.upper()} to lend"
         if self.memory_bytes.item(row) < demand.memory_bytes_min:
             return "has too little device memory"
+        if 0 < self.memory_bytes.item(row) < demand.model_bytes:
+            return "has less device memory than the model alone takes"
         return self._paused.get(row)
 
     def exclusions(self, demand: Demand) -> dict[str, list[PeerId]]:

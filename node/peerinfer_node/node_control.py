@@ -100,7 +100,7 @@ class NodeControl:
             seconds_per_item=prepared.seconds_per_item,
             local_only=request.local_only,
             device_kind=request.device_kind,
-            memory_bytes_min=max(request.min_vram_bytes, prepared.model_bytes),
+            memory_bytes_min=request.min_vram_bytes,
             verify=request.verify,
         )
         offers: dict[PeerId, WorkerOffer] = {node.peer_id: node.recruiting.own_offer()} if node.settings.lends else {}

@@ -39,8 +39,8 @@ class PeerViews:
         answers = []
         for member in self._node.members.machine.members():
             reason, offer = self.why_not(member), offer_of(member)
-            if not reason and offer is not None and offer.memory_bytes < size:
-                reason = f"has {format_size(offer.memory_bytes)} of memory, less than the model alone takes"
+            if not reason and offer is not None and 0 < offer.memory_bytes < size:
+                reason = f"has {format_size(offer.memory_bytes)} of device memory, less than the model alone takes"
             said = self._against(member.peer, reason) if reason else self._for(member, cid, size)
             answers.append({**self._picture(member), "eligible": not reason, "why": said})
         return answers

@@ -80,7 +80,7 @@ async def test_a_model_that_its_memory_does_not_hold_rules_a_peer_out(tmp_path: 
     room.offers(devices=(replace(CPU, memory_bytes=len(MODEL) - 1),))
     answer = await room.why()
     assert not answer["eligible"]
-    assert answer["why"] == "has 293 KiB of memory, less than the model alone takes"
+    assert answer["why"] == "has 293 KiB of device memory, less than the model alone takes"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,20 @@ def mutate(rng: random.Random, table: CandidateTable, number: int, *, force_add:
 # --- requirements --------------------------------------------------------------------------------------------------
 
 
+def test_a_model_goes_only_where_the_memory_holds_it_as_far_as_is_known() -> None:
+    table = table_of(
+        Candidate(peer("large"), memory_bytes=2 * GIB),
+        Candidate(peer("small"), memory_bytes=2 * GIB - 1),
+        Candidate(peer("unknown"), memory_bytes=0),
+    )
+    demand = Demand(MODEL, model_bytes=2.0 * GIB)
+    assert table.exclusions(demand) == {"has less device memory than the model alone takes": [peer("small")]}
+    rows = {name: table.row_of(peer(name)) for name in ("large", "small", "unknown")}
+    mask = table.suited(demand)
+    assert [name for name, row in rows.items() if mask[row]] == ["large", "unknown"]
+    assert [name for name, row in rows.items() if table.suits(demand, row)] == ["large", "unknown"]
+
+
 def test_every_excluded_candidate_has_its_reason() -> None:
     table = table_of(
         Candidate(peer("fits"), ("cuda",), 8 * GIB, local=True),

@@ -281,7 +281,7 @@ class Coordinating:
             strategy=request.strategy,
             local_only=request.local_only,
             device_kind=request.device_kind,
-            memory_bytes_min=max(request.min_vram_bytes, live.model_bytes),
+            memory_bytes_min=request.min_vram_bytes,
         )
 
     async def _open_files(self, live: LiveJob) -> None:
