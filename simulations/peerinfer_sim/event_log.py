@@ -13,6 +13,11 @@ RECENT_PER_NODE = 40
 """So much history is printed when something is wrong."""
 
 _SHOWN_MAX = 6
+_PLAIN = frozenset((str, int, bool, type(None)))
+"""What is shown as it is, and is nearly all."""
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""Of the fields of each message: looking them up takes longer than all the rest."""
 
 
 class EventLog:
@@ -43,6 +48,9 @@ class EventLog:
 
 def brief(value: Any) -> str:
     """A value in a few words: short enough to read, and another one for another value."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes {zlib.crc32(value):08x}>"
     if isinstance(value, float):
@@ -53,8 +61,9 @@ def brief(value: Any) -> str:
         return f"({', '.join(map(brief, value))})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{brief(key)}: {brief(item)}" for key, item in value.items()) + "}"
-    if is_dataclass(value) and not isinstance(value, type):
-        return f"{type(value).__name__}({', '.join(brief(getattr(value, field.name)) for field in fields(value))})"
+    if is_dataclass(kind):
+        names = _NAMES.get(kind) or _NAMES.setdefault(kind, tuple(field.name for field in fields(kind)))
+        return f"{kind.__name__}({', '.join([brief(getattr(value, name)) for name in names])})"
     return str(value)
 
 
