@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 
 from peerinfer.ids import PeerId, public_key_of
 
 CIRCUIT = "/p2p-circuit/p2p/"
 """Between the relay's address and the peer that it leads to."""
 
+_FAMILIES_OF_NAMES = {"dns": {"ip4", "ip6"}, "dns4": {"ip4"}, "dns6": {"ip6"}}
 ADDRESS_CHARS_MAX = 256
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -61,6 +63,23 @@ def is_public(address: str) -> bool:
         return ipaddress.ip_address(parts[2]).is_global
     except ValueError:
         return False
+
+
+def families(addresses: Iterable[str]) -> frozenset[str]:
+    """The kinds of networks, "ip4" and "ip6", in which these lead straight to a peer; a name may lead into either.
+
+    Whatever the text: what makes no sense leads nowhere.
+    """
+    found: set[str] = set()
+    for address in addresses:
+        _, kind, host = (*address.split("/", 3), "", "", "")[:3]
+        if CIRCUIT in address:
+            continue
+        if is_ip(kind, host) and not ipaddress.ip_address(host).is_loopback:
+            found.add(kind)
+        elif _is_name(kind, host):
+            found |= _FAMILIES_OF_NAMES[kind]
+    return frozenset(found)
 
 
 def _is_name(kind: str, text: str) -> bool:

@@ -48,8 +48,11 @@ class Internet:
         ip("-n", namespace, "link", "set", "lo", "up")
         return namespace
 
-    def machine(self, name: str, number: int, *, home: bool = False) -> str:
-        """A machine with address 203.0.113.`number`; a home also has 192.168.`number`.2. Returns where to listen."""
+    def machine(self, name: str, number: int, *, home: bool = False, families: str = "4") -> str:
+        """A machine with address 203.0.113.`number`; a home also has 192.168.`number`.2. Returns where to listen.
+
+        With `families` "6" its address is 2001:db8::`number` instead, and with "46" it has both, with a comma between.
+        """
         namespace = self._add(name)
         outer, inner = f"{self._prefix}o{number}", f"{self._prefix}i{number}"
         ip("link", "add", outer, "type", "veth", "peer", "name", inner)
@@ -57,11 +60,17 @@ class Internet:
         ip("link", "set", inner, "netns", namespace)
         ip("-n", self.hub, "link", "set", outer, "master", "br0", "up")
         ip("-n", namespace, "link", "set", inner, "name", "eth0")
-        ip("-n", namespace, "addr", "add", f"203.0.113.{number}/24", "dev", "eth0")
+        listen = []
+        if "4" in families:
+            ip("-n", namespace, "addr", "add", f"203.0.113.{number}/24", "dev", "eth0")
+            listen.append(f"/ip4/203.0.113.{number}/tcp/0")
+        if "6" in families:
+            ip("-n", namespace, "addr", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
+            listen.append(f"/ip6/2001:db8::{number}/tcp/0")
         ip("-n", namespace, "link", "set", "eth0", "up")
         if home:
             ip("-n", namespace, "addr", "add", f"192.168.{number}.2/32", "dev", "lo")
-        return f"/ip4/192.168.{number}.2/tcp/0" if home else f"/ip4/203.0.113.{number}/tcp/0"
+        return f"/ip4/192.168.{number}.2/tcp/0" if home else ",".join(listen)
 
     def behind_nat(self, name: str, number: int, *, symmetric: bool = False) -> str:
         """A machine 192.168.`number`.2 behind a router that is 203.0.113.`number` outside. Returns where to listen.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,34 @@ def test_two_homes_behind_routers_work_by_relay_and_then_meet_half_way(
             run = swarm.run("bob", "run", model, inputs, "-o", tmp_path / "out.npz", "--json", "--verify", "none")
         assert run.code == 0, run.told()
         assert ada.peer_id in {peer["peer_id"] for peer in run.json["peers"]}, run.told()
+
+
+def test_one_on_ipv4_alone_and_one_on_ipv6_alone_work_together_through_a_relay_that_has_both(
+    internet: Internet, tmp_path: Path, job: tuple[Path, Path]
+) -> None:
+    at_relay = internet.machine("relay", 1, families="46")
+    at_ada = internet.machine("ada", 11)
+    try:
+        at_bob = internet.machine("bob", 12, families="6")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"IPv6 is not permitted here: {error.stderr.decode(errors='replace').strip()}")
+    old, new = at_relay.split(",")
+    with Swarm(tmp_path / "swarm") as swarm:
+        with internet.inside("relay"):
+            relay = swarm.join("relay", "--relay", "--listen", new, listen=old)
+        on_ipv4, on_ipv6 = sorted(relay.ready["addresses"])
+        with internet.inside("ada"):
+            ada = swarm.join("ada", bootstrap=on_ipv4, listen=at_ada)
+        with internet.inside("bob"):
+            bob = swarm.join("bob", bootstrap=on_ipv6, listen=at_bob)
+            wait_for(lambda: peers(bob).get(ada.peer_id, {}).get("path") == "relay", timeout_s=30, saying="the relay")
+            wait_for(lambda: peers(ada).get(bob.peer_id, {}).get("path") == "relay", timeout_s=5, saying="the relay")
+            for daemon in (relay, bob):
+                daemon.ask("POST", "/node/pause", json={})
+            model, inputs = job
+            run = swarm.run("bob", "run", model, inputs, "-o", tmp_path / "out.npz", "--json", "--verify", "none")
+        assert run.code == 0, run.told()
+        assert {peer["peer_id"] for peer in run.json["peers"]} == {ada.peer_id}, run.told()
 
 
 def test_behind_symmetric_routers_the_relay_goes_on_carrying_and_the_node_says_so(

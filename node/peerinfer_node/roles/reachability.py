@@ -3,7 +3,8 @@
 A node cannot find out by itself whether a router lets connections in. It asks some of its neighbours to dial it back, at
 the address that they see it at and the ports where it listens. Where a neighbour succeeds, that address is announced: it
 is the one that a router forwards, if there is one. Where one fails, this node also announces itself by two relays among
-its neighbours. On request it dials others back, and nobody else: only the address that the asker is connected from.
+its neighbours; so it does where it is on IPv4 alone and some peer on IPv6 alone, or the other way round. On request it
+dials others back, and nobody else: only the address that the asker is connected from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
-from peerinfer.addresses import CIRCUIT, is_public
+from peerinfer.addresses import CIRCUIT, families, is_public
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, DIAL_BACK_PORTS_MAX
@@ -65,8 +66,8 @@ class Reachability:
         self._swarm = swarm
         self._rng = rng
         self._answers: dict[PeerId, _Answer] = {}
-        self._relays: dict[PeerId, str] = {}
-        """An address of each relay that is used."""
+        self._relays: dict[PeerId, tuple[str, ...]] = {}
+        """Of each relay that is used, an address on IPv4 and one on IPv6, if it has both."""
         self._announced: tuple[str, ...] = ()
         self._serving = 0
         self._served_s: dict[PeerId, float] = {}
@@ -82,7 +83,7 @@ class Reachability:
             for port in answer.ports
         ]
         direct = list(dict.fromkeys((*seen, *self._network.addresses())))
-        relayed = [f"{address}{CIRCUIT}{own}" for address in self._relays.values()]
+        relayed = [f"{address}{CIRCUIT}{own}" for relay in self._relays.values() for address in relay]
         return tuple((direct[: ADDRESSES_PER_PEER_MAX - len(relayed)] + relayed)[:ADDRESSES_PER_PEER_MAX])
 
     def seen_host(self) -> str:
@@ -148,20 +149,30 @@ class Reachability:
                 self._log.debug("peer did not say whether it can dial this node", peer=peer, reason=str(error))
 
     def _choose_relays(self) -> None:
-        wanted = not self._network.addresses() or any(not answer.ports for answer in self._answers.values())
+        is_undialled = not self._network.addresses() or any(not answer.ports for answer in self._answers.values())
+        wanted = is_undialled or self._is_on_another_network()
         usable = {}
         for peer in self._network.connected() if wanted else []:
             member = self._members.machine.member(peer)
             if member and member.advert and member.advert.relays and self._network.path(peer) == "direct":
                 straight = [address for address in member.advert.addresses if CIRCUIT not in address]
                 if straight:
-                    usable[peer] = next(filter(is_public, straight), straight[0])
+                    usable[peer] = _one_of_each_family(straight)
         kept = {peer: usable[peer] for peer in self._relays if peer in usable}
         more = [peer for peer in usable if peer not in kept]
         self._rng.shuffle(more)
         for peer in more[: RELAYS_USED - len(kept)]:
             kept[peer] = usable[peer]
         self._relays = kept
+
+    def _is_on_another_network(self) -> bool:
+        """Whether some peer's direct addresses are all of the kind of network that this node is not on."""
+        own = families(self.addresses())
+        for member in self._members.machine.members():
+            theirs = families(member.advert.addresses) if member.advert and member.state == "alive" else own
+            if own and theirs and not own & theirs:
+                return True
+        return False
 
     # --- answering ---------------------------------------------------------------------------------------------------
 
@@ -190,6 +201,13 @@ class Reachability:
             await stream.send(DialedBack(host, tuple(good)))
         finally:
             self._serving -= 1
+
+
+def _one_of_each_family(straight: list[str]) -> tuple[str, ...]:
+    """The first public address of each, or the first."""
+    ordered = sorted(straight, key=lambda address: not is_public(address))
+    chosen = {families([address]): address for address in reversed(ordered)}
+    return tuple(address for address in ordered if chosen[families([address])] == address)
 
 
 def _kind(host: str) -> str:

@@ -190,3 +190,9 @@ async def test_a_node_dials_nobody_back_but_the_asker_and_not_again_and_again():
 
 async def _greeted(here, there):
     await greet(MessageStream(await here.network.open_stream(there.keys.peer_id, REACH_PROTOCOL)), swarm="")
+
+
+def test_a_relay_with_both_kinds_of_addresses_is_announced_with_one_of_each():
+    private, public, new = "/ip4/192.168.1.1/tcp/1", "/ip4/1.1.1.1/tcp/1", "/ip6/2001:db8::1/tcp/1"
+    assert set(reachability._one_of_each_family([private, public, new])) == {public, new}
+    assert reachability._one_of_each_family([private]) == (private,)
