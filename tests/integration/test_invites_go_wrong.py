@@ -19,6 +19,7 @@ def warnings(daemon: Daemon) -> list[str]:
 def test_an_invite_whose_addresses_are_all_dead_is_said_once_and_works_when_one_comes_back(tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm:
         created = swarm.run("first", "swarm", "create", "lab", **LISTEN)
+        assert "peerinfer swarm invite makes one that works without it" in created.stderr
         newcomer = swarm.join("newcomer", created.stdout.strip())
         wait_for(lambda: any("this node is alone" in said for said in warnings(newcomer)), timeout_s=20)
         assert any("connection refused" in said for said in warnings(newcomer))
@@ -28,6 +29,7 @@ def test_an_invite_whose_addresses_are_all_dead_is_said_once_and_works_when_one_
         first = swarm.join("first")
         wait_for(lambda: [peer["state"] for peer in newcomer.ask("GET", "/peers")] == ["alive"], timeout_s=20)
         assert sum("this node is alone" in said for said in warnings(newcomer)) == 1
+        wait_for(lambda: "not alone any more" in newcomer.stderr, timeout_s=20, saying="the good news")
         assert newcomer.ask("GET", "/peers")[0]["peer_id"] == first.peer_id
 
 

@@ -65,7 +65,9 @@ def _create(arguments: argparse.Namespace) -> int:
             )
         write_swarm(home, Invite(swarm))
     say(f"swarm {swarm.name} is made; run peerinfer join here, and on every other machine peerinfer join with this:")
-    return _invite(arguments)
+    code = _invite(arguments)
+    say("it leads to this machine; when others are in, peerinfer swarm invite makes one that works without it")
+    return code
 
 
 def _invite(arguments: argparse.Namespace) -> int:

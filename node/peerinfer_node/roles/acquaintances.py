@@ -78,6 +78,9 @@ class Acquaintances:
                     "ask a member for a new invite (peerinfer swarm invite) or give another --bootstrap"
                 )
             await trio.sleep(again_s)
+            if self._is_alone_told and self._network.connected():
+                self._is_alone_told = False
+                self._log.info("this node is not alone any more", peers=len(self._network.connected()))
             again_s = min(again_s * 1.5, AGAIN_MAX_S) if self._network.connected() else AGAIN_S
 
     async def _reach(self, address: str) -> None:
