@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -151,11 +151,9 @@ async def _mb_per_s(stream: Any, messages: int) -> float:
     return messages * _MESSAGE_BYTES / 1e6 / (perf_counter() - started)
 
 
-async def run(rounds: int) -> dict[str, float]:
-    """Measures `rounds` round trips of 64 bytes and `rounds` / 20 messages of 1 MB, after a warm-up.
-
-    Gives `RTT_P50` and `RTT_P99` in milliseconds and `MB_PER_S` in megabytes per second (median of three).
-    """
+@asynccontextmanager
+async def _connected() -> AsyncIterator[Any]:
+    """Opens a stream of a protocol to the other process; both are there for as long as this is open."""
     async with trio.open_nursery() as nursery:
         command = [sys.executable, _THIS_FILE, "serve"]
         process = await nursery.start(partial(trio.run_process, command, stdin=PIPE, stdout=PIPE))
@@ -163,14 +161,33 @@ async def run(rounds: int) -> dict[str, float]:
         async with _host() as host:
             info = info_from_p2p_addr(address)
             await host.connect(info)
-            echo = await host.new_stream(info.peer_id, [_ECHO])
-            await _round_trips_ms(echo, max(20, rounds // 10))
-            times = await _round_trips_ms(echo, rounds)
-            sink = await host.new_stream(info.peer_id, [_SINK])
-            messages = max(5, rounds // 20)
-            await _mb_per_s(sink, 5)
-            rates = [await _mb_per_s(sink, messages) for _ in range(_REPETITIONS)]
+            yield partial(host.new_stream, info.peer_id)
         await process.stdin.aclose()
+
+
+@asynccontextmanager
+async def round_trips() -> AsyncIterator[Callable[[int], Awaitable[list[float]]]]:
+    """Times so many round trips of 64 bytes, in milliseconds, whenever it is called: between rounds of something else,
+    so that both have the same minute of the same machine."""
+    async with _connected() as opened:
+        stream = await opened([_ECHO])
+        await _round_trips_ms(stream, 20)
+        yield partial(_round_trips_ms, stream)
+
+
+async def run(rounds: int) -> dict[str, float]:
+    """Measures `rounds` round trips of 64 bytes and `rounds` / 20 messages of 1 MB, after a warm-up.
+
+    Gives `RTT_P50` and `RTT_P99` in milliseconds and `MB_PER_S` in megabytes per second (median of three).
+    """
+    async with _connected() as opened:
+        echo = await opened([_ECHO])
+        await _round_trips_ms(echo, max(20, rounds // 10))
+        times = await _round_trips_ms(echo, rounds)
+        sink = await opened([_SINK])
+        messages = max(5, rounds // 20)
+        await _mb_per_s(sink, 5)
+        rates = [await _mb_per_s(sink, messages) for _ in range(_REPETITIONS)]
     return {RTT_P50: percentile(times, 50), RTT_P99: percentile(times, 99), MB_PER_S: median(rates)}
 
 

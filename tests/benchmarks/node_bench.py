@@ -35,6 +35,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from swarm import Daemon, Swarm
 
 TASK_P50 = f"node_{workload.TASK_P50}"
+BARE_P50 = "bare_stream_rtt_p50_beside"
 TASK_P99 = "node_task_p99"
 TASKS = f"node_{workload.TASKS}"
 INPUTS_1MB = "node_1mb_inputs"
@@ -74,17 +75,29 @@ async def _busy(folder: Path, quick: bool) -> list[Measurement]:
             found = await node.online.infer(model, {workload.INPUT_NAME: rows}, timeout_s=60.0)
             first_s = perf_counter() - started
             workload.check(rows, found[workload.OUTPUT_NAME])
-            times_ms = await _single_tasks_ms(node, model, 300 if quick else 2000)
+            bare_ms, times_ms = await _beside_a_bare_stream(node, model, 300 if quick else 3000)
             await node.online.close(model)
             tasks_per_s = await _tasks_per_s(node, folder, 10_000 if quick else 60_000)
             mb_per_s = await _mb_per_s(node, folder, 60 if quick else 300)
     return [
-        Measurement(TASK_P50, percentile(times_ms, 50), "ms", baseline=bare_stream.RTT_P50, budget=2.0),
+        Measurement(BARE_P50, percentile(bare_ms, 50), "ms"),
+        Measurement(TASK_P50, percentile(times_ms, 50), "ms", baseline=BARE_P50, budget=2.0),
         Measurement(TASK_P99, percentile(times_ms, 99), "ms", baseline=TASK_P50),
         Measurement(TASKS, tasks_per_s, "tasks/s", "higher", budget=13_000),
         Measurement(INPUTS_1MB, mb_per_s, "MB/s", "higher", baseline=bare_stream.MB_PER_S, budget=0.7),
         Measurement(JOIN_TO_FIRST_TASK, first_s, "s", budget=5.0),
     ]
+
+
+async def _beside_a_bare_stream(node: Node, model: Any, rounds: int) -> tuple[list[float], list[float]]:
+    """Round trips of a bare stream, and single tasks, in turns of a hundred: what the scheduler of two cores does with
+    processes that wake each other changes from one second to the next, by half."""
+    bare_ms, times_ms = list[float](), list[float]()
+    async with bare_stream.round_trips() as round_trips:
+        for _ in range(rounds // 100):
+            bare_ms += await round_trips(100)
+            times_ms += await _single_tasks_ms(node, model, 100)
+    return bare_ms, times_ms
 
 
 async def _single_tasks_ms(node: Node, model: Any, rounds: int) -> list[float]:
