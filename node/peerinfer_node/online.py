@@ -10,7 +10,7 @@ axis is fixed, gets whole inputs, each computed by itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import Execution, JobBrief, Term
 from peerinfer.strings import widened
-from peerinfer.tensors import FREE, Port, TensorSpec, dtype_name
+from peerinfer.tensors import FREE, TensorSpec, dtype_name
 from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, samples
 from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
@@ -146,9 +146,11 @@ class Online:
         rows = (
             inputs if opened.joins else {name: array[None] if array.ndim else array for name, array in inputs.items()}
         )
-        bind(ports, [TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in rows.items()])
         policy = verify if verify.startswith("quorum:") else "none"
-        body = self._body(model, opened, (policy, *_kind(ports, rows, priority)), priority, policy)
+        kind = _kind(policy, rows, priority)
+        if not (opened.joins and len(ports) == 1 and kind in opened.bodies and len(rows[ports[0].name])):
+            bind(ports, [TensorSpec(name, dtype_name(array.dtype), array.shape) for name, array in rows.items()])
+        body = self._body(model, opened, kind, priority, policy)
         answer: Rows | None = None
         with trio.move_on_after(timeout_s):
             answer = await body.infer(rows, self._coordinator.post, times)
@@ -269,10 +271,9 @@ def _joined(first: Array, second: Array) -> Array:
     return np.concatenate([first, second])
 
 
-def _kind(ports: Sequence[Port], rows: Rows, priority: Priority) -> Kind:
+def _kind(policy: str, rows: Rows, priority: Priority) -> Kind:
     """Requests of one kind may share a frame: alike in all but their number of rows, scalars and string slots included."""
-    parts: list[object] = [priority]
-    for port in ports:
-        array = rows[port.name]
-        parts.append((array.shape[1:], array.dtype.itemsize) if array.ndim else array.tobytes())
+    parts: list[object] = [policy, priority]
+    for name, array in sorted(rows.items()):
+        parts.append((name, array.dtype, array.shape[1:] if array.ndim else array.tobytes()))
     return tuple(parts)

@@ -53,10 +53,22 @@ class _Frame:
     sent_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What became of one frame, or of samples that were computed again together: then there is no frame."""
+
+    frame: int | None
+    peer: str
+    tasks: int
+    ordered_s: float
+    stages: tuple[tuple[str, float], ...]
+    """Names and seconds, in the order in which they came."""
+
+
 class Stages:
     """Told by the coordinator's role what happens to its frames."""
 
-    def __init__(self, now_s: Callable[[], float], tell: Callable[[JobId, Json], None] | None = None) -> None:
+    def __init__(self, now_s: Callable[[], float], tell: Callable[[JobId, Spent], None] | None = None) -> None:
         """`tell` hears of every frame when it is answered, and of samples that were computed again."""
         self._now_s = now_s
         self._tell = tell
@@ -65,7 +77,7 @@ class Stages:
         self.failed = 0
         self.voided = 0
         self._under_way: dict[int, _Frame] = {}
-        self._ended: dict[JobId, deque[Json]] = {}
+        self._ended: dict[JobId, deque[Spent]] = {}
 
     def ordered(self, number: int, job: JobId, peer: PeerId, tasks: int) -> None:
         self._under_way[number] = _Frame(job, peer, tasks, self._now_s())
@@ -85,34 +97,32 @@ class Stages:
             return
         away_s = max(self._now_s() - frame.sent_s, 0.0)
         compute_s = min(max(compute_s, 0.0), away_s)
-        spent = {"queue": frame.sent_s - frame.ordered_s, "transfer": away_s - compute_s, "compute": compute_s}
-        for stage, seconds in spent.items():
+        stages = (("queue", frame.sent_s - frame.ordered_s), ("transfer", away_s - compute_s), ("compute", compute_s))
+        for stage, seconds in stages:
             self.histograms[stage].add(seconds, frame.tasks)
-        told = {f"{stage}_s": round(seconds, 6) for stage, seconds in spent.items()}
-        entry = {"frame": number, "peer": frame.peer, "tasks": frame.tasks, "ordered_s": frame.ordered_s, **told}
-        self._note(frame.job, entry)
+        self._note(frame.job, Spent(number, frame.peer, frame.tasks, frame.ordered_s, stages))
 
     def checked(self, job: JobId, seconds: float, tasks: int) -> None:
         """So many samples of one job were computed again together."""
         self.histograms["verify"].add(seconds, tasks)
-        ordered_s = self._now_s() - seconds
-        self._note(
-            job, {"frame": None, "peer": "", "tasks": tasks, "ordered_s": ordered_s, "verify_s": round(seconds, 6)}
-        )
+        self._note(job, Spent(None, "", tasks, self._now_s() - seconds, (("verify", seconds),)))
 
     def timeline(self, job: JobId) -> list[Json]:
         """The last frames of a job, the first one first; times count from the first of them."""
-        entries = sorted(self._ended.get(job, ()), key=lambda entry: float(entry["ordered_s"]))
-        began_s = entries[0]["ordered_s"] if entries else 0.0
+        entries = sorted(self._ended.get(job, ()), key=lambda entry: entry.ordered_s)
+        began_s = entries[0].ordered_s if entries else 0.0
         return [
             {
-                **{key: value for key, value in entry.items() if key != "ordered_s"},
-                "at_s": round(entry["ordered_s"] - began_s, 6),
+                "frame": entry.frame,
+                "peer": entry.peer,
+                "tasks": entry.tasks,
+                **{f"{stage}_s": round(seconds, 6) for stage, seconds in entry.stages},
+                "at_s": round(entry.ordered_s - began_s, 6),
             }
             for entry in entries
         ]
 
-    def _note(self, job: JobId, entry: Json) -> None:
+    def _note(self, job: JobId, entry: Spent) -> None:
         if self._tell is not None:
             self._tell(job, entry)
         entries = self._ended.pop(job, None) or deque(maxlen=FRAMES_KEPT_MAX)

@@ -7,11 +7,11 @@ it is over, with the times at which its stages began and ended: nothing here run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import peerinfer
-from peerinfer.control import Json
+from peerinfer_node.stages import Spent
 
 _NS = 1_000_000_000
 
@@ -28,15 +28,14 @@ class Tracing:
         self._trace, self._extract = trace, propagate.extract
         self._tracer = trace.get_tracer("peerinfer", peerinfer.__version__)
 
-    def frame(self, job: str, told: Json) -> None:
-        """A frame of a job that was answered, or samples that were computed again, as `stages` notes them."""
+    def frame(self, job: str, spent: Spent) -> None:
+        """A frame of a job that was answered, or samples that were computed again."""
         if self._tracer is None or not self._is_set_up():
             return
-        stages = [(name, float(told[f"{name}_s"])) for name in _STAGES if f"{name}_s" in told]
-        about = {"peerinfer.job": job, "peerinfer.peer": str(told["peer"]), "peerinfer.tasks": int(told["tasks"])}
-        if told["frame"] is not None:
-            about["peerinfer.frame"] = int(told["frame"])
-        self._span("frame" if told["frame"] is not None else "check", stages, about)
+        about = {"peerinfer.job": job, "peerinfer.peer": spent.peer, "peerinfer.tasks": spent.tasks}
+        if spent.frame is not None:
+            about["peerinfer.frame"] = spent.frame
+        self._span("frame" if spent.frame is not None else "check", spent.stages, about)
 
     def request(self, headers: Mapping[str, str], about: Mapping[str, Any], queued_s: float, rest_s: float) -> None:
         """An online request that was answered; it belongs to the trace that its `traceparent` names, if it has one."""
@@ -48,7 +47,9 @@ class Tracing:
         """Else spans would be made for nobody, which takes longer than all else that is noted of a frame."""
         return not isinstance(self._trace.get_tracer_provider(), self._trace.ProxyTracerProvider)
 
-    def _span(self, name: str, stages: list[tuple[str, float]], about: Mapping[str, Any], context: Any = None) -> None:
+    def _span(
+        self, name: str, stages: Sequence[tuple[str, float]], about: Mapping[str, Any], context: Any = None
+    ) -> None:
         end_ns = int(self._wall_s() * _NS)
         start_ns = end_ns - sum(int(seconds * _NS) for _, seconds in stages)
         whole = self._tracer.start_span(name, context=context, start_time=start_ns, attributes=dict(about))
@@ -59,6 +60,3 @@ class Tracing:
                 start_ns += int(seconds * _NS)
                 part.end(start_ns)
         whole.end(end_ns)
-
-
-_STAGES = ("queue", "transfer", "compute", "verify")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import pytest
 import trio
@@ -15,6 +14,7 @@ from role_world import JOB, answer_to, coordinator_world, stay_alive
 
 from peerinfer.messages import Frame, Window
 from peerinfer_node import tracing
+from peerinfer_node.stages import Spent
 from peerinfer_node.tracing import Tracing
 
 NS = 1_000_000_000
@@ -30,12 +30,11 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def told(**more: Any) -> dict[str, Any]:
-    return {"frame": 7, "peer": "ada", "tasks": 3, "queue_s": 0.25, "transfer_s": 0.5, "compute_s": 1.0, **more}
+FRAME = Spent(7, "ada", 3, 0.0, (("queue", 0.25), ("transfer", 0.5), ("compute", 1.0)))
 
 
 def test_a_frame_is_a_span_with_its_stages_one_after_the_other(spans: InMemorySpanExporter) -> None:
-    Tracing(lambda: 100.0).frame("0123", told())
+    Tracing(lambda: 100.0).frame("0123", FRAME)
     *stages, frame = spans.get_finished_spans()
     assert (frame.name, frame.start_time, frame.end_time) == ("frame", round(98.25 * NS), 100 * NS)
     assert dict(frame.attributes or {}) == {
@@ -54,7 +53,7 @@ def test_a_frame_is_a_span_with_its_stages_one_after_the_other(spans: InMemorySp
 
 
 def test_checks_are_spans_of_their_own(spans: InMemorySpanExporter) -> None:
-    Tracing(lambda: 100.0).frame("0123", {"frame": None, "peer": "", "tasks": 4, "verify_s": 0.5})
+    Tracing(lambda: 100.0).frame("0123", Spent(None, "", 4, 0.0, (("verify", 0.5),)))
     assert [span.name for span in spans.get_finished_spans()] == ["verify", "check"]
 
 
@@ -89,9 +88,9 @@ async def test_the_frames_of_a_job_are_traced(spans: InMemorySpanExporter, autoj
 
 
 def test_without_the_package_or_an_sdk_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    Tracing(lambda: 100.0).frame("0123", told())  # the API alone
+    Tracing(lambda: 100.0).frame("0123", FRAME)  # the API alone
     for name in [name for name in sys.modules if name.split(".")[0] == "opentelemetry"]:
         monkeypatch.setitem(sys.modules, name, None)
     bare = tracing.Tracing(lambda: 100.0)
-    bare.frame("0123", told())
+    bare.frame("0123", FRAME)
     bare.request({}, {}, 0.0, 0.0)

@@ -78,10 +78,16 @@ class Socket(ReadWriteCloser):  # type: ignore[misc]
         if self._unread:
             data, self._unread = self._unread, b""
             return data
-        try:
-            data = bytes(await self._stream.receive_some(self._receive_bytes))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionClosedError("the connection broke") from error
+        # Waiting comes first: trio's own stream reads, finds nothing nearly always, and waits then.
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._stream.socket.fileno())
+                data = os.read(self._stream.socket.fileno(), self._receive_bytes)
+                break
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError) as error:
+                raise ConnectionClosedError("the connection broke") from error
         if not data:
             raise ConnectionClosedError("the peer closed the connection")
         self._receive_bytes = _RECEIVE_BYTES_BULK if len(data) >= _RECEIVE_BYTES else _RECEIVE_BYTES
