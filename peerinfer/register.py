@@ -118,11 +118,20 @@ class Register:
 
     def tally(self, failed_max: int) -> tuple[dict[str, int], list[int]]:
         """How many tasks each worker has done, and the first `failed_max` of the tasks that failed."""
-        places, rows = self._rows()
-        numbers = np.ascontiguousarray(rows[:, DIGEST_BYTES:]).view("<u4").reshape(-1) - 1
+        places, numbers = self._columns()
         counts = np.bincount(numbers, minlength=len(self._peers))
         done = {peer: int(count) for peer, count in zip(self._peers[1:], counts[1:], strict=True) if count}
         return done, [int(task) for task in places[numbers == 0][:failed_max]]
+
+    def tasks(self) -> tuple[list[int], list[int]]:
+        """The tasks that are done, and those that failed, each in order."""
+        places, numbers = self._columns()
+        return places[numbers > 0].tolist(), places[numbers == 0].tolist()
+
+    def _columns(self) -> tuple[Any, Any]:
+        """The written tasks in order, and the number of each one's worker."""
+        places, rows = self._rows()
+        return places, np.ascontiguousarray(rows[:, DIGEST_BYTES:]).view("<u4").reshape(-1) - 1
 
     def copy(self) -> Register:
         other = Register()

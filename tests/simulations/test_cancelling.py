@@ -93,6 +93,7 @@ def test_a_job_whose_electors_are_gone_is_cancelled_at_once_and_they_hear_of_it_
         await world.all_know(job, within_s=GONE_S + 30.0)
         shown = await control.job(job)
         assert shown["reason"] == "cancelled by its owner"
+        assert (shown["blocked"], shown["missing"]) == ("", [])
         return shown
 
     CancelledWorld(play).run()
@@ -133,6 +134,7 @@ def test_a_job_of_which_too_few_electors_took_copies_leaves_nothing_behind(monke
             await control.submit(request)
         (listed,) = await control.jobs()
         assert listed["state"] == "cancelled"
+        assert listed["copied_bytes"] < listed["copies_bytes"]
         await world.all_know(listed["job_id"], within_s=GONE_S + 30.0)
         assert world.submitter.node.ports.blobs._shelf.holders == []  # type: ignore[attr-defined]
         return await control.job(listed["job_id"])

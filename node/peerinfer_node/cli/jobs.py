@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from peerinfer.control import PRIORITIES, Control, Json
-from peerinfer.errors import Interrupted, UsageError
+from peerinfer.control import JOB_ENDED, PRIORITIES, Control, Json
+from peerinfer.errors import Interrupted, JobFailed, UsageError
 from peerinfer.ids import is_job_id
 from peerinfer.units import format_count, format_duration
 from peerinfer_node.cli import arguments as take
@@ -232,11 +232,10 @@ def _fetch(arguments: argparse.Namespace) -> int:
         job_id = await find(control, arguments.job)
         await come_back_to(job_id)
         job = await control.job(job_id)
+        if job.get("state") not in JOB_ENDED:
+            raise UsageError(f"the job is {job.get('state')}; wait for it with: peerinfer jobs attach {arguments.job}")
         if not is_worth_writing(job):
-            state = job.get("state")
-            raise error_of(job) or UsageError(
-                f"the job is {state}; wait for it with: peerinfer jobs attach {arguments.job}"
-            )
+            raise error_of(job) or JobFailed("the job has no outputs")
         writer = await trio.to_thread.run_sync(begin_writing, job, output, None)
         try:
             written = await bring_home(control, job, writer, output, LiveLine())

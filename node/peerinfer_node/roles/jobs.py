@@ -395,7 +395,9 @@ class Jobs:
             await self._keeping.tell_at_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
+        # What it waited for does not matter any more.
         summary: Json = {**self._views.known(live), **plain(known or {}), "reason": reason, "kind": kind}
+        summary |= {"blocked": "", "missing": []}
         assert self._nursery is not None
         ended_at_s = self._clock.wall_s()
         await self._endings.save(self._nursery, live.job, state, ended_at_s=ended_at_s, summary=json.dumps(summary))

@@ -109,14 +109,8 @@ def how_it_ended(chain: Chain) -> tuple[str, str, str]:
 
 def in_journal(chain: Chain) -> tuple[dict[int, None], dict[int, str]]:
     """Tasks that the journal says are done, and those that it says failed."""
-    final: dict[int, None] = {}
-    failed: dict[int, str] = {}
-    for entry in chain.register.entries():
-        if entry.worker:
-            final[entry.task] = None
-        else:
-            failed[entry.task] = EARLIER_TERM
-    return final, failed
+    final, failed = chain.register.tasks()
+    return dict.fromkeys(final), dict.fromkeys(failed, EARLIER_TERM)
 
 
 def tasks_of(rows: Sequence[RecordRow]) -> set[int]:

@@ -81,9 +81,9 @@ class Replication:
             for elector in others:
                 nursery.start_soon(one, elector)
             await enough.wait()
-        live.copied_bytes = live.copies_bytes
         if len(held) < seated.quorum:
             raise JobFailed(f"{len(held)} of {len(committee)} electors took copies: {'; '.join(problems)}")
+        live.copied_bytes = live.copies_bytes
         self._log.info("job outlives its submitter", job=job, electors=len(held))
 
     async def hand_on(self, live: LiveJob, elector: PeerId, replica: dict[str, Any] | None) -> None:

@@ -180,11 +180,14 @@ def test_results_can_be_fetched_later(fake: FakeControl, files: Path, capsys: py
     np.testing.assert_array_equal(np.load("again.npz")["y"], np.load("out.npz")["y"])
 
 
-def test_a_job_that_still_runs_cannot_be_fetched(fake: FakeControl, files: Path) -> None:
+def test_a_job_that_still_runs_cannot_be_fetched(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.ends = ("cancelled", "", "")
     main(RUN)
     fake.held_jobs[f"{1:032x}"].state = "running"
-    assert main(["jobs", "fetch", f"{1:032x}", "-o", "again.npz"]) != 0
+    assert main(["jobs", "fetch", f"{1:032x}", "-o", "again.npz"]) == 2
+    assert "the job is running; wait for it with: peerinfer jobs attach" in capsys.readouterr().err
     assert not Path("again.npz").exists()
 
 

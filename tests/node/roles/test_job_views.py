@@ -7,6 +7,7 @@ from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.splitting import Split
 from peerinfer_node.roles.job_views import EARLIER_TERM, FAILED_SHOWN_MAX, totals_in
+from peerinfer_node.roles.live_job import in_journal
 
 SPLIT = Split(59, 2)
 """30 tasks, the last one of a single item."""
@@ -41,3 +42,12 @@ def test_of_very_many_failed_tasks_the_first_are_listed_and_all_are_counted() ->
     assert shown["failed_tasks"] == FAILED_SHOWN_MAX + 2
     assert [failed["task"] for failed in shown["failed"]] == list(range(0, 5 * FAILED_SHOWN_MAX, 5))
     assert shown["peers"] == []
+
+
+def test_tasks_of_a_journal_are_those_of_its_entries() -> None:
+    chain = Setting(tasks=5000).written((term(1, 0), [range(7, 40), range(1023, 1026)]), (term(2, 1), [[4999], [0]]))
+    entries = list(chain.register.entries())
+    final, failed = in_journal(chain)
+    assert list(final) == [entry.task for entry in entries if entry.worker]
+    assert failed == {entry.task: EARLIER_TERM for entry in entries if not entry.worker}
+    assert in_journal(Chain()) == ({}, {})
