@@ -15,7 +15,12 @@ from peerinfer.messages import Advert, DeviceAdvert
 
 MODEL = "model:"
 GIB_MAX = 1024
-_DRIVEN = {"WebGpuExecutionProvider": "vulkan", "CUDAExecutionProvider": "cuda"}
+
+CPU_PROVIDER = "CPUExecutionProvider"
+WEBGPU_PROVIDER = "WebGpuExecutionProvider"
+"""ONNX Runtime's names of the execution providers that need no build of its own."""
+
+_DRIVEN = {WEBGPU_PROVIDER: "vulkan", "CUDAExecutionProvider": "cuda"}
 
 _NEARLY = 0.9
 """A card that is sold as 8 GiB keeps a little of it for itself."""

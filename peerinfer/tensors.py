@@ -15,6 +15,9 @@ import numpy as np
 from peerinfer.codec import listed, one_of, part, text, uint, wire
 from peerinfer.limits import NAME_CHARS_MAX, STRING_SLOT_BYTES_MAX, STRING_SLOT_BYTES_MIN, TENSOR_RANK_MAX
 
+Buffer = bytes | bytearray | memoryview
+"""Bytes of a tensor, or of anything, that need not be copied to be passed on."""
+
 STRING = "string"
 """The dtype of a model's inputs and outputs that are strings."""
 

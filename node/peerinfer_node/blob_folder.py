@@ -25,7 +25,7 @@ from peerinfer.blobs import INDEX_BYTES_MAX, BlobIndex, checked_index, chunks_of
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import Cid, digest_of_cid
 from peerinfer.limits import CHUNK_BYTES
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer
 
 _SUFFIXES = (".index", ".part", ".blob", ".new")
 

@@ -22,8 +22,8 @@ from peerinfer.blobs import BlobIndex, checked_index, chunks_of, index_of
 from peerinfer.errors import InputError, PeerinferError, ProtocolError, StateUnusable
 from peerinfer.ids import Cid, digest_of_cid
 from peerinfer.limits import CHUNK_BYTES
+from peerinfer.tensors import Buffer
 from peerinfer_node.blob_folder import BlobFolder, checking_cancelled, holder_name
-from peerinfer_node.ports import Buffer
 
 THREADS_MAX = 8
 

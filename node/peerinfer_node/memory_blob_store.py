@@ -10,7 +10,7 @@ from peerinfer.blobs import BlobIndex, checked_index, chunks_of, index_of
 from peerinfer.errors import InputError, ProtocolError, StateUnusable
 from peerinfer.ids import Cid, digest_of_cid
 from peerinfer.limits import GIB
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer
 
 
 class _Entry:

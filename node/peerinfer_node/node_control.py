@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import peerinfer
 from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
+from peerinfer.classes import CPU_PROVIDER
 from peerinfer.control import JobRequest, Json, ResultBlock
 from peerinfer.errors import UsageError
 from peerinfer.forecast import forecast
@@ -20,7 +21,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.peer_views import PeerViews
-from peerinfer_node.ports import CPU_PROVIDER, Executor
+from peerinfer_node.ports import Executor
 from peerinfer_node.roles.recruiting import offer_of
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId
 from peerinfer.messages import Execution, JobBrief, Term
 from peerinfer.strings import widened
-from peerinfer.tensors import FREE, TensorSpec, dtype_name
+from peerinfer.tensors import FREE, Buffer, TensorSpec, dtype_name
 from peerinfer_node.inference.samples import batch_of_one, outputs_of_one, samples
-from peerinfer_node.ports import BlobStore, Buffer, Executor, Keys, ModelInterface
+from peerinfer_node.ports import BlobStore, Executor, Keys, ModelInterface
 from peerinfer_node.roles.answers import Rows
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.online_job import Executions, OnlineJob, Times

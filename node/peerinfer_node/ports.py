@@ -18,10 +18,9 @@ from peerinfer.governor import Sample
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.messages import Execution
 from peerinfer.snapshots import Snapshot
-from peerinfer.tensors import Port, TensorSpec
+from peerinfer.tensors import Buffer, Port, TensorSpec
 from peerinfer_node.record_rows import RecordRow
 
-Buffer = bytes | bytearray | memoryview
 T = TypeVar("T")
 
 
@@ -336,10 +335,6 @@ class BlobStore(Protocol):
 
 
 # --- executor ------------------------------------------------------------------------------------------------------
-
-CPU_PROVIDER = "CPUExecutionProvider"
-WEBGPU_PROVIDER = "WebGpuExecutionProvider"
-"""ONNX Runtime's names of the execution providers that this version knows how to set up."""
 
 
 @dataclass(frozen=True, slots=True)

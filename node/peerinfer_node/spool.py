@@ -22,7 +22,7 @@ from pathlib import Path
 from peerinfer.errors import StateUnusable
 from peerinfer.ids import JobId, is_job_id
 from peerinfer.limits import FRAME_BLOB_BYTES_MAX, MIB
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer
 
 RECORD_BYTES_MAX = FRAME_BLOB_BYTES_MAX + 1 * MIB
 """The outputs of one frame as they came from a worker, and what is noted about them."""

@@ -9,11 +9,12 @@ import numpy as np
 import trio
 
 from peerinfer.batch_size import Measure
+from peerinfer.classes import CPU_PROVIDER
 from peerinfer.errors import AttemptTimeout
 from peerinfer.ids import Cid
 from peerinfer.limits import GIB
-from peerinfer.tensors import TensorSpec
-from peerinfer_node.ports import CPU_PROVIDER, Batch, BatchResult, Buffer, Device, Group, ModelInterface
+from peerinfer.tensors import Buffer, TensorSpec
+from peerinfer_node.ports import Batch, BatchResult, Device, Group, ModelInterface
 from peerinfer_sim.linear_model import LinearModel, read_model
 
 BENCHMARK_S = 1.0

@@ -12,9 +12,9 @@ import trio
 from peerinfer.codec import registered
 from peerinfer.errors import DialFailed, PeerinferError, StreamClosed
 from peerinfer.ids import PeerId
+from peerinfer.tensors import Buffer
 from peerinfer_node.ports import (
     AddressFound,
-    Buffer,
     Hole,
     NetworkEvent,
     PeerConnected,

@@ -16,11 +16,12 @@ from peerinfer.errors import DialFailed, NetworkError
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import BLOB_CHUNKS_MAX, BLOB_STALL_S, CHUNK_BYTES, MIB
 from peerinfer.rate import Rate
+from peerinfer.tensors import Buffer
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.network.loopback import stream_pair
 from peerinfer_node.network.metered import MeteredStream
-from peerinfer_node.ports import Buffer, Stream
+from peerinfer_node.ports import Stream
 from peerinfer_node.roles.blobs import BlobFetcher, BlobServer
 
 SEED = PeerId("seed")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from peerinfer.classes import WEBGPU_PROVIDER
 from peerinfer.limits import GIB, NAME_CHARS_MAX
 from peerinfer_node.devices.card_names import VENDORS, Family, card_name, family
 from peerinfer_node.devices.native import native_for
 from peerinfer_node.devices.nvidia import NvidiaCard
 from peerinfer_node.devices.sysfs import Card
 from peerinfer_node.devices.vulkan import Adapter, Answer
-from peerinfer_node.ports import WEBGPU_PROVIDER, Device
+from peerinfer_node.ports import Device
 
 MEMORY_BYTES_MIN = GIB
 """A card with less cannot hold a usual model beside what it shows on the screen."""

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import psutil
 
+from peerinfer.classes import CPU_PROVIDER
 from peerinfer.limits import NAME_CHARS_MAX
 from peerinfer_node.devices import nvidia, sysfs, vulkan
 from peerinfer_node.devices.choice import FoundGpu, judge
 from peerinfer_node.devices.native import installed_providers
-from peerinfer_node.ports import CPU_PROVIDER, Device
+from peerinfer_node.ports import Device
 
 _NAME_KEYS = ("model name", "Model", "Hardware")
 """What x86, and some boards that have no "model name", call their processor in /proc/cpuinfo."""

@@ -37,10 +37,11 @@ from peerinfer.quarantine import (
     QuarantinePicture,
     RunFailed,
 )
+from peerinfer.tensors import Buffer
 from peerinfer_node.inference.certificates import Certificates, Verdict
 from peerinfer_node.inference.samples import Arrays, batch_of_one, outputs_of_one, samples
 from peerinfer_node.log import Log
-from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Executor, LocalClock, ModelInterface
+from peerinfer_node.ports import Batch, BatchResult, Device, Executor, LocalClock, ModelInterface
 
 SAMPLE_SEED = 20
 RECHECK_EVERY_S = 900.0

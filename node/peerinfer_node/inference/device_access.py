@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from peerinfer.classes import CPU_PROVIDER
 from peerinfer_node.devices.choice import FoundGpu
-from peerinfer_node.ports import CPU_PROVIDER
 
 _DRIVER_PATHS = (
     "/sys/class/drm", "/sys/dev", "/sys/devices", "/sys/bus/pci", "/dev/dri",

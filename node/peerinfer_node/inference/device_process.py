@@ -17,8 +17,8 @@ from typing import Any
 import trio
 
 from peerinfer.errors import WorkerDied
+from peerinfer.tensors import Buffer
 from peerinfer_node.inference import arena, pipe
-from peerinfer_node.ports import Buffer
 
 BURIAL_TIMEOUT_S = 5.0
 """A killed process ends at once unless it hangs in the kernel; then it is left behind."""

@@ -37,8 +37,7 @@ from peerinfer.limits import (
     TENSORS_MAX,
 )
 from peerinfer.messages import Execution, OutputGroup, TaskFailure
-from peerinfer.tensors import Port, TensorSpec
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer, Port, TensorSpec
 
 PIPE_BODY_BYTES_MAX = 2 * GIB
 """Of a request or a reply; both ends hold it in memory once."""

@@ -12,10 +12,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from peerinfer.classes import CPU_PROVIDER, WEBGPU_PROVIDER
 from peerinfer.errors import DeviceUnfit
 from peerinfer_node.devices.native import NATIVES, OPENVINO
 from peerinfer_node.inference.halves import CAST_NAMES
-from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER
 
 WEBGPU_OPTIONS = {"preferredLayout": "NCHW", "forceCpuNodeNames": "\n".join(CAST_NAMES)}
 """The default, NHWC, computes some convolutions wrongly (provider 0.4.0): those whose input channels are no multiple of

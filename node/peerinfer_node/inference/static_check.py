@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 
 from peerinfer.errors import ModelRefused
 from peerinfer.limits import MODEL_BYTES_MAX, NAME_CHARS_MAX, TENSOR_RANK_MAX, TENSORS_MAX
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer
 
 NODES_MAX = 50_000
 """Over all subgraphs. The largest real model tried has under 10,000."""

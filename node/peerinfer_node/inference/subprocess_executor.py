@@ -28,11 +28,12 @@ from peerinfer.errors import (
 )
 from peerinfer.ids import Cid
 from peerinfer.limits import FRAME_TASKS_MAX, GIB, MODEL_BYTES_MAX, TENSORS_MAX
+from peerinfer.tensors import Buffer
 from peerinfer_node.inference import pipe
 from peerinfer_node.inference.device_access import DeviceAccess
 from peerinfer_node.inference.device_process import DeviceProcess
 from peerinfer_node.inference.remembered_sizes import RememberedSizes
-from peerinfer_node.ports import Batch, BatchResult, Buffer, Device, Group, ModelInterface
+from peerinfer_node.ports import Batch, BatchResult, Device, Group, ModelInterface
 
 START_TIMEOUT_S = 30.0
 """Starting takes 0.3 s on an idle machine; importing from a cold, slow disk takes longer."""

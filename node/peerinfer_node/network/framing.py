@@ -18,7 +18,8 @@ from peerinfer.codec import decode, encode
 from peerinfer.errors import DecodeError, ProtocolError, StreamClosed
 from peerinfer.ids import PeerId
 from peerinfer.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, WRITE_SLICE_BYTES, WRITE_TIMEOUT_S
-from peerinfer_node.ports import Buffer, Stream
+from peerinfer.tensors import Buffer
+from peerinfer_node.ports import Stream
 
 _READ_BYTES = 256 * 1024
 

@@ -11,10 +11,10 @@ from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from peerinfer.ids import PeerId
+from peerinfer.tensors import Buffer
 from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_session import shielded
 from peerinfer_node.network.libp2p_yamux_stream import Stream
-from peerinfer_node.ports import Buffer
 
 END_TIMEOUT_S = 2.0
 """For a stream to be closed or reset."""

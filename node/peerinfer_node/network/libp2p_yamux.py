@@ -26,6 +26,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 
+from peerinfer.tensors import Buffer
 from peerinfer_node.network.libp2p_session import NoiseSession, shielded
 from peerinfer_node.network.libp2p_yamux_stream import (
     ACK,
@@ -39,7 +40,6 @@ from peerinfer_node.network.libp2p_yamux_stream import (
     WINDOW_BYTES_MAX,
     Stream,
 )
-from peerinfer_node.ports import Buffer
 
 STREAMS_PER_CONNECTION_MAX = 128
 """Streams that a peer may hold open on one connection; the next one is reset."""

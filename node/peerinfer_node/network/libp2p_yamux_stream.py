@@ -13,8 +13,8 @@ import trio
 from libp2p.abc import IMuxedStream
 
 from peerinfer.errors import StreamClosed
+from peerinfer.tensors import Buffer
 from peerinfer_node.network.libp2p_session import PLAINTEXT_BYTES_MAX
-from peerinfer_node.ports import Buffer
 
 if TYPE_CHECKING:
     from peerinfer_node.network.libp2p_yamux import Connection

@@ -6,7 +6,7 @@ import trio
 
 from peerinfer.errors import StreamClosed
 from peerinfer.ids import PeerId
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer
 
 _BYTES_IN_FLIGHT_MAX = 1024 * 1024
 

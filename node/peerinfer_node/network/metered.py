@@ -14,7 +14,8 @@ import trio
 from peerinfer.ids import PeerId
 from peerinfer.limits import KIB
 from peerinfer.rate import Rate
-from peerinfer_node.ports import Buffer, Hole, Network, NetworkEvent, Stream, StreamHandler
+from peerinfer.tensors import Buffer
+from peerinfer_node.ports import Hole, Network, NetworkEvent, Stream, StreamHandler
 
 SLICE_BYTES = 64 * KIB
 """Streams take turns after so much: none waits long behind another's eight megabytes."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from peerinfer.classes import CPU_PROVIDER
 from peerinfer.envelope import seal
 from peerinfer.limits import DEVICES_PER_NODE_MAX, NAME_CHARS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer_node.devices.figures import keep_figures
-from peerinfer_node.ports import CPU_PROVIDER, Device, Ports
+from peerinfer_node.ports import Device, Ports
 from peerinfer_node.roles.governor import GovernorRole
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.members import MembersRole

@@ -59,11 +59,11 @@ from peerinfer.messages import (
     Term,
     Window,
 )
-from peerinfer.tensors import is_string
+from peerinfer.tensors import Buffer, is_string
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, Buffer, LocalClock, Stream
+from peerinfer_node.ports import BlobStore, LocalClock, Stream
 from peerinfer_node.roles.answers import Answer, check_results
 from peerinfer_node.roles.auditing import Auditing
 from peerinfer_node.roles.frames import inputs_digest_of

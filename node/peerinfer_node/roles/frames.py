@@ -9,7 +9,8 @@ from peerinfer.errors import AttemptTimeout, ExecutionError, OutOfMemory, Protoc
 from peerinfer.ids import digest_of_cid
 from peerinfer.limits import BODY_BYTES_MAX, FRAME_BLOB_BYTES_MAX, INLINE_BYTES_MAX
 from peerinfer.messages import Frame, JobBrief
-from peerinfer_node.ports import BatchResult, Buffer
+from peerinfer.tensors import Buffer
+from peerinfer_node.ports import BatchResult
 
 
 def check_frame(frame: Frame, brief: JobBrief, body_bytes: int) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from peerinfer.assignment import JobEnded
 from peerinfer.ids import PeerId
 from peerinfer.messages import JobBrief
-from peerinfer.tensors import Port, TensorSpec
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer, Port, TensorSpec
 from peerinfer_node.roles.answers import Answer, Rows
 
 if TYPE_CHECKING:

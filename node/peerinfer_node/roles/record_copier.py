@@ -17,9 +17,9 @@ from peerinfer.errors import PeerinferError, ProtocolError, StreamClosed
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import Term
 from peerinfer.replica_messages import RecordCopy, RecordHeld, ReplicaRefused
+from peerinfer.tensors import Buffer
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import Buffer
 from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
 
 COPY_AGAIN_S = 0.5

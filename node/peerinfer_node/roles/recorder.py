@@ -17,8 +17,7 @@ import trio
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
 from peerinfer.register import DIGEST_BYTES, Entry
-from peerinfer.tensors import TensorSpec, dtype_name
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer, TensorSpec, dtype_name
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
 
 CopyRecord = Callable[[int, Sequence[Buffer], tuple[int, ...]], Awaitable[None]]

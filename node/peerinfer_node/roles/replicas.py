@@ -38,9 +38,10 @@ from peerinfer.replica_messages import (
     ReplicaOffered,
     ReplicaRefused,
 )
+from peerinfer.tensors import Buffer
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.ports import BlobStore, Buffer, JobRow, Network, Store
+from peerinfer_node.ports import BlobStore, JobRow, Network, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.reception import Reception

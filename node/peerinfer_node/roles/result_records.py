@@ -14,8 +14,7 @@ from peerinfer.ids import PeerId
 from peerinfer.messages import Manifest, Receipt, RecordGroup, ResultRecord
 from peerinfer.splitting import Split
 from peerinfer.strings import problem_of
-from peerinfer.tensors import feeds, is_string
-from peerinfer_node.ports import Buffer
+from peerinfer.tensors import Buffer, feeds, is_string
 from peerinfer_node.roles.answers import Answer, Rows, cut, fits, raw_bytes
 
 _HEADER_LENGTH = struct.Struct("<I")

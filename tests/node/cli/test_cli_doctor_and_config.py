@@ -12,6 +12,7 @@ import pytest
 from fake_control import FakeControl
 from hardware_tree import lay_out
 
+from peerinfer.classes import CPU_PROVIDER, WEBGPU_PROVIDER
 from peerinfer_node.cli import checkup, main
 from peerinfer_node.devices import probe
 from peerinfer_node.devices.choice import judge
@@ -19,7 +20,7 @@ from peerinfer_node.devices.figures import keep_figures
 from peerinfer_node.devices.sysfs import read_cards
 from peerinfer_node.devices.vulkan import Adapter, Answer
 from peerinfer_node.home import Home
-from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER, Device
+from peerinfer_node.ports import Device
 from peerinfer_node.store import SqliteStore
 
 

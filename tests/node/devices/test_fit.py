@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from peerinfer.classes import CPU_PROVIDER, WEBGPU_PROVIDER
 from peerinfer_node.devices.fit import fit_words
-from peerinfer_node.ports import CPU_PROVIDER, WEBGPU_PROVIDER, Device
+from peerinfer_node.ports import Device
 
 CARD = Device(
     "Radeon RX 580",

@@ -12,6 +12,7 @@ import pytest
 from hardware_tree import RX580, lay_out
 from software_vulkan import ENVIRONMENT, needs_software_vulkan
 
+from peerinfer.classes import WEBGPU_PROVIDER
 from peerinfer_node.devices import nvidia, vulkan
 from peerinfer_node.devices.card_names import AMD, INTEL, NVIDIA, card_name, family
 from peerinfer_node.devices.choice import judge
@@ -20,7 +21,6 @@ from peerinfer_node.devices.probe import find_gpus
 from peerinfer_node.devices.sysfs import Card, Readings, read_cards, read_sensors
 from peerinfer_node.devices.vulkan import Adapter, Answer, answer_from
 from peerinfer_node.inference.device_access import gpu_access
-from peerinfer_node.ports import WEBGPU_PROVIDER
 
 GIB = 1 << 30
 RADV = Adapter("AMD Radeon RX 580 Series (RADV POLARIS10)", "discrete", AMD, 0x67DF, "1.3.255", 8 * GIB, False)

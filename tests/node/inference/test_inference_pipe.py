@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 
 import msgpack
@@ -148,3 +150,10 @@ def test_a_body_of_many_buffers_arrives_in_order(sizes: list[int]) -> None:
 def test_a_reason_becomes_one_printable_line() -> None:
     assert pipe.shortened("a\n  b\x1b[31m\tc\0") == "a b [31m c"
     assert len(pipe.shortened("x" * 10_000)) == 500
+
+
+def test_the_process_of_a_device_imports_no_trio_which_it_would_wait_for_at_every_start() -> None:
+    program = "import sys, peerinfer_node.inference.worker_process\n"
+    program += "from peerinfer_node.inference import batching, providers\nprint('trio' in sys.modules)"
+    child = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True, text=True)
+    assert child.stdout == "False\n"

@@ -16,6 +16,7 @@ from models import batch_of, outputs_of
 from onnx import TensorProto, helper
 from software_vulkan import ENVIRONMENT, needs_software_vulkan
 
+from peerinfer.classes import WEBGPU_PROVIDER
 from peerinfer.errors import AttemptTimeout, DeviceUnfit, ModelRefused, WorkerDied
 from peerinfer.ids import cid_of
 from peerinfer_node.devices import vulkan
@@ -23,7 +24,6 @@ from peerinfer_node.devices.choice import FoundGpu, judge
 from peerinfer_node.devices.probe import cpu_device
 from peerinfer_node.inference.device_access import DeviceAccess, gpu_access
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
-from peerinfer_node.ports import WEBGPU_PROVIDER
 
 pytestmark = [pytest.mark.slow, needs_software_vulkan]
 
