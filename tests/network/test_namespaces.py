@@ -41,6 +41,18 @@ def job(tmp_path: Path) -> tuple[Path, Path]:
     return model, inputs
 
 
+def join_all(swarm: Swarm, internet: Internet, listen: list[str]) -> list[Daemon]:
+    """A daemon on each of the machines "1", "2", …, all by the first. They start together: that takes longest."""
+    daemons: list[Daemon] = []
+    for number, address in enumerate(listen, 1):
+        with internet.inside(str(number)):
+            first = daemons[0] if daemons else None
+            daemons.append(swarm.join(str(number), listen=address, bootstrap=first, wait=first is None))
+    for daemon in daemons[1:]:
+        daemon.wait_ready()
+    return daemons
+
+
 def peers(daemon: Daemon) -> dict[str, dict]:
     return {peer["peer_id"]: peer for peer in daemon.ask("GET", "/peers")}
 
@@ -124,9 +136,10 @@ def test_one_on_ipv4_alone_and_one_on_ipv6_alone_work_together_through_a_relay_t
             relay = swarm.join("relay", "--relay", "--listen", new, listen=old)
         on_ipv4, on_ipv6 = sorted(relay.ready["addresses"])
         with internet.inside("ada"):
-            ada = swarm.join("ada", bootstrap=on_ipv4, listen=at_ada)
+            ada = swarm.join("ada", bootstrap=on_ipv4, listen=at_ada, wait=False)
         with internet.inside("bob"):
             bob = swarm.join("bob", bootstrap=on_ipv6, listen=at_bob)
+            ada.wait_ready()
             wait_for(lambda: peers(bob).get(ada.peer_id, {}).get("path") == "relay", timeout_s=30, saying="the relay")
             wait_for(lambda: peers(ada).get(bob.peer_id, {}).get("path") == "relay", timeout_s=5, saying="the relay")
             for daemon in (relay, bob):
@@ -170,11 +183,7 @@ def test_behind_symmetric_routers_the_relay_goes_on_carrying_and_the_node_says_s
 
 def test_a_partition_heals(internet: Internet, tmp_path: Path) -> None:
     with Swarm(tmp_path) as swarm:
-        daemons: list[Daemon] = []
-        for number in range(1, 5):
-            listen = internet.machine(str(number), number)
-            with internet.inside(str(number)):
-                daemons.append(swarm.join(str(number), listen=listen, bootstrap=daemons[0] if daemons else None))
+        daemons = join_all(swarm, internet, [internet.machine(str(number), number) for number in range(1, 5)])
         everybody = {daemon.peer_id for daemon in daemons}
         for daemon in daemons:
             wait_for(lambda d=daemon: alive(d) == everybody - {d.peer_id}, timeout_s=15, saying="all to see all")
@@ -201,14 +210,17 @@ def test_an_invite_leads_into_a_swarm_whose_first_node_is_gone(
             assert created.code == 0, created.told()
             first = swarm.join("1", listen="/ip4/203.0.113.1/tcp/4001")
         with internet.inside("2"):
-            second = swarm.join("2", created.stdout.strip(), listen=listen[1])
+            second = swarm.join("2", created.stdout.strip(), listen=listen[1], wait=False)
         with internet.inside("3"):
             third = swarm.join("3", created.stdout.strip(), listen=listen[2])
+        second.wait_ready()
         everybody = {first.peer_id, second.peer_id, third.peer_id}
         wait_for(lambda: alive(third) == everybody - {third.peer_id}, timeout_s=15, saying="the third to see all")
         with internet.inside("2"):
             invited = swarm.run("2", "swarm", "invite")
         first.kill()
+        with internet.inside("1"):
+            stranger = swarm.join("stranger", bootstrap=second.address, listen=listen[0], wait=False)
         model, inputs = job
         with internet.inside("4"):
             fourth = swarm.join("4", invited.stdout.strip(), listen=listen[3])
@@ -216,9 +228,8 @@ def test_an_invite_leads_into_a_swarm_whose_first_node_is_gone(
             run = swarm.run("4", "run", model, inputs, "-o", tmp_path / "out.npz", "--json")
         assert run.code == 0, run.told()
         # A stranger on the same network is not let in, and is told why.
-        with internet.inside("1"):
-            stranger = swarm.join("stranger", bootstrap=second.address, listen=listen[0])
-            wait_for(lambda: "belongs to another swarm" in stranger.stderr, timeout_s=15, saying="the refusal")
+        wait_for(lambda: "belongs to another swarm" in stranger.stderr, timeout_s=30, saying="the refusal")
+        stranger.wait_ready()
         assert stranger.peer_id not in peers(second)
         # The second alone, started again without any invite, finds the others by what it remembers.
         with internet.inside("2"):
@@ -232,11 +243,8 @@ def test_over_lines_that_delay_and_lose_a_job_runs_nobody_is_buried_and_the_dead
 ) -> None:
     """100 ms each way, and a twentieth of the packets of each direction lost."""
     with contextlib.closing(FarLines(FAR_DELAY_S, FAR_LOSS)) as lines, Swarm(tmp_path / "swarm") as swarm:
-        daemons: list[Daemon] = []
-        for number in range(1, 6):
-            listen = internet.far_machine(str(number), number, lines)
-            with internet.inside(str(number)):
-                daemons.append(swarm.join(str(number), listen=listen, bootstrap=daemons[0] if daemons else None))
+        listen = [internet.far_machine(str(number), number, lines) for number in range(1, 6)]
+        daemons = join_all(swarm, internet, listen)
         everybody = {daemon.peer_id for daemon in daemons}
         for daemon in daemons:
             wait_for(lambda d=daemon: alive(d) == everybody - {d.peer_id}, timeout_s=30, saying="all to see all")
