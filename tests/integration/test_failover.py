@@ -88,6 +88,10 @@ def test_a_detached_job_survives_its_submitter_and_the_next_coordinator(five, jo
     job.wait_final(second["final"] + 1, but=("ada",))
     with five.idle():
         five.ensure_up("ada")
+    # Its list shows the job as far as whoever coordinates it says, not as far as its own journal went.
+    listed = wait_for(lambda: _listed_as_running(five["ada"], job), saying="the submitter's list to have it running")
+    assert (five.name_of(listed["coordinator"]), listed["blocked"]) == (next_name, "")
+    assert listed["accepted"] >= second["final"]
     before = job.seen()
     killed_s = five.kill(next_name)
     third = job.wait_term(before["term"], but=(next_name,))
@@ -102,6 +106,11 @@ def test_a_detached_job_survives_its_submitter_and_the_next_coordinator(five, jo
     wait_for(lambda: not job.left_on_disks(), timeout_s=20, saying=f"nothing to be left: {job.left_on_disks()}")
     # What came home stays there, also when nobody else has it any more.
     assert (five.home("ada") / "jobs" / f"{job.id}.spool").stat().st_size > 0
+
+
+def _listed_as_running(daemon, job):
+    listed = [each for each in daemon.ask("GET", "/jobs") if each["job_id"] == job.id]
+    return listed[0] if listed and listed[0]["state"] == "running" else None
 
 
 def test_a_coordinator_that_leaves_hands_over_at_once(five, job, finished, record_property):
