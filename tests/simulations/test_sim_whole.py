@@ -14,7 +14,7 @@ from peerinfer.ids import Cid, JobId
 from peerinfer.journal import Chain
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.ports import Batch, BatchResult, JobRow
-from peerinfer_node.roles.jobs import Jobs
+from peerinfer_node.roles.shown_jobs import ShownJobs
 from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
 from peerinfer_sim.executor import SimExecutor
@@ -132,7 +132,7 @@ def test_every_scenario_can_be_read(name: str) -> None:
 def test_a_job_that_ends_while_its_row_is_read_is_shown_as_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     read = MemoryStore.job
 
-    show = Jobs.show
+    show = ShownJobs.show
     shown: list[str] = []
     reads: list[JobId] = []
 
@@ -143,13 +143,13 @@ def test_a_job_that_ends_while_its_row_is_read_is_shown_as_it_ended(monkeypatch:
             await trio.sleep(5.0)
         return row
 
-    async def show_and_note(self: Jobs, job: str) -> Json:
+    async def show_and_note(self: ShownJobs, job: str) -> Json:
         picture = await show(self, job)
         shown.append(picture["state"])
         return picture
 
     monkeypatch.setattr(MemoryStore, "job", read_slowly)
-    monkeypatch.setattr(Jobs, "show", show_and_note)
+    monkeypatch.setattr(ShownJobs, "show", show_and_note)
     outcome, _ = run("calm", 1, nodes=4, items=100)
     assert outcome.job_s < 5.0, "it did not end while its row was read"
     assert set(shown) == {"done"}

@@ -372,7 +372,7 @@ from peerinfer_node.inference.arena import Arena
 arena = Arena(int(given["arena-fd"]))
 loaded()
 size = 1 << 20
-say(Ran(2, (OutputGroup((0, 1), row(2, size // 8)),), (), 0.1, ()), [bytes(size)], arena.answered)
+say(Ran(2, (OutputGroup((0, 1), row(2, size // 8)),), (), 0.1, (), ()), [bytes(size)], arena.answered)
 while True:
     arena.answered[:size] = b"\\xff" * size
 """

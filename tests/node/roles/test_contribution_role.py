@@ -17,7 +17,9 @@ from peerinfer_node.store import SqliteStore
 
 
 def role_over(store: SqliteStore, tasks: int, key: bytes = b"me") -> ContributionRole:
-    worker: Any = SimpleNamespace(given=Given(tasks, 2 * tasks, 0.5 * tasks, 3.0 * tasks, 1e9 * tasks))
+    worker: Any = SimpleNamespace(
+        computing=SimpleNamespace(given=Given(tasks, 2 * tasks, 0.5 * tasks, 3.0 * tasks, 1e9 * tasks))
+    )
     return ContributionRole(worker=worker, store=store, keys=MemoryKeys(key), clock=SystemClock(), log=Log())
 
 
