@@ -33,9 +33,10 @@ from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
 from peerinfer_node.roles.priorities import take_up
 from peerinfer_node.roles.record_copier import RecordCopier
-from peerinfer_node.roles.recorder import IsTrue, Recorder, digest_of_rows, named_in
+from peerinfer_node.roles.recorder import IsTrue, Recorder, named_in
 from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.replication import Replication
+from peerinfer_node.roles.result_digests import digests_in
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.stored_job import JobFiles, StoredJob
 
@@ -223,7 +224,7 @@ class Coordinating:
             if row.tasks:
                 data = await self._store.read_results(row.job, row.offset)
                 record = OpenRecord(data)
-                recorder.kept(row.offset, [data], {task: digest_of_rows(record.rows(task)) for task in row.tasks})
+                recorder.kept(row.offset, [data], digests_in(record, row.tasks))
                 kept.setdefault(record.peer, []).extend(row.tasks)
         return kept
 
@@ -333,7 +334,7 @@ class Coordinating:
             held = [task for task in row.tasks if task in final]
             if held:
                 record = OpenRecord(await self._store.read_results(job, row.offset))
-                others += [task for task in held if not is_true(task, digest_of_rows(record.rows(task)))]
+                others += [task for task, digest in digests_in(record, held).items() if not is_true(task, digest)]
         if others:
             self._log.info("results dropped that the journal does not name", job=job, tasks=len(others))
             await self._store.void_results(job, others)

@@ -10,15 +10,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
 
 import trio
 
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
 from peerinfer.register import DIGEST_BYTES, Entry
-from peerinfer.tensors import Buffer, TensorSpec, dtype_name
-from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
+from peerinfer.tensors import Buffer
 
 CopyRecord = Callable[[int, Sequence[Buffer], tuple[int, ...]], Awaitable[None]]
 """Copies the record of this number, which counts for these tasks, to a quorum; returns when it is there."""
@@ -109,56 +107,6 @@ class Recorder:
         await self._copy(copy.offset, copy.record, copy.tasks)
         copy.done.set()
         together.release()
-
-
-def digests_of(answer: Answer, tasks: Sequence[int]) -> dict[int, bytes]:
-    """16 bytes for each task: BLAKE2b over its outputs' names, dtypes, shapes and bytes."""
-    wanted = set(tasks)
-    digests: dict[int, bytes] = {}
-    start = 0
-    for group in answer.groups:
-        rows = [(place, spec.size_bytes // spec.shape[0]) for spec, place in _places(group.tensors, start)]
-        heads: dict[int, tuple[Any, list[bytes]]] = {}
-        # By the items of a task: the hash of the head of the first tensor, to be copied, and the heads of the others.
-        body = memoryview(answer.body)
-        first = 0
-        for position in group.positions:
-            task, items = answer.frame.tasks[position], answer.frame.items[position]
-            if items not in heads:
-                begin, *others = [_head(spec.name, spec.dtype, (items, *spec.shape[1:])) for spec in group.tensors]
-                heads[items] = hashlib.blake2b(begin, digest_size=DIGEST_BYTES), [b"", *others]
-            if task in wanted:
-                begun, tails = heads[items]
-                digest = begun.copy()
-                for (place, row_bytes), head in zip(rows, tails, strict=True):
-                    if head:
-                        digest.update(head)
-                    digest.update(body[place + first * row_bytes : place + (first + items) * row_bytes])
-                digests[task] = digest.digest()
-            first += items
-        start += sum(spec.size_bytes for spec in group.tensors)
-    return digests
-
-
-def digest_of_rows(rows: Rows) -> bytes:
-    """The same digest, of outputs that were read back."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for name, array in rows.items():
-        digest.update(_head(name, dtype_name(array.dtype), array.shape))
-        digest.update(raw_bytes(array))
-    return digest.digest()
-
-
-def _head(name: str, dtype: str, shape: Sequence[int]) -> bytes:
-    return f"{name}\0{dtype}{list(shape)}".encode()
-
-
-def _places(tensors: Sequence[TensorSpec], start: int) -> list[tuple[TensorSpec, int]]:
-    places = []
-    for spec in tensors:
-        places.append((spec, start))
-        start += spec.size_bytes
-    return places
 
 
 def named_in(chain: Chain) -> IsTrue:

@@ -45,7 +45,8 @@ from peerinfer_node.ports import BlobStore, JobRow, Network, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.packed_inputs import REPLICATED_BYTES_MAX
 from peerinfer_node.roles.reception import Reception
-from peerinfer_node.roles.recorder import IsTrue, digest_of_rows
+from peerinfer_node.roles.recorder import IsTrue
+from peerinfer_node.roles.result_digests import digests_in
 from peerinfer_node.roles.result_records import OpenRecord, check_record, is_receipt_of
 from peerinfer_node.roles.work_stream import conversation
 
@@ -252,9 +253,9 @@ class Replicas:
             # already is never void, whoever says so.
             record = await self._record_in(peer, copy, body)
             opened, named = _opened(manifest, record), set(copy.tasks)
-            for task in opened.tasks:
-                entry = chain.register.get(task) if task in named else None
-                if entry is not None and entry.digest != digest_of_rows(opened.rows(task)):
+            for task, digest in digests_in(opened, [task for task in opened.tasks if task in named]).items():
+                entry = chain.register.get(task)
+                if entry is not None and entry.digest != digest:
                     raise ProtocolError(f"the journal names another result of task {task}")
             await self.make_room(job, len(record))
             await self.keep_record(job, manifest, record, copy.tasks)
@@ -295,11 +296,10 @@ class Replicas:
         """
         opened = _opened(manifest, record)
         wanted = set(tasks)
-        kept = tuple(
-            task
-            for task in opened.tasks
-            if task in wanted and (is_true is None or is_true(task, digest_of_rows(opened.rows(task))))
-        )
+        kept = tuple(task for task in opened.tasks if task in wanted)
+        if is_true is not None:
+            digests = digests_in(opened, kept)
+            kept = tuple(task for task in kept if is_true(task, digests[task]))
         if kept:
             offset = await self._store.append_results(job, [record])
             header = opened.header

@@ -42,7 +42,8 @@ from peerinfer_node.roles.coordinating import Coordinating
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
 from peerinfer_node.roles.live_job import LiveJob, in_journal
-from peerinfer_node.roles.recorder import digest_of_rows, named_in
+from peerinfer_node.roles.recorder import named_in
+from peerinfer_node.roles.result_digests import digests_in
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.roles.work_stream import conversation
 
@@ -291,8 +292,8 @@ class Rescuing:
             tasks = [task for task in row.tasks if task in named]
             if tasks:
                 record = OpenRecord(await self._store.read_results(job, row.offset))
-                for task in tasks:
-                    held.setdefault(task, set()).add(digest_of_rows(record.rows(task)))
+                for task, digest in digests_in(record, tasks).items():
+                    held.setdefault(task, set()).add(digest)
         return lambda task, digest: digest in held.get(task, ())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from peerinfer.binding import bind
@@ -71,6 +71,14 @@ class OpenRecord:
     def tasks(self) -> tuple[int, ...]:
         """In the order in which their outputs lie."""
         return tuple(self._places)
+
+    @property
+    def data(self) -> bytes:
+        return self._data
+
+    def groups(self) -> Iterator[tuple[int, RecordGroup]]:
+        """Each with the place in `data` at which its tensors begin."""
+        yield from zip(self._starts, self.header.groups, strict=True)
 
     @property
     def outputs(self) -> bytes:

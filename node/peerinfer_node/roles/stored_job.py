@@ -21,7 +21,8 @@ from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.answers import Answer, Rows, cut, raw_bytes
 from peerinfer_node.roles.evidence import Evidence, evidence_in, receipt_in
 from peerinfer_node.roles.job_body import FrameInputs, Verdict
-from peerinfer_node.roles.recorder import Recorder, digest_of_rows, digests_of
+from peerinfer_node.roles.recorder import Recorder
+from peerinfer_node.roles.result_digests import digests_in, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, record_of
 
 MIXED = ("", "")
@@ -302,7 +303,7 @@ class StoredJob:
             data = await self._store.read_results(self.job, offset)
             record = OpenRecord(data)
             await self._store.add_record(self._row(offset, record.header.frame, record.peer, b"", tasks))
-            self._recorder.kept(offset, [data], {task: digest_of_rows(record.rows(task)) for task in tasks})
+            self._recorder.kept(offset, [data], digests_in(record, tasks))
 
     async def void(self, tasks: Sequence[int]) -> None:
         for task in tasks:

@@ -17,7 +17,7 @@ from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import FREE, Port, TensorSpec
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.roles.answers import check_results, cut, raw_bytes
-from peerinfer_node.roles.recorder import digest_of_rows, digests_of
+from peerinfer_node.roles.result_digests import digest_of_rows, digests_of
 from peerinfer_node.roles.result_records import OpenRecord, is_receipt_of, record_of
 
 WORKER = MemoryKeys(b"worker")

@@ -5,13 +5,16 @@ import pytest
 import trio
 import trio.testing
 
+from peerinfer.errors import StateUnusable
 from peerinfer.ids import PeerId
 from peerinfer.journal import Chain
 from peerinfer.messages import Frame, OutputGroup, Term
 from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.roles.answers import Answer
-from peerinfer_node.roles.recorder import COPIES_TOGETHER_MAX, Recorder, digest_of_rows, digests_of, named_in
+from peerinfer_node.roles.recorder import COPIES_TOGETHER_MAX, Recorder, named_in
+from peerinfer_node.roles.result_digests import digest_of_rows, digests_in, digests_of
+from peerinfer_node.roles.result_records import OpenRecord, record_of
 
 ADA, BOB = PeerId("ada"), PeerId("bob")
 JOB = "1" * 32
@@ -168,6 +171,11 @@ def test_a_digest_is_the_same_whether_a_result_was_answered_or_read_back(shapes)
     found = digests_of(answer, answer.frame.tasks)
     assert found == {task: digest_of_rows(answer.rows(task)) for task in answer.frame.tasks}
     assert all(len(each) == DIGEST_BYTES for each in found.values())
+    record = OpenRecord(b"".join(record_of(answer)))
+    assert digests_in(record, answer.frame.tasks) == found
+    assert list(digests_in(record, answer.frame.tasks[1:2])) == list(answer.frame.tasks[1:2])
+    with pytest.raises(StateUnusable, match="lies elsewhere"):
+        digests_in(record, [77])
 
 
 def test_only_the_tasks_asked_for_get_digests():

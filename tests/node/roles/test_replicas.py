@@ -24,8 +24,8 @@ from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.network.loopback import stream_pair
 from peerinfer_node.ports import JobRow
-from peerinfer_node.roles.recorder import digest_of_rows
 from peerinfer_node.roles.replicas import Replicas
+from peerinfer_node.roles.result_digests import digest_of_rows
 from peerinfer_node.roles.result_records import OpenRecord
 
 SUBMITTER, ELECTOR, HOLDER, RIVAL, STRANGER = 7, 0, 1, 2, 5

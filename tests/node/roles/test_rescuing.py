@@ -37,8 +37,8 @@ from peerinfer_node.ports import JobRow
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob
-from peerinfer_node.roles.recorder import digest_of_rows
 from peerinfer_node.roles.rescuing import ANSWER_S, JOURNAL_S, Rescuing, generation_key
+from peerinfer_node.roles.result_digests import digest_of_rows
 from peerinfer_node.roles.result_records import OpenRecord
 from peerinfer_node.seat_store import MemorySeatStore
 
