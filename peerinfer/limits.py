@@ -66,6 +66,9 @@ KEPT_RESULTS_BYTES_MAX = 64 * MIB
 long been written down."""
 
 # --- work streams ------------------------------------------------------------------------------------------------
+TASK_TIMEOUT_MAX_S = 86_400.0
+"""No task may take longer than a day."""
+
 COORDINATORS_MAX = 16
 """Work streams that a volunteer serves at once."""
 

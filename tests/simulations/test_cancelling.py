@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from peerinfer.control import JOB_ENDED, JobRequest, Json
-from peerinfer.errors import JobFailed, NetworkError, UsageError
+from peerinfer.errors import JobFailed, NetworkError, StateUnusable, UsageError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.limits import JOB_UNLED_MAX_S
 from peerinfer.replica_messages import ReplicaOffered
@@ -109,6 +109,26 @@ def test_the_word_of_an_owner_that_is_killed_meanwhile_still_holds() -> None:
         world.crash(world.submitter, 5.0)
         await trio.sleep(10.0)
         assert (await world.submitter.node.control.job(job))["state"] == "cancelled"
+        await world.all_know(job, within_s=GONE_S + 30.0)
+        return await world.submitter.node.control.job(job)
+
+    CancelledWorld(play).run()
+
+
+def test_a_cancellation_that_could_not_be_written_down_is_written_when_it_is_asked_for_again() -> None:
+    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+        control = world.submitter.node.control
+        job = await control.submit(request)
+        for sim in await world.electors(job):
+            world.crash(sim, GONE_S)
+        await trio.sleep(5.0)
+        world.submitter.disk.is_full = True
+        with pytest.raises(StateUnusable):
+            await control.cancel(job)
+        world.submitter.disk.is_full = False
+        await control.cancel(job)
+        world.crash(world.submitter, 5.0)
+        await trio.sleep(10.0)
         await world.all_know(job, within_s=GONE_S + 30.0)
         return await world.submitter.node.control.job(job)
 

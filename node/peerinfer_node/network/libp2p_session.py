@@ -80,6 +80,8 @@ class Socket(ReadWriteCloser):  # type: ignore[misc]
             return data
         # Waiting comes first: trio's own stream reads, finds nothing nearly always, and waits then.
         while True:
+            if self._closed.is_set():  # its number may be another connection's by now
+                raise ConnectionClosedError("the connection is closed")
             try:
                 await trio.lowlevel.wait_readable(self._stream.socket.fileno())
                 data = os.read(self._stream.socket.fileno(), self._receive_bytes)

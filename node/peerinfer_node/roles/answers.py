@@ -14,7 +14,7 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.fault_proofs import commitment
 from peerinfer.ids import PeerId
-from peerinfer.limits import CLOCK_SKEW_MAX_S
+from peerinfer.limits import CLOCK_SKEW_MAX_S, TASK_TIMEOUT_MAX_S
 from peerinfer.messages import Execution, Frame, OutputGroup, Receipt, Results
 from peerinfer.strings import problem_of
 from peerinfer.tensors import FREE, Port, feeds, is_string, numpy_dtype
@@ -124,11 +124,14 @@ def check_results(
 
 
 def _executions(frame: Frame, results: Results) -> tuple[Execution, ...]:
-    """Nothing that no worker can have done: each row may have been tried anew in ever smaller batches, not more."""
+    """Nothing that no worker can have done: each row may have been tried anew in ever smaller batches, not more, and no
+    task may take longer than a day."""
     rows = sum(frame.items)
     tries = 1 + max(rows, len(frame.items)).bit_length()
     whole = sum(max(execution.rows, 1) * execution.runs for execution in results.executions)
-    if whole > tries * max(rows, len(frame.items)) or any(each.compute_s < 0 for each in results.executions):
+    times_s = [each.compute_s for each in results.executions]
+    is_likely = all(compute_s >= 0 for compute_s in times_s) and sum(times_s) <= TASK_TIMEOUT_MAX_S * len(frame.items)
+    if whole > tries * max(rows, len(frame.items)) or not is_likely:
         return ()
     return results.executions
 

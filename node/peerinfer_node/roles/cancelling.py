@@ -79,13 +79,14 @@ class Cancelling:
         if live.manifest.submitter != self._own:
             raise UsageError(f"job {live.job} is not this node's: only {live.manifest.submitter} can cancel it")
         if not live.is_unwanted:
-            live.is_unwanted = True
-            nursery.start_soon(self.see_to, live)
             row = await self._store.job(live.job)
             # Its end may be on its way to the disk, and must stay what is written last.
             if row is not None and row.state not in JOB_ENDED and not live.is_over:
                 unwanted = json.dumps({UNWANTED: True})
                 await self._store.set_job_state(live.job, row.state, ended_at_s=None, summary=unwanted)
+            if not live.is_unwanted:  # somebody else may have asked meanwhile
+                live.is_unwanted = True
+                nursery.start_soon(self.see_to, live)
         with trio.move_on_after(CANCEL_TIMEOUT_S):
             while live.job in self._live and live.job not in self._told:
                 await live.wait_change(live.changes)

@@ -46,6 +46,7 @@ from peerinfer.limits import (
     FRAME_BLOB_BYTES_MAX,
     INLINE_BYTES_MAX,
     REASON_CHARS_MAX,
+    WRITE_SLICE_BYTES,
 )
 from peerinfer.messages import (
     STRINGS_REVISION,
@@ -498,7 +499,7 @@ class CoordinatorRole:
         if link.unsent or body is None or order.job not in link.briefed or not body.may_act():
             return False
         inputs = body.inputs_nowait(order.tasks)
-        if inputs is None or _bytes_of(inputs) > INLINE_BYTES_MAX or self._strings_too_early(link, body, inputs):
+        if inputs is None or _bytes_of(inputs) > WRITE_SLICE_BYTES or self._strings_too_early(link, body, inputs):
             return False
         frame = _frame_of(order, body.brief, inputs, None)
         if not link.stream.send_nowait(frame, inputs.body):

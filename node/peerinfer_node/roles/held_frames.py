@@ -11,6 +11,7 @@ from peerinfer.certified_term import check_lease
 from peerinfer.committees import candidates_in, committees_of
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid, is_job_id
+from peerinfer.limits import TASK_TIMEOUT_MAX_S
 from peerinfer.messages import Frame, JobBrief, Refused, ResultsHeld, Window
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import Executor
@@ -85,7 +86,7 @@ def _introduced(peer: PeerId, brief: JobBrief, now_s: float) -> Introduced:
         raise ProtocolError(f"{peer} names a model that is no cid: {error}") from None
     if not is_job_id(brief.job):
         raise ProtocolError(f"{peer} names a job that is no job id")
-    if not 0 < brief.timeout_s <= 86_400:
+    if not 0 < brief.timeout_s <= TASK_TIMEOUT_MAX_S:
         raise ProtocolError(f"{peer} allows {brief.timeout_s} s for a task")
     if brief.term.candidate != peer:
         raise ProtocolError(f"{peer} brings the term of another coordinator")

@@ -11,7 +11,14 @@ from peerinfer.envelope import seal, unseal
 from peerinfer.errors import ProtocolError, StateUnusable
 from peerinfer.fault_proofs import commitment
 from peerinfer.ids import JobId
-from peerinfer.limits import CLOCK_SKEW_MAX_S, FRAME_TASKS_MAX, HEADER_BYTES_MAX, NAME_CHARS_MAX, TENSORS_MAX
+from peerinfer.limits import (
+    CLOCK_SKEW_MAX_S,
+    FRAME_TASKS_MAX,
+    HEADER_BYTES_MAX,
+    NAME_CHARS_MAX,
+    TASK_TIMEOUT_MAX_S,
+    TENSORS_MAX,
+)
 from peerinfer.messages import Execution, Frame, OutputGroup, Receipt, Results, TaskFailure, Term
 from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import FREE, Port, TensorSpec
@@ -69,6 +76,9 @@ def test_each_task_gets_its_own_rows():
         ((Execution(6, 1000, 0.1),), False),
         ((Execution(0, 1000, 0.1),), False),
         ((Execution(6, 1, -0.1),), False),
+        ((Execution(6, 1, 3 * TASK_TIMEOUT_MAX_S),), True),
+        ((Execution(6, 1, 3 * TASK_TIMEOUT_MAX_S + 1),), False),
+        ((Execution(6, 1, 1.7e308), Execution(6, 1, 1.7e308)), False),
     ],
 )
 def test_a_worker_is_believed_its_batches_if_they_can_be_those_of_the_frame(executions, is_believed):
