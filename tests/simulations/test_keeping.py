@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.lease_messages import LeaseRefused, SeatOffered
 from peerinfer.limits import JOB_UNLED_MAX_S, RESULTS_KEPT_S
 from peerinfer_node.roles import kept_results
+from peerinfer_node.roles.keeping import FETCHED
 from peerinfer_node.roles.kept_results import NO_ROOM
 from peerinfer_sim import scenario
 from peerinfer_sim.event_log import EventLog
@@ -247,6 +249,25 @@ def test_a_submitter_whose_results_had_to_make_room_is_told_so(monkeypatch: pyte
             ):
                 async for _ in submitter.node.control.results(job):
                     pass
+
+    KeptWorld(look, submitter_dies=True).run()
+
+
+def test_results_of_which_it_is_noted_already_that_they_are_gone_go_all_the_same() -> None:
+    """Some came after the note, or were not removed when it was made."""
+
+    async def look(world: KeptWorld, job: JobId) -> None:
+        complete = [sim for sim in world.electors(job, but=[world.submitter]) if await results_of(sim, job) == ITEMS]
+        assert complete
+        for sim in complete:
+            store, keeping = sim.node.ports.store, sim.node.jobs._keeping
+            row = await store.job(job)
+            assert row is not None
+            noted = json.dumps({**json.loads(row.summary), "results_gone": FETCHED})
+            await store.set_job_state(job, row.state, ended_at_s=row.ended_at_s, summary=noted)
+            await keeping.note_fetched(job)
+            assert await store.results_bytes(job) == 0
+            assert (await sim.node.control.job(job))["results_gone"] == FETCHED
 
     KeptWorld(look, submitter_dies=True).run()
 

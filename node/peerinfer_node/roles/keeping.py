@@ -183,11 +183,11 @@ class Keeping:
         await self._let_go(row, FETCHED)
 
     async def _let_go(self, row: JobRow, why: str) -> None:
+        await self._store.drop_results(row.job)
+        self._results.dropped(row.job)
         summary: Json = json.loads(row.summary)
         if summary.get("results_gone") in (why, EXPIRED):
             return
-        await self._store.drop_results(row.job)
-        self._results.dropped(row.job)
         summary["results_gone"] = why
         await self._store.set_job_state(row.job, row.state, ended_at_s=row.ended_at_s, summary=json.dumps(summary))
         self._log.info("results of a job removed", job=row.job, why=why)

@@ -32,8 +32,18 @@ class KeptResults:
 
     async def look(self) -> None:
         """Measures what is there, and makes room if that is too much."""
+        before = dict(self._bytes)
         rows = [row for row in await self._store.jobs() if "replica" in json.loads(row.request)]
-        self._bytes = {row.job: await self._store.results_bytes(row.job) for row in rows}
+        there = {row.job for row in rows}
+        for job in before:
+            if job not in there:
+                self.dropped(job)
+        for row in rows:
+            measured = await self._store.results_bytes(row.job)
+            # Records came and results went while the disk answered. One that was counted and measured counts twice until
+            # the next look: rather that than one that does not count.
+            meanwhile = self._bytes.get(row.job, 0) - before.get(row.job, 0)
+            self._bytes[row.job] = max(0, measured + meanwhile)
         await self._evict(await self._over(), RESULTS_FOR_OTHERS_BYTES_MAX)
 
     async def make_room(self, job: JobId, size: int) -> None:
@@ -41,7 +51,7 @@ class KeptResults:
         allowed = RESULTS_FOR_OTHERS_BYTES_MAX - size
         while self._kept > allowed:
             over = await self._over()
-            if self._kept - sum(self._bytes[row.job] for row in over) > allowed:
+            if self._kept - sum(self._bytes.get(row.job, 0) for row in over) > allowed:
                 raise LimitExceeded(
                     "results kept for others",
                     current=self._kept,
@@ -62,7 +72,7 @@ class KeptResults:
 
     async def _over(self) -> list[JobRow]:
         """Jobs that have ended and whose results are here, as they ended."""
-        rows = [await self._store.job(job) for job, size in self._bytes.items() if size]
+        rows = [await self._store.job(job) for job, size in list(self._bytes.items()) if size]
         over = [row for row in rows if row is not None and row.ended_at_s is not None]
         return sorted(over, key=lambda row: (row.ended_at_s or 0.0, row.job))
 

@@ -8,7 +8,7 @@ results to the electors before the journal calls it final.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -139,7 +139,7 @@ class Replicas:
         ).serve
         self._kept: dict[tuple[JobId, tuple[int, str]], dict[int, None]] = {}
         """Records that are here, by job and term: one that is sent again is not written again."""
-        self._sent: dict[JobId, list[Cid]] = {}
+        self._sent: dict[JobId, dict[Cid, None]] = {}
         """Blobs that were made of records too large for a message."""
         self.jobs: KnowsJobs | None = None
         self.note_fetched: Callable[[JobId], Awaitable[None]] = _note_nothing
@@ -242,26 +242,42 @@ class Replicas:
         self.jobs.stand_by(job, signed)
 
     async def _take_record(self, job: JobId, manifest: Manifest, peer: PeerId, copy: RecordCopy, body: bytes) -> None:
-        chain = self._elector.chain(job)
-        if chain is None or copy.term.candidate != peer or not self._elector.serves(job, copy.term):
-            raise ProtocolError(f"term {number_of(copy.term)} does not hold the lease here")
+        self._check_word(job, peer, copy.term, {})
         kept = self._kept.setdefault((job, copy.term.order), {})
         if copy.number not in kept:
-            if await self._store.job(job) is None:
-                raise ProtocolError("this elector has no copy of the job yet")
+            await self._check_row(job)
             # What the holder says last of a task counts: it may have voided what it said before. What the journal names
             # already is never void, whoever says so.
             record = await self._record_in(peer, copy, body)
             opened, named = _opened(manifest, record), set(copy.tasks)
-            for task, digest in digests_in(opened, [task for task in opened.tasks if task in named]).items():
-                entry = chain.register.get(task)
-                if entry is not None and entry.digest != digest:
-                    raise ProtocolError(f"the journal names another result of task {task}")
+            digests = digests_in(opened, [task for task in opened.tasks if task in named])
+            self._check_word(job, peer, copy.term, digests)
             await self.make_room(job, len(record))
+            await self._check_row(job)
+            # All that took its time: others may have been elected and heard since. Nothing waits from here to the write.
+            self._check_word(job, peer, copy.term, digests)
             await self.keep_record(job, manifest, record, copy.tasks)
             kept[copy.number] = None
         while len(self._kept) > JOBS_REMEMBERED_MAX:
             del self._kept[next(iter(self._kept))]
+
+    def _check_word(self, job: JobId, peer: PeerId, term: Term, digests: Mapping[int, bytes]) -> None:
+        """Raises `ProtocolError` unless the peer may say now that these are the results of these tasks."""
+        chain = self._elector.chain(job)
+        if chain is None or term.candidate != peer or not self._elector.serves(job, term):
+            raise ProtocolError(f"term {number_of(term)} does not hold the lease here")
+        for task, digest in digests.items():
+            entry = chain.register.get(task)
+            if entry is not None and entry.digest != digest:
+                raise ProtocolError(f"the journal names another result of task {task}")
+
+    async def _check_row(self, job: JobId) -> None:
+        """Raises `ProtocolError` where no records of the job are kept: results that were removed stay so."""
+        row = await self._store.job(job)
+        if row is None:
+            raise ProtocolError("this elector has no copy of the job yet")
+        if row.ended_at_s is not None:
+            raise ProtocolError("the job has ended here")
 
     async def _record_in(self, peer: PeerId, copy: RecordCopy, body: bytes) -> bytes:
         if copy.record is None:
@@ -278,7 +294,7 @@ class Replicas:
             await stream.send(head, record)
         else:
             cid = await self._blobs.put(b"".join(record))
-            self._sent.setdefault(JobId(head.job), []).append(cid)
+            self._sent.setdefault(JobId(head.job), {})[cid] = None
             await stream.send(replace(head, record=cid))
 
     async def let_go_of_copies(self, job: JobId, *, discard: bool) -> None:

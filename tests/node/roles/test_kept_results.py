@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import trio
+import trio.testing
 
 from peerinfer.errors import LimitExceeded
 from peerinfer.ids import JobId
@@ -112,3 +114,82 @@ async def test_a_record_larger_than_the_bound_costs_others_theirs_only_if_there_
     with pytest.raises(LimitExceeded):
         await world.take(BEN, BOUND + 1)
     assert world.gone == [], "it would not have helped"
+
+
+class SlowDisk(MemoryStore):
+    """Says what there is before it is asked to go on, and answers when it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = False
+        self.goes_on = trio.Event()
+
+    async def job(self, job):
+        found = await super().job(job)
+        await self._answer()
+        return found
+
+    async def results_bytes(self, job):
+        size = await super().results_bytes(job)
+        await self._answer()
+        return size
+
+    async def _answer(self):
+        if self.waits:
+            await self.goes_on.wait()
+
+
+class SlowWorld(World):
+    def __init__(self):
+        super().__init__()
+        self.store = SlowDisk()
+        self.kept = KeptResults(store=self.store, let_go=self.let_go)
+
+
+@pytest.fixture
+async def slow(monkeypatch):
+    monkeypatch.setattr(kept_results, "RESULTS_FOR_OTHERS_BYTES_MAX", BOUND)
+    return SlowWorld()
+
+
+async def test_results_may_go_and_come_while_the_disk_is_asked_which_jobs_are_over(slow):
+    await slow.add(ADA, ended_at_s=10.0, size=400)
+    await slow.add(BEN, size=400)
+    await slow.add(CAL)
+    await slow.kept.look()
+    slow.store.waits = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.take, CAL, 201)
+        await trio.testing.wait_all_tasks_blocked()
+        slow.kept.dropped(ADA)
+        slow.kept.dropped(BEN)
+        await slow.take(OWN, 1)
+        slow.store.goes_on.set()
+    await slow.take(CAL, BOUND - 202)
+    with pytest.raises(LimitExceeded):
+        await slow.take(CAL, 1)
+
+
+async def test_what_is_counted_while_the_disk_is_measured_counts(slow):
+    await slow.add(ADA, size=400)
+    await slow.add(BEN, size=400)
+    await slow.kept.look()
+    slow.store.waits = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.kept.look)
+        await trio.testing.wait_all_tasks_blocked()
+        await slow.take(ADA, 100)
+        await slow.take(BEN, 90)
+        await slow.take(CAL, 10)
+        slow.store.goes_on.set()
+    with pytest.raises(LimitExceeded, match="1,000 bytes on top of 1,000 bytes"):
+        await slow.take(BEN, BOUND)
+
+
+async def test_what_was_forgotten_is_not_counted_after_a_look(world):
+    await world.add(ADA, size=BOUND)
+    await world.add(BEN)
+    await world.kept.look()
+    await world.store.forget_job(ADA)
+    await world.kept.look()
+    await world.take(BEN, BOUND)

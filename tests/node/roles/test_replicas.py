@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import trio
+import trio.testing
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 from role_world import OUTPUT, SWARM, WIDTH, Side
 
@@ -15,6 +17,7 @@ from peerinfer.envelope import seal
 from peerinfer.errors import ProtocolError
 from peerinfer.journal import Chain
 from peerinfer.lease_messages import Append, Appended, LeaseReleased, LeaseWanted, Prepare, SeatOffered
+from peerinfer.limits import BODY_BYTES_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import RecordGroup, ResultRecord
 from peerinfer.replica_messages import JobAtHome, JobCancelWanted, JobState, RecordCopy, RecordHeld, ReplicaRefused
@@ -176,6 +179,91 @@ async def test_a_holder_that_was_overtaken_replaces_nothing_any_more(autojump_cl
     assert isinstance(await world.copy(3.0, 1, number=3), ReplicaRefused)
     assert await world.copy(4.0, 1, peer=RIVAL, by=later) == RecordHeld(JOB.job, 1)
     assert await world.held(1) == 4.0
+
+
+async def copy_while(world, meanwhile, value, *tasks):
+    """What the elector answers to the holder's copy if all this happens while it makes room for it."""
+    room_is_made = trio.Event()
+
+    async def make_room(job, size):
+        world.replicas.make_room = nothing_to_do
+        await room_is_made.wait()
+
+    async def nothing_to_do(job, size):
+        pass
+
+    answers = []
+
+    async def copy():
+        answers.append(await world.copy(value, *tasks))
+
+    world.replicas.make_room = make_room
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy)
+        await trio.testing.wait_all_tasks_blocked()
+        await meanwhile()
+        room_is_made.set()
+    return answers[0]
+
+
+async def test_a_holder_that_is_overtaken_while_room_is_made_for_its_record_replaces_nothing(autojump_clock, world):
+    later = term(7, RIVAL)
+
+    async def meanwhile():
+        world.hold(later, 99.0)
+        assert await world.copy(4.0, 1, peer=RIVAL, by=later) == RecordHeld(JOB.job, 1)
+
+    answer = await copy_while(world, meanwhile, 1.0, 1)
+    assert isinstance(answer, ReplicaRefused)
+    assert "does not hold the lease here" in answer.reason
+    assert await world.held(1) == 4.0
+
+
+async def test_what_the_journal_came_to_name_while_room_was_made_is_not_replaced(autojump_clock, world):
+    async def meanwhile():
+        assert await world.copy(1.0, 1, number=2) == RecordHeld(JOB.job, 2)
+        world.write(JOB.batch(world.chain, TERM, [1], digest=digest(1.0, 1)))
+
+    answer = await copy_while(world, meanwhile, 666.0, 1)
+    assert answer == ReplicaRefused(JOB.job, "the journal names another result of task 1")
+    assert await world.held(1) == 1.0
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["before", "meanwhile"])
+async def test_nothing_is_kept_of_a_job_that_has_ended_here(autojump_clock, world, is_late):
+    """What was removed would come back, and nobody would remove it again."""
+
+    async def end():
+        await world.store.set_job_state(JOB.job, "done", ended_at_s=1.0, summary="{}")
+
+    if is_late:
+        answer = await copy_while(world, end, 1.0, 1)
+    else:
+        await end()
+        answer = await world.copy(1.0, 1)
+    assert answer == ReplicaRefused(JOB.job, "the job has ended here")
+    assert await world.held(1) is None
+
+
+async def test_a_large_record_that_is_sent_again_and_again_is_remembered_once(autojump_clock, world):
+    head = RecordCopy(JOB.job, TERM, 1, (1,))
+    stream = Heads()
+    for _ in range(3):
+        await world.replicas.send_record(stream, head, [bytes(BODY_BYTES_MAX + 1)])
+    assert len(set(stream.records)) == 1
+    assert [len(cids) for cids in world.replicas._sent.values()] == [1]
+    await world.replicas.let_go_of_copies(JOB.job, discard=True)
+    assert world.replicas._sent == {}
+
+
+class Heads:
+    """A stream's end that takes heads of records alone."""
+
+    def __init__(self):
+        self.records = []
+
+    async def send(self, message):
+        self.records.append(message.record)
 
 
 async def test_what_the_journal_names_is_not_replaced_by_the_holder_either(autojump_clock, world):
