@@ -129,7 +129,9 @@ class Doubts:
             return
         if entry.is_connected and entry.suspicion is None:
             entry.is_doubted = True
-            if len(entry.doubters) < CONFIRMATIONS_MAX and self._is_silent(entry, now_s):
+            # One teller takes one place, whatever names it gives: honest witnesses need the others.
+            has_room = len(entry.doubters) < CONFIRMATIONS_MAX and teller not in entry.doubters.values()
+            if has_room and self._is_silent(entry, now_s):
                 entry.doubters.setdefault(origin, teller)
             self._ask_at_once(entry, now_s)
             return
@@ -185,6 +187,7 @@ class Doubts:
         """It is no neighbour any more."""
         entry.is_connected = False
         entry.doubters.clear()
+        entry.pages = None
         entry.member = replace(entry.member, path="")
         del self._table.neighbours[entry.member.peer]
         self._prober.forget(entry.member.peer)

@@ -28,7 +28,7 @@ from peerinfer.news import (
     known,
     peer_with,
 )
-from peerinfer.reading import Reader
+from peerinfer.reading import READ_AGAIN_S, Reader, pages_max
 from peerinfer.spread_messages import Page
 
 GOSSIP_EVERY_S = 0.25
@@ -177,9 +177,14 @@ class Exchange:
 
     def send_page(self, peer: PeerId, after: bytes, now_s: float) -> None:
         """What comes next in this node's table, in the order of the keys."""
-        page = self._table.page(after, PAGE_PEERS_MAX)
-        if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(page), now_s, keep=NEWS_BYTES_URGENT):
-            self._table.send(peer, Page(page))
+        entry = self._table.entries[peer]
+        if entry.pages is None:
+            pages = pages_max(self._table.members_max)
+            entry.pages = Budget(pages / READ_AGAIN_S, pages)
+        # An empty page costs the same look through the table as a full one, so it is paid for in advance, and as much.
+        size_bytes = MESSAGE_BYTES + KNOWN_BYTES * min(PAGE_PEERS_MAX, len(self._table.entries))
+        if entry.pages.take(1, now_s) and self._telling.take(size_bytes, now_s, keep=NEWS_BYTES_URGENT):
+            self._table.send(peer, Page(self._table.page(after, PAGE_PEERS_MAX)))
 
     def set_right(self, peer: PeerId, told: tuple[Known, ...], now_s: float) -> None:
         """Answers news of somebody's end, or life, if it is known here that it is otherwise."""
@@ -193,12 +198,14 @@ class Exchange:
             was_doubted = each.state in ("suspect", "dead")
             if (has_ended and member.version >= version) or (was_doubted and member.version > version):
                 better.append(known_of(member))
-        if better and self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(better), now_s):
+        size_bytes = MESSAGE_BYTES + KNOWN_BYTES * len(better)
+        if better and self._telling.take(size_bytes, now_s, keep=NEWS_BYTES_URGENT):
             self._table.send(peer, News(tuple(better)))
 
     def ask_about(self, entry: Entry, now_s: float) -> None:
         """Repeats a rumour to some neighbour: one that knows better sets it right."""
-        if self._table.neighbours and self._telling.take(MESSAGE_BYTES + KNOWN_BYTES, now_s):
+        size_bytes = MESSAGE_BYTES + KNOWN_BYTES
+        if self._table.neighbours and self._telling.take(size_bytes, now_s, keep=NEWS_BYTES_URGENT):
             peer = self._table.rng.choice(list(self._table.neighbours))
             self._table.send(peer, News((self._rumour_of(entry),)))
 

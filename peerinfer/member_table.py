@@ -14,7 +14,7 @@ from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
 from peerinfer.membership_events import Effect, Member, MemberMessage, PeerChanged, Send
 from peerinfer.messages import Known
-from peerinfer.news import key_of, known
+from peerinfer.news import Budget, key_of, known
 from peerinfer.suspicion import Suspicion
 
 STALE_AFTER_S = 1800.0
@@ -42,6 +42,8 @@ class Entry:
     """Who doubts this neighbour since it was last heard, and who told so: witnesses if it stays silent."""
     fresh_s: float = 0.0
     """When its newest advert came."""
+    pages: Budget | None = None
+    """How many pages of this node's table the neighbour may still turn; None if it has not turned any."""
     ended_s: float = 0.0
     ask_s: float = 0.0
     connected_s: float = 0.0

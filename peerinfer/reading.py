@@ -29,6 +29,11 @@ READ_AGAIN_S = 30.0
 READ_REMEMBERED_MAX = 64
 
 
+def pages_max(members_max: int) -> int:
+    """Of a table with room for so many: if it is full, the page after the last full one is empty."""
+    return -(-members_max // PAGE_PEERS_MAX) + 1
+
+
 @dataclass(slots=True)
 class _Book:
     peer: PeerId
@@ -55,8 +60,7 @@ class Reader:
         if len(self._read_s) >= READ_REMEMBERED_MAX:
             del self._read_s[next(iter(self._read_s))]
         self._read_s[peer] = now_s
-        pages = -(-self._table.members_max // PAGE_PEERS_MAX) + 1
-        self._book = _Book(peer, b"", pages, now_s)
+        self._book = _Book(peer, b"", pages_max(self._table.members_max), now_s)
         self._turn(self._book, now_s)
 
     def read(self, peer: PeerId, page: Page, now_s: float) -> None:

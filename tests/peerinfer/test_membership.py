@@ -30,7 +30,7 @@ from peerinfer.membership_events import (
     Send,
 )
 from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
-from peerinfer.news import KNOWN_BYTES, NEWS_BYTES_BURST, known
+from peerinfer.news import KNOWN_BYTES, NEWS_BYTES_BURST, NEWS_BYTES_URGENT, known
 from peerinfer.probing import HELPERS
 from peerinfer.reading import PAGE_WITHIN_S, READ_AGAIN_S
 from peerinfer.releasing import LEAVES_WITHIN_S, STAYS_S
@@ -402,14 +402,38 @@ def test_a_page_holds_what_comes_next_in_the_order_of_keys(node):
     assert node.take(Page, to=ADA) == [Page(())]
 
 
-def test_who_wants_pages_without_end_gets_no_more_than_the_budget_for_telling(node):
-    node.meet(ADA)
+@pytest.mark.parametrize("after", [b"", b"\xff" * 32], ids=["full", "empty"])
+def test_who_wants_pages_without_end_gets_no_more_than_the_budget_for_telling(node, after, monkeypatch):
+    node.meet(*CROWD[:20])
     for key in MANY:
         node.advert(peer_id_of(key))
     node.take(Send)
-    for _ in range(200):
-        node.post(Heard(ADA, PageWanted(b"")))
-    assert len(node.take(Page, to=ADA)) <= NEWS_BYTES_BURST / (KNOWN_BYTES * PAGE_PEERS_MAX)
+    for peer in 20 * CROWD[:20]:
+        node.post(Heard(peer, PageWanted(after)))
+    assert 40 < len(node.take(Page)) <= (NEWS_BYTES_BURST - NEWS_BYTES_URGENT) / (KNOWN_BYTES * PAGE_PEERS_MAX)
+    monkeypatch.setattr(node.machine._table, "page", lambda *_: pytest.fail("the whole table was looked through"))
+    node.meet(CROWD[20])
+    node.post(Heard(CROWD[20], PageWanted(after)))
+
+
+def test_a_neighbour_turns_so_many_pages_as_a_table_has_and_the_next_ones_later(node):
+    node.meet(ADA, BOB)
+    for key in MANY:
+        node.advert(peer_id_of(key))
+
+    def turned(peer, wanted):
+        node.take(Send)
+        node.post(*(Heard(peer, PageWanted(b"")) for _ in range(wanted)))
+        return len(node.take(Page, to=peer))
+
+    pages = MEMBERS_MAX // PAGE_PEERS_MAX + 1
+    assert turned(ADA, pages) == pages
+    assert turned(ADA, 5) == 0
+    assert turned(BOB, pages) == pages, "another one has its own share"
+    node.pass_time(READ_AGAIN_S, answering=[ADA, BOB])
+    assert turned(ADA, pages + 5) == pages
+    node.post(Disconnected(ADA))
+    assert node.machine._table.entries[ADA].pages is None
 
 
 def test_adverts_go_in_messages_of_a_bounded_size(node):
@@ -544,6 +568,17 @@ def test_who_doubted_a_neighbour_before_is_a_witness_when_it_stays_silent(node):
     while node.state(ADA) != "dead":
         node.pass_time(0.05, answering=[BOB, *CROWD[:4]])
     assert SUSPICION_MIN_S - 0.1 < node.now_s - suspected_s < SUSPICION_MIN_S + 0.2
+
+
+def test_one_teller_that_gives_many_names_leaves_room_for_other_witnesses(node):
+    node.meet(ADA, BOB, *CROWD[:4])
+    node.post(*(RttMeasured(peer, 0.01) for peer in (ADA, BOB, *CROWD[:4])))
+    node.machine._doubts.probe_s = NEVER
+    node.pass_time(2, answering=[BOB, *CROWD[:4]])
+    node.post(Heard(BOB, News(tuple(known(ADA, 1, 1, "suspect", forged) for forged in CROWD[10:20]))))
+    for teller in CROWD[:2]:
+        node.post(Heard(teller, News((known(ADA, 1, 1, "suspect"),))))
+    assert list(node.machine._table.entries[ADA].doubters.values()) == [BOB, *CROWD[:2]]
 
 
 def test_witnesses_are_forgotten_when_the_neighbour_is_heard(node):
@@ -692,6 +727,40 @@ def test_gossip_floods_cost_a_bounded_answer(node):
     wanted = sum(len(message.keys) for message in node.take(AdvertsWanted))
     assert wanted <= 512
     assert len(node.machine._exchange.wanted) <= 512
+
+
+def told_wrongly_without_end(node, teller):
+    """A neighbour says of many that live what is out of date, until nobody answers it any more."""
+    others = CROWD[30:46]
+    for peer in others:
+        node.advert(peer, 2)
+    node.pass_time(10, answering=list(node.machine._table.neighbours))
+    wrong = tuple(known(peer, 1, 1, "suspect") for peer in others)
+    for news in 300 * [wrong] + 10 * [wrong[:1]]:
+        node.post(Heard(teller, News(news)))
+    assert len(node.take(News, to=teller)) > 200
+
+
+def test_a_neighbour_that_is_wrong_without_end_does_not_keep_a_node_from_telling_of_deaths(node):
+    gone = CROWD[:16]
+    node.meet(ADA, BOB, *gone)
+    told_wrongly_without_end(node, ADA)
+    for peer in gone:
+        node.post(Disconnected(peer), DialFailed(peer))
+    node.pass_time(1, answering=[ADA, BOB])
+    told = [each for message in node.take(News, to=BOB) for each in message.news]
+    assert {each.key for each in told if each.state == "dead"} == {public_key_of(peer) for peer in gone}
+
+
+def test_questions_about_rumours_leave_what_is_kept_for_deaths(node):
+    node.meet(ADA, BOB)
+    node.advert(CID)
+    told_wrongly_without_end(node, ADA)
+    node.post(Heard(ADA, News((known(CID, 1, 1, "suspect", EVE),))))
+    node.pass_time(1, answering=[ADA, BOB])
+    assert node.take(News), "a suspicion is urgent"
+    node.pass_time(2 * ASK_OTHERS_EVERY_S, answering=[ADA, BOB])
+    assert node.take(News) == [], "what became of it is not"
 
 
 PEERS = st.sampled_from([OWN, ADA, BOB, CID, DAN, EVE])
