@@ -23,6 +23,9 @@ from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
 
 COPY_AGAIN_S = 0.5
+COPY_AGAIN_MAX_S = 60.0
+"""A disk without room stays so for long, and is sent many records at each attempt: the wait doubles up to this."""
+
 UNACKNOWLEDGED_MAX = 64
 """Records sent to one elector and not acknowledged; more would fill its stream's buffers for nothing."""
 
@@ -42,6 +45,8 @@ class _Line:
     def __init__(self) -> None:
         self.sent: dict[int, _Record] = {}
         self.changed = trio.Event()
+        self.again_s = COPY_AGAIN_S
+        """How long it is left alone after the next failure."""
 
     def note_change(self) -> None:
         self.changed.set()
@@ -98,7 +103,7 @@ class RecordCopier:
                     nursery.cancel_scope.cancel()
             except* PeerinferError as errors:
                 self._log.debug("record not copied", job=self._job, peer=elector, reason=str(errors.exceptions[0]))
-                await trio.sleep(COPY_AGAIN_S)
+                await trio.sleep(line.again_s)
             finally:
                 line.sent.clear()
 
@@ -129,9 +134,12 @@ class RecordCopier:
                     if record is None:
                         raise ProtocolError(f"{elector} acknowledges a record that it was not sent")
                     self.refused.pop(elector, None)
+                    line.again_s = COPY_AGAIN_S
                     self._note_held(elector, record)
                     line.note_change()
                 case ReplicaRefused(_, reason):
+                    if elector in self.refused:
+                        line.again_s = min(2 * line.again_s, COPY_AGAIN_MAX_S)
                     self.refused[elector] = reason
                     raise ProtocolError(reason)
                 case _ if line.sent:

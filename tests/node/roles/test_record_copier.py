@@ -15,7 +15,7 @@ from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
 from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.roles.record_copier import UNACKNOWLEDGED_MAX, RecordCopier
+from peerinfer_node.roles.record_copier import COPY_AGAIN_MAX_S, COPY_AGAIN_S, UNACKNOWLEDGED_MAX, RecordCopier
 from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
 
 OWN, ADA, BOB = (MemoryKeys(name) for name in (b"own", b"ada", b"bob"))
@@ -150,6 +150,30 @@ async def test_an_elector_that_answers_otherwise_is_tried_again_and_holds_nobody
     await bob.hear(RecordCopy)
     await bob.say(RecordHeld(JOB, 1))
     assert await world.settled() == [1]
+
+
+async def test_an_elector_that_goes_on_refusing_is_left_alone_longer_each_time_up_to_a_bound(autojump_clock, world):
+    streams = world.wires.by_hand(ADA)
+    waits = []
+    world.copy(1)
+    side = await elector(streams)
+    while len(waits) < 10:
+        await side.hear(RecordCopy)
+        await side.say(ReplicaRefused(JOB, "no room"))
+        refused_s = trio.current_time()
+        side = await elector(streams)
+        waits.append(trio.current_time() - refused_s)
+    assert waits == pytest.approx([min(COPY_AGAIN_S * 2**n, COPY_AGAIN_MAX_S) for n in range(10)], abs=0.1)
+    assert waits[-1] == pytest.approx(COPY_AGAIN_MAX_S, abs=0.1)
+    await side.hear(RecordCopy)
+    await side.say(RecordHeld(JOB, 1))
+    assert await world.settled() == [1]
+    world.copy(2)
+    await side.hear(RecordCopy)
+    await side.say(ReplicaRefused(JOB, "no room"))
+    refused_s = trio.current_time()
+    await elector(streams)
+    assert trio.current_time() - refused_s == pytest.approx(COPY_AGAIN_S, abs=0.1), "it took one meanwhile"
 
 
 async def test_an_elector_that_cannot_be_reached_is_tried_until_it_can(autojump_clock, world):
