@@ -49,7 +49,7 @@ def test_any_json_can_be_shown_at_any_width(answers: tuple[object, ...], width: 
     node_line(snapshot.node, width)
     attention(snapshot, 0.0)
     changes(snapshot, snapshot, 0.0)
-    swarm_lines(snapshot), contribution_lines(snapshot), device_page(snapshot, width, 0.0)
+    swarm_lines(snapshot, width), contribution_lines(snapshot), device_page(snapshot, width, 0.0)
     node_page(snapshot.node, width, 0.0)
     for sheet in (job_sheet(snapshot), peer_sheet(snapshot)):
         headings = sheet.headings(width)
