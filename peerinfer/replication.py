@@ -38,6 +38,8 @@ class _Copy:
     """Those that were in flight at the last renewal already."""
     snapshot_bytes: int = 0
     """So much of a snapshot it has, while that is on its way."""
+    snapshot_base: int = 0
+    """The batches that the snapshot on its way is of."""
     is_open: bool = False
     """It has granted the term, and neither refused nor lost a message since."""
 
@@ -107,10 +109,11 @@ class Replication:
     def appended(self, elector: PeerId, answer: Appended) -> bool:
         """True if more is committed now than before."""
         copy = self._copies[elector]
-        copy.in_flight.pop(answer.nonce, None)
+        is_awaited = copy.in_flight.pop(answer.nonce, None) is not None
         if answer.term != self._term or answer.sequence > len(self._chain):
             return False
-        copy.snapshot_bytes = answer.snapshot_bytes
+        if is_awaited:  # A late one tells how much it had of a snapshot that may not be sent any more.
+            copy.snapshot_bytes = answer.snapshot_bytes
         if self._chain.hash_before(answer.sequence) != answer.head:
             return False
         copy.matched = max(copy.matched, answer.sequence)
@@ -150,6 +153,10 @@ class Replication:
         nonce = self._new_nonce()
         copy.in_flight[nonce] = copy.next
         if copy.next < self._chain.base:
+            if copy.snapshot_base != self._chain.base:
+                # There was a checkpoint meanwhile: what the elector has is of another snapshot, which no part of this
+                # one follows. It would pass them over for ever.
+                copy.snapshot_base, copy.snapshot_bytes = self._chain.base, 0
             part = self._whole().part(self._job, nonce, copy.snapshot_bytes)
             return Append(self._job, self._epoch, self._term, nonce, (), encode(part))
         batches = self._chain.part(copy.next)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 
 from peerinfer import journal, snapshots
-from peerinfer.codec import decode, encode
+from peerinfer.codec import decode, decode_as, encode
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked, PersistBatches, PersistSeat, PersistSnapshot, Restored
 from peerinfer.errors import ProtocolError
@@ -38,6 +39,7 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import Term
 from peerinfer.register import Entry, Register
+from peerinfer.replication import Replication
 from peerinfer.snapshots import Assembly, Snapshot, bytes_max, digest, newest, packed, unpacked
 
 JOB = Setting()
@@ -452,6 +454,44 @@ def test_after_the_last_part_the_journal_goes_on_behind_it() -> None:
     assert disk.ask(1, Append(JOB.job, 0, TWO, 4, source.signed(6, 1))).sequence == 7
     disk.restart()
     assert disk.chain.head == source.head
+
+
+def test_a_checkpoint_while_a_snapshot_is_on_its_way_begins_anew_with_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 200)
+    disk, source = Disk(), cut()
+    disk.hold(TWO, 1)
+    replication = Replication(JOB.job, 0, TWO, source, PEERS[:1], 1, count(1).__next__)
+    replication.granted(PEERS[0])
+    source.take(JOB.batch(source, TWO, [9]))
+
+    def go_on() -> Any:
+        """One message to the elector, and what it answers."""
+        [(_, append)] = replication.appends()
+        answer = disk.ask(1, append)
+        if isinstance(answer, LeaseRefused):
+            replication.refused(PEERS[0], answer)
+        else:
+            replication.appended(PEERS[0], answer)
+        return answer
+
+    assert go_on().kind == "gap"
+    old = [go_on(), go_on()]
+    assert [one.snapshot_bytes for one in old] == [200, 400]
+    source.take(checkpoint(source, TWO))
+    assert source.compact(len(source))
+    [lost] = replication.appends()
+    replication.unheard(PEERS[0])
+    replication.appended(PEERS[0], old[1])  # A second time, and late: it is of the snapshot before.
+    replication.granted(PEERS[0])
+    assert [go_on().snapshot_bytes for _ in range(2)] == [200, 400]
+    for _ in range(20):
+        if replication.is_complete:
+            break
+        go_on()
+    assert (disk.chain.head, replication.committed) == (source.head, len(source))
+    assert decode_as(SnapshotPart, lost[1].snapshot).offset == 0
 
 
 def test_a_snapshot_that_comes_twice_changes_nothing_on_the_disk() -> None:
