@@ -284,6 +284,53 @@ def test_an_elector_that_lacks_what_others_gave_up_takes_a_snapshot_first(monkey
     assert (kept.head, kept.base, seat.row.sealed) == (head, 3, True)
 
 
+def test_an_elector_that_has_a_part_of_another_snapshot_takes_the_one_before_a_seal_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 200)
+    chain = JOB.written((HOLDER, [[1, 2], [3]]))
+    chain.take(JOB.batch(chain, HOLDER, event=CHECKPOINT, state=snapshots.digest(chain.state() or b"")))
+    chain.take(JOB.batch(chain, HOLDER, [4]))
+    assert chain.compact(len(chain))
+    before = chain.snapshot()
+    assert before is not None
+    part = encode(before.part(JOB.job, 0, 0))
+    chain.take(JOB.batch(chain, HOLDER, event=CHECKPOINT, state=snapshots.digest(chain.state() or b"")))
+    chain.take(JOB.batch(chain, HOLDER, event=COMMITTEE, committee=NEXT))
+    assert chain.compact(len(chain))
+    seat = Seat(1)
+    seat.hold(JOB.written((HOLDER, [])))
+    assert seat.ask(Append(JOB.job, 0, HOLDER, 1, (), part)).snapshot_bytes == 200
+    said = seal(SealStatement(JOB.job, 0, chain.head, HOLDER, HOLDER, LEASE_S), PEERS[0], keys(0).sign)
+    change = chain.link(len(chain) - 1).signed
+    sealing = Sealing(JOB.job, FIRST, term(5, 2), change, chain, iter(range(1, 99)).__next__, (said,))
+    asks = [ask for ask in sealing.asks() if ask.elector == PEERS[1]]
+    while asks:
+        answer = seat.ask(asks[0].request, peer=2)
+        asks = sealing.refused(PeerId(PEERS[1]), answer) if isinstance(answer, LeaseRefused) else []
+    assert isinstance(answer, SealGiven)
+    sealing.given(answer)
+    assert sealing.record
+
+
+def test_an_elector_that_takes_no_part_of_a_snapshot_is_given_its_beginning_once_for_each_time_that_all_are_asked() -> (
+    None
+):
+    chain = JOB.written((HOLDER, [[1, 2], [3]]))
+    chain.take(JOB.batch(chain, HOLDER, event=CHECKPOINT, state=snapshots.digest(chain.state() or b"")))
+    chain.take(JOB.batch(chain, HOLDER, event=COMMITTEE, committee=NEXT))
+    assert chain.compact(len(chain))
+    sealing = Sealing(JOB.job, FIRST, term(5, 2), chain.link(4).signed, chain, iter(range(1, 99)).__next__)
+    for _ in range(2):
+        asks = [ask for ask in sealing.asks() if ask.elector == PEERS[1]]
+        given = 0
+        while asks:
+            refusal = LeaseRefused(JOB.job, asks[0].request.nonce, "gap", "", HOLDER, sequence=1, snapshot_bytes=7)
+            asks = sealing.refused(PeerId(PEERS[1]), refusal)
+            given += len(asks)
+        assert given == 3, "where it says, from the beginning, and where it says"
+
+
 def test_a_seal_is_not_had_by_a_snapshot_of_anything_else() -> None:
     seat = Seat(1)
     seat.hold(JOB.written((HOLDER, [])))
