@@ -30,7 +30,7 @@ _CONNECT_TIMEOUT_S = 60.0
 
 
 async def run(quick: bool) -> list[Measurement]:
-    tasks = 10_000 if quick else 30_000
+    tasks = 10_000 if quick else 100_000
     with tempfile.TemporaryDirectory(prefix="peerinfer-bench-") as name:
         folder = Path(name)
         with Swarm(folder) as swarm:
