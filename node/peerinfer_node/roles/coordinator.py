@@ -113,6 +113,10 @@ class _Link:
     offers: int = 0
     end: str = "this node stops"
 
+    def queue(self, order: SendFrame | JobDone) -> None:
+        self.unsent += 1
+        self.outbox.send_nowait(order)
+
 
 class CoordinatorRole:
     """Coordinates this node's jobs over work streams that others open for it with `work_with`."""
@@ -453,8 +457,7 @@ class CoordinatorRole:
         for link in self._links.values():
             if job in link.briefed:
                 link.briefed.discard(job)
-                link.unsent += 1
-                link.outbox.send_nowait(JobDone(job))
+                link.queue(JobDone(job))
         await body.ended(end)
         await self._release(job)
 
@@ -491,8 +494,7 @@ class CoordinatorRole:
         except NetworkError as error:
             link.end = str(error)
             link.scope.cancel()
-        link.unsent += 1
-        link.outbox.send_nowait(order)
+        link.queue(order)
 
     def _send_frame_nowait(self, link: _Link, order: SendFrame) -> bool:
         body = self._bodies.get(order.job)

@@ -250,13 +250,14 @@ class Replicas:
             # already is never void, whoever says so.
             record = await self._record_in(peer, copy, body)
             opened, named = _opened(manifest, record), set(copy.tasks)
-            digests = digests_in(opened, [task for task in opened.tasks if task in named])
+            tasks = tuple(task for task in opened.tasks if task in named)
+            digests = digests_in(opened, tasks)
             self._check_word(job, peer, copy.term, digests)
             await self.make_room(job, len(record))
             await self._check_row(job)
             # All that took its time: others may have been elected and heard since. Nothing waits from here to the write.
             self._check_word(job, peer, copy.term, digests)
-            await self.keep_record(job, manifest, record, copy.tasks)
+            await self._write(job, opened, tasks)
             kept[copy.number] = None
         while len(self._kept) > JOBS_REMEMBERED_MAX:
             del self._kept[next(iter(self._kept))]
@@ -316,14 +317,18 @@ class Replicas:
         if is_true is not None:
             digests = digests_in(opened, kept)
             kept = tuple(task for task in kept if is_true(task, digests[task]))
+        await self._write(job, opened, kept)
+        return len(kept)
+
+    async def _write(self, job: JobId, opened: OpenRecord, kept: tuple[int, ...]) -> None:
+        """Stores the record if any of its tasks are to be kept."""
         if kept:
-            offset = await self._store.append_results(job, [record])
+            offset = await self._store.append_results(job, [opened.data])
             header = opened.header
             receipt = header.receipt if is_receipt_of(header) else b""
             await self._store.add_record(
                 RecordRow(job, offset, kept, frame=header.frame, peer=opened.peer, receipt=receipt)
             )
-        return len(kept)
 
     async def _give_records(self, stream: MessageStream, job: JobId, tasks: Sequence[int]) -> None:
         wanted = set(tasks)
