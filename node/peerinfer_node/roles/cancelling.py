@@ -9,7 +9,7 @@ hear from this node, now or when they are back, over restarts too.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import trio
 
@@ -23,7 +23,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.ports import JobRow, LocalClock, Store
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.live_job import Forget, LiveJob
 from peerinfer_node.roles.returning import Returning
 
 CANCEL_TIMEOUT_S = 15.0
@@ -38,9 +38,6 @@ UNWANTED = "unwanted"
 """What stands in the summary of a row until the journal of the job has its end."""
 
 NEVER_HEARD = "cancelled by its owner; its electors never came back to hear of it"
-
-Forget = Callable[[LiveJob, str, str, str], Awaitable[None]]
-"""Ends a job on this node alone: state, reason, kind of error."""
 
 
 class Cancelling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from peerinfer_node.ports import BlobStore, Executor, InThread, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.live_job import LiveJob, in_journal, spent_s, tasks_of
+from peerinfer_node.roles.live_job import Forget, LiveJob, in_journal, spent_s, tasks_of
 from peerinfer_node.roles.packed_inputs import PackedInputs, open_segments
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared
 from peerinfer_node.roles.priorities import take_up
@@ -48,9 +48,6 @@ SETTLES_S = 0.25
 
 TASK_TIMEOUT_S = 300.0
 """One task may take this long on a worker unless the user says otherwise."""
-
-Forget = Callable[[LiveJob, str, str, str], Awaitable[None]]
-"""Ends a job on this node alone: state, reason, kind of error."""
 
 
 class Coordinating:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -129,3 +129,7 @@ def spent_s(chain: Chain) -> float:
     return sum(
         max(chain.batch(sequence).at_s - opened_s[term], 0.0) for term, sequence in last.items() if term in opened_s
     )
+
+
+Forget = Callable[[LiveJob, str, str, str], Awaitable[None]]
+"""Ends a job on this node alone: state, reason, kind of error."""

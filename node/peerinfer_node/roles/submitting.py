@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from peerinfer_node.roles.cancelling import Cancelling
 from peerinfer_node.roles.coordinating import files_of
 from peerinfer_node.roles.coordinator import CoordinatorRole
 from peerinfer_node.roles.elections import Elections
-from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.live_job import Forget, LiveJob
 from peerinfer_node.roles.packed_inputs import check_size
 from peerinfer_node.roles.preparation import PREPARING, Preparation, Prepared, manifest_of
 from peerinfer_node.roles.replication import Replication
@@ -33,8 +33,6 @@ ELECTION_TIMEOUT_S = 30.0
 """A submitter waits this long for its committee to accept the job."""
 
 Add = Callable[[JobId, Manifest, bytes, JobRequest], LiveJob]
-Forget = Callable[[LiveJob, str, str, str], Awaitable[None]]
-"""Ends a job on this node alone: state, reason, kind of error."""
 
 
 class Submitting:
