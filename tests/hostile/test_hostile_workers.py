@@ -39,6 +39,7 @@ from peerinfer.messages import (
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.driver import EVENTS_OF_PEERS_MAX
 from peerinfer_node.keys import MemoryKeys
+from peerinfer_node.roles.work_stream import LINGER_S
 
 TASKS = 40
 
@@ -315,6 +316,9 @@ async def test_a_caught_liar_that_comes_back_gets_nothing(autojump_clock):
         results, outputs = lie(frame, *answer_to(frame, body, villain.keys))
         await villain.say(results, [outputs])
         assert "did not stand up to its check" in await villain.hear_end()
+        await villain.close()
+        await trio.sleep(LINGER_S + 1.0)  # a second stream of one worker is refused while there is a first
+        assert world.role.workers == []
         again = await join(world)
         with trio.move_on_after(3.0) as scope:
             await next_frame(again)
