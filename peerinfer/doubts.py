@@ -18,9 +18,11 @@ from peerinfer.dialling import Dialler
 from peerinfer.exchange import Exchange
 from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
+from peerinfer.member_messages import (
+    Probe,
+)
 from peerinfer.member_table import Entry, Table
 from peerinfer.membership_events import Drop, PeerChanged
-from peerinfer.messages import Probe
 from peerinfer.news import known
 from peerinfer.probing import HELPERS, PROBE_EVERY_S, Prober
 from peerinfer.suspicion import CONFIRMATIONS_MAX, SUSPICION_MAX_S, Health, Suspicion

@@ -31,6 +31,15 @@ from peerinfer.limits import (
     MEMBERS_MAX,
 )
 from peerinfer.machine import NEVER, Tick
+from peerinfer.member_messages import (
+    Adverts,
+    AdvertsWanted,
+    Digest,
+    Known,
+    News,
+    Probe,
+    ProbeAnswer,
+)
 from peerinfer.member_table import STALE_AFTER_S, Entry, Table
 from peerinfer.membership_events import (
     AddressSeen,
@@ -48,7 +57,9 @@ from peerinfer.membership_events import (
     Refute,
     RttMeasured,
 )
-from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
+from peerinfer.messages import (
+    Advert,
+)
 from peerinfer.news import peer_with
 from peerinfer.probing import PROBE_EVERY_S, Prober
 from peerinfer.releasing import Releaser

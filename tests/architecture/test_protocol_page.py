@@ -15,6 +15,7 @@ from peerinfer import (
     job_priority,
     lease_messages,
     limits,
+    member_messages,
     messages,
     replica_messages,
     spread_messages,
@@ -43,6 +44,7 @@ def parts_of(module: ModuleType) -> dict[str, type]:
 
 _MODULES = (
     messages,
+    member_messages,
     contribution,
     evidence_messages,
     job_priority,

@@ -24,8 +24,10 @@ from role_world import (
 
 from peerinfer.errors import InputError, PeerinferError, StateUnusable
 from peerinfer.limits import HELLO_TIMEOUT_S, SILENCE_MAX_S
-from peerinfer.messages import (
+from peerinfer.member_messages import (
     Adverts,
+)
+from peerinfer.messages import (
     Cancel,
     Frame,
     JobBrief,

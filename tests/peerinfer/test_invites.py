@@ -69,7 +69,10 @@ def test_a_sound_checksum_over_nonsense_is_no_invite():
     from hashlib import sha256
 
     from peerinfer.codec import encode
-    from peerinfer.messages import InviteContents, InvitedPeer
+    from peerinfer.member_messages import (
+        InviteContents,
+        InvitedPeer,
+    )
 
     nowhere = encode(InviteContents("lab", KEY, 0, (InvitedPeer(bytes(32), ("/ip4/1.2.3.4/udp/1",)),)))
     unnamed = encode(InviteContents("\x1b[2J", KEY, 0, ()))

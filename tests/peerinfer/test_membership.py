@@ -12,6 +12,15 @@ from peerinfer.exchange import ADVERTS_BYTES, GREETING_PEERS, STRANGERS_BURST, S
 from peerinfer.ids import peer_id_of, public_key_of
 from peerinfer.limits import CLOCK_SKEW_MAX_S, MEMBERS_MAX, PAGE_PEERS_MAX
 from peerinfer.machine import NEVER, Tick
+from peerinfer.member_messages import (
+    Adverts,
+    AdvertsWanted,
+    Digest,
+    Known,
+    News,
+    Probe,
+    ProbeAnswer,
+)
 from peerinfer.member_table import STALE_AFTER_S
 from peerinfer.membership import FORGET_AFTER_S, Membership
 from peerinfer.membership_events import (
@@ -29,7 +38,9 @@ from peerinfer.membership_events import (
     RttMeasured,
     Send,
 )
-from peerinfer.messages import Advert, Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
+from peerinfer.messages import (
+    Advert,
+)
 from peerinfer.news import KNOWN_BYTES, NEWS_BYTES_BURST, NEWS_BYTES_URGENT, known
 from peerinfer.probing import HELPERS
 from peerinfer.reading import PAGE_WITHIN_S, READ_AGAIN_S

@@ -14,8 +14,10 @@ from peerinfer.limits import (
     TENSORS_MAX,
     WINDOW_FRAMES_MAX,
 )
-from peerinfer.messages import (
+from peerinfer.member_messages import (
     Adverts,
+)
+from peerinfer.messages import (
     Frame,
     JobBrief,
     KeepAlive,

@@ -23,6 +23,14 @@ from peerinfer.limits import (
     ADVERTS_HEARD_IN_ALL_PER_S,
     ADVERTS_HEARD_PER_S,
 )
+from peerinfer.member_messages import (
+    Adverts,
+    AdvertsWanted,
+    Digest,
+    News,
+    Probe,
+    ProbeAnswer,
+)
 from peerinfer.membership import Membership
 from peerinfer.membership_events import (
     AddressSeen,
@@ -44,15 +52,9 @@ from peerinfer.membership_events import (
 )
 from peerinfer.messages import (
     Advert,
-    Adverts,
-    AdvertsWanted,
-    Digest,
     Goodbye,
     Hello,
     KeepAlive,
-    News,
-    Probe,
-    ProbeAnswer,
     Signed,
 )
 from peerinfer.news import Budget

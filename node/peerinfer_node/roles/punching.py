@@ -18,7 +18,13 @@ import trio
 
 from peerinfer.errors import DialFailed, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
-from peerinfer.messages import Goodbye, MeetNow, MeetWanted
+from peerinfer.member_messages import (
+    MeetNow,
+    MeetWanted,
+)
+from peerinfer.messages import (
+    Goodbye,
+)
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import LocalClock, Network, Stream

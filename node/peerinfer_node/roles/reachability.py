@@ -20,7 +20,13 @@ from peerinfer.addresses import CIRCUIT, families, is_public
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, DIAL_BACK_PORTS_MAX
-from peerinfer.messages import DialBackWanted, DialedBack, Goodbye
+from peerinfer.member_messages import (
+    DialBackWanted,
+    DialedBack,
+)
+from peerinfer.messages import (
+    Goodbye,
+)
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import LocalClock, Network, Stream

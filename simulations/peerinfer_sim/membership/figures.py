@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from peerinfer.dialling import CONNECTIONS_WANTED
 from peerinfer.ids import PeerId, peer_id_of
+from peerinfer.member_messages import (
+    News,
+)
 from peerinfer.membership_events import (
     AdvertSeen,
     Heard,
 )
-from peerinfer.messages import News
 from peerinfer.news import NewsQueue, known
 from peerinfer_sim.membership.world import Node, World
 

@@ -12,8 +12,14 @@ import trio
 
 from peerinfer.envelope import seal
 from peerinfer.errors import NetworkError
+from peerinfer.member_messages import (
+    DialBackWanted,
+    DialedBack,
+)
 from peerinfer.membership import Membership
-from peerinfer.messages import Advert, DialBackWanted, DialedBack
+from peerinfer.messages import (
+    Advert,
+)
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
