@@ -110,9 +110,11 @@ class Judgement:
             self._force.table.update(peer, p_ok=self.reputation.standing(peer, self.wall_s).p_ok)
 
     def recall(self) -> None:
-        """Peers that were caught before this node started get nothing either."""
+        """Peers that were caught before this node started get nothing either, and few new names from there come in."""
         for peer, detail in self.reputation.barred(self.wall_s).items():
             self._force.bar(peer, f"gave a wrong result before this node started: {detail}")
+        for caught_s, networks in self.reputation.networks():
+            self._whitewashing.caught(networks, caught_s)
 
     def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0, energy_j: float = 0.0) -> None:
         """A frame was answered, so long after its time, or never; says nothing of whether it was right."""
@@ -258,10 +260,10 @@ class Judgement:
 
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
-        if peer in self._workers:
-            self._whitewashing.caught(self._workers[peer].offer.groups, self.wall_s)
+        networks = self._workers[peer].offer.groups if peer in self._workers else ()
+        self._whitewashing.caught(networks, self.wall_s)
         self._force.bar(peer, reason)
-        self.reputation.caught(peer, self.wall_s, detail)
+        self.reputation.caught(peer, self.wall_s, detail, networks)
         self._tell_all(told.PeerCaught(peer, reason))
         self._lose(peer, reason, self.now_s)
         self._say(DropWorker(peer, reason))

@@ -15,7 +15,7 @@ pays. Figures of other nodes do not enter here; what they may do is in `trust`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from peerinfer.ids import PeerId
@@ -34,6 +34,8 @@ BARRED_ABOVE = FAULT_WEIGHT / 4
 """A peer that was caught once is given no work until so much of it is forgotten: after 120 days. Then it is a newcomer."""
 
 DETAIL_CHARS_MAX = 200
+NETWORKS_MAX = 4
+"""Of one peer, in which it was caught: the last ones."""
 
 NEWCOMER_AUDITS = 20
 """A peer with fewer passed audits is a newcomer: its work is doubled."""
@@ -75,6 +77,8 @@ class Evidence:
     """Operations in results of it that became final. Never forgotten: it is what the peer has given."""
     energy_j: float = 0.0
     """What that took, as its receipts say."""
+    networks: tuple[str, ...] = ()
+    """The public networks that it was in when it was caught."""
 
     def aged(self, now_s: float) -> Evidence:
         """The same, as much of it as still counts at `now_s`. A clock that was set back changes nothing."""
@@ -93,6 +97,7 @@ class Evidence:
             mismatches=self.mismatches,
             units=self.units,
             energy_j=self.energy_j,
+            networks=self.networks,
         )
 
     @property
@@ -144,9 +149,11 @@ class Reputation:
         row.good = min(row.good + 1.0, EVIDENCE_MAX)
         row.audits = min(row.audits + 1.0, EVIDENCE_MAX)
 
-    def caught(self, peer: PeerId, now_s: float, detail: str = "") -> None:
+    def caught(self, peer: PeerId, now_s: float, detail: str = "", networks: Sequence[str] = ()) -> None:
         """A result of the peer is proven wrong."""
         row = self._touch(peer, now_s)
+        before = [network for network in row.networks if network not in networks]
+        row.networks = (*before, *networks)[-NETWORKS_MAX:]
         row.detail, row.fault_s = detail[:DETAIL_CHARS_MAX], now_s
         row.bad = min(row.bad + FAULT_WEIGHT, EVIDENCE_MAX)
         row.audits = 0.0
@@ -196,6 +203,10 @@ class Reputation:
         """Peers that get no work, and how they were caught."""
         return {peer: row.detail for peer, row in self._rows.items() if standing(row, now_s).is_barred}
 
+    def networks(self) -> list[tuple[float, tuple[str, ...]]]:
+        """Where peers were caught, and when each was caught last (wall time), in that order."""
+        return sorted((row.fault_s, row.networks) for row in self._rows.values() if row.networks)
+
     def knows(self, peer: PeerId) -> bool:
         return peer in self._rows
 
@@ -228,7 +239,7 @@ class Reputation:
             if not is_usable(row):
                 refused += 1
                 continue
-            self._rows[peer] = replace(row, at_s=min(row.at_s, now_s))
+            self._rows[peer] = replace(row, at_s=min(row.at_s, now_s), fault_s=min(row.fault_s, now_s))
             self._bound()
         return refused
 
@@ -279,7 +290,10 @@ def is_usable(row: Evidence) -> bool:
     amounts = (row.units, row.energy_j)
     if not all(type(amount) in (int, float) and 0 <= amount <= UNITS_MAX for amount in amounts):
         return False
-    return all(0 <= count <= EVIDENCE_MAX for count in counts) and type(row.detail) is str
+    if type(row.networks) is not tuple or len(row.networks) > NETWORKS_MAX:
+        return False
+    words = (row.detail, *row.networks)
+    return all(0 <= count <= EVIDENCE_MAX for count in counts) and all(type(word) is str for word in words)
 
 
 def lower_bound(alpha: float, beta: float) -> float:

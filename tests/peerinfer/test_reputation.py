@@ -11,6 +11,7 @@ from peerinfer.ids import PeerId
 from peerinfer.reputation import (
     BAD_HALF_LIFE_S,
     DAY_S,
+    NETWORKS_MAX,
     NEWCOMER_AUDITS,
     P_OK_MIN,
     PEERS_MAX,
@@ -141,6 +142,8 @@ def test_what_was_learned_survives_a_restart() -> None:
         Evidence(math.inf),
         Evidence(0.0, late=math.inf),
         Evidence(0.0, faults=-1),
+        Evidence(0.0, networks=("net",) * (NETWORKS_MAX + 1)),
+        Evidence(0.0, networks=(5,)),  # type: ignore[arg-type]
     ],
 )
 def test_a_row_edited_by_hand_is_refused(row: Evidence) -> None:
@@ -154,6 +157,18 @@ def test_a_row_from_the_future_does_not_last_for_ever() -> None:
     reputation = Reputation()
     reputation.restore([(PEER, Evidence(1e18, good=1000.0, audits=999.0))], 0.0)
     assert reputation.standing(PEER, 10_000 * DAY_S).is_newcomer
+
+
+def test_the_last_networks_in_which_a_peer_was_caught_are_remembered() -> None:
+    reputation = Reputation()
+    for number in range(NETWORKS_MAX + 1):
+        reputation.caught(PEER, float(number), "wrong", ("at home", f"network {number}"))
+    reputation.caught(PeerId("other"), 0.5, "wrong", ("elsewhere",))
+    last = ("network 2", "network 3", "at home", "network 4")
+    assert reputation.networks() == [(0.5, ("elsewhere",)), (float(NETWORKS_MAX), last)]
+    again = Reputation()
+    assert again.restore(reputation.rows(), 2.0) == 0
+    assert again.networks() == [(0.5, ("elsewhere",)), (2.0, last)], "a clock that was set back"
 
 
 def test_a_change_that_could_not_be_kept_is_given_once_more() -> None:

@@ -62,6 +62,7 @@ class ReputationRole:
         if not self._mark.is_on(f"{row.peer} {row.evidence}".encode(), row.mac):
             return None
         try:
-            return Evidence(**json.loads(row.evidence))
-        except (ValueError, TypeError):  # written by a version with other fields
+            values = json.loads(row.evidence)
+            return Evidence(**values | {"networks": tuple(values.get("networks", ()))})
+        except (ValueError, TypeError, AttributeError):  # written by a version with other fields
             return None

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from peerinfer.assignment import WorkerJoined, WorkerOffer
 from peerinfer.coordination import Coordination
 from peerinfer.ids import PeerId
 from peerinfer.reputation import PEERS_MAX
+from peerinfer.whitewashing import NEW_NAMES_PER_DAY_MAX
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
@@ -48,6 +50,38 @@ async def test_what_was_seen_survives_a_restart(tmp_path: Path) -> None:
         assert again._machine.is_barred(EVE)
         assert "task 7: 3 where 4 is right" in again._machine.caught[EVE]
         assert not again._machine.is_barred(ANN)
+
+
+async def test_networks_in_which_somebody_was_caught_let_in_few_new_names_after_a_restart_too(tmp_path: Path) -> None:
+    here = WorkerOffer(False, ("cpu",), 1 << 33, groups=("9.9.9.0/24",))
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        role._machine.reputation.caught(EVE, SystemClock().wall_s(), "wrong", here.groups)
+        await role.save()
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        again = role_over(store)
+        await again.restore()
+        names = [PeerId(f"name {number}") for number in range(NEW_NAMES_PER_DAY_MAX + 2)]
+        for name in names:
+            again._machine.handle(WorkerJoined(name, here), SystemClock().now_s())
+        assert [again._machine.is_kept_out(name) for name in names] == [False] * NEW_NAMES_PER_DAY_MAX + [True] * 2
+
+
+async def test_evidence_of_a_version_that_knew_no_networks_is_read(tmp_path: Path) -> None:
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        see(role)
+        await role.save()
+        for row in await store.reputation():
+            values = json.loads(row.evidence)
+            del values["networks"]
+            old = json.dumps(values, sort_keys=True)
+            mac = role._mark.of(f"{row.peer} {old}".encode())
+            await store.save_reputation([replace(row, evidence=old, mac=mac)], [])
+        again = role_over(store)
+        await again.restore()
+        assert again._machine.is_barred(EVE)
+        assert len(again._machine.reputation.rows()) == 2
 
 
 async def test_rows_that_were_edited_by_hand_are_refused(tmp_path: Path) -> None:
