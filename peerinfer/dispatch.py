@@ -5,9 +5,7 @@ comes first by fairness, unless the job's strategy holds it back. Or work has co
 is *placed* with the best of them. Either way the strategy says who, and the worker's speed says how much. So an event
 costs what it changes: its worker, its job, and one look at the columns of the candidates.
 
-At the end of a job, when nothing waits any more, a regular look at its frames gives those that are expected last to
-workers that have nothing to do: frames that have not begun are taken back for it, others are computed twice, and the
-first result counts (Dean and Barroso, The Tail at Scale).
+At the end of a job, when nothing waits any more, a regular look at its frames hastens those that are late (`job_tails`).
 """
 
 from __future__ import annotations
@@ -20,23 +18,15 @@ from peerinfer.alarms import Alarms
 from peerinfer.assignment import CancelFrame, SendFrame
 from peerinfer.estimates import Estimates
 from peerinfer.fairness import FairQueue
+from peerinfer.frame_orders import FrameOrders
 from peerinfer.ids import JobId, PeerId
-from peerinfer.ledger import TaskState
-from peerinfer.limits import ATTEMPT_TIMEOUT_MAX_S, ATTEMPT_TIMEOUT_MIN_S, FRAME_TASKS_MAX
+from peerinfer.job_tails import JobTails
+from peerinfer.known_answers import KnownAnswers
 from peerinfer.placement import Strategy, strategy_named
 from peerinfer.placement_fill import frame_size
-from peerinfer.placement_pull import Backup, Hold, InFlight, OpenJob, Pull
+from peerinfer.placement_pull import Hold, OpenJob, Pull
+from peerinfer.worker_room import WorkerRoom
 from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
-
-COLD_BYTES_PER_S = 200_000.0
-"""The slowest model transfer that is waited for, added to the time of a worker's first frame of a job."""
-
-COLD_START_S = 90.0
-TIMEOUT_FACTOR = 10.0
-"""A frame may take this many times what is expected of its worker."""
-
-OFFERS_MAX = 512
-"""Frames that one worker may say at once that it has computed before."""
 
 TAIL_CHECK_S = 0.25
 """So often the last frames of a job are looked at while somebody has nothing to do."""
@@ -62,24 +52,17 @@ class Dispatch:
     def __init__(self, force: Workforce, *, rng: random.Random, first_frame: int) -> None:
         self._force = force
         self._rng = rng
-        self._next_frame = first_frame
-        self._orders: list[SendFrame | CancelFrame] = []
         self._pulls: dict[str, Pull] = {}
         self._fair = FairQueue()
         self._alarms: Alarms[tuple[str, str]] = Alarms()
+        self._room = WorkerRoom(force.table, self._alarms)
+        self._orders = FrameOrders(force, self._fair, self._room, first_frame=first_frame)
+        self._known = KnownAnswers(force, self._orders)
+        self._tails = JobTails(force, self._room, self._orders)
         self._ready: dict[JobId, int] = {}
         """Jobs with tasks that wait, and how many they were when it looked last."""
         self._doubled: dict[JobId, None] = {}
         """Jobs of which further copies are wanted."""
-        self._touched: dict[JobId, None] = {}
-        self._stirred: dict[PeerId, None] = {}
-        """Workers that may have more room than before."""
-        self._roomy: dict[PeerId, None] = {}
-        """Workers with room."""
-        self._idle: dict[PeerId, None] = {}
-        """Those of them that have nothing at all."""
-        self._offered: dict[PeerId, dict[tuple[JobId, tuple[int, ...]], None]] = {}
-        """What workers have computed already, for an earlier coordinator."""
         self._settling: dict[JobId, float] = {}
         """Jobs of which nothing else is given out yet, and until when."""
         self._asks_all = False
@@ -111,11 +94,9 @@ class Dispatch:
         self._fair.remove(job.spec.job)
         self._pull(job).job_ended(job.spec.job)
         self._alarms.clear(("delayed", job.spec.job))
-        for among in (self._ready, self._doubled, self._touched, self._settling):
+        for among in (self._ready, self._doubled, self._orders.touched, self._settling):
             among.pop(job.spec.job, None)
-        for offers in self._offered.values():
-            for offer in [offer for offer in offers if offer[0] == job.spec.job]:
-                del offers[offer]
+        self._known.job_ended(job.spec.job)
 
     def joined(self, worker: Worker) -> None:
         offer = worker.offer
@@ -125,9 +106,9 @@ class Dispatch:
         self.workers_changed()
 
     def left(self, peer: PeerId) -> None:
-        for among in (self._stirred, self._roomy, self._idle, self._offered):
-            among.pop(peer, None)
-        self._alarms.clear(("again", peer))
+        self._orders.stirred.pop(peer, None)
+        self._room.left(peer)
+        self._known.left(peer)
         self.workers_changed()
 
     def workers_changed(self) -> None:
@@ -138,31 +119,19 @@ class Dispatch:
 
     def offered(self, worker: Worker, job: CoordinatedJob, tasks: tuple[int, ...]) -> None:
         """It answers a frame of just these tasks without a second run."""
-        if not 0 < len(set(tasks)) == len(tasks) <= FRAME_TASKS_MAX:
-            return
-        offers = self._offered.setdefault(worker.peer, {})
-        if len(offers) < OFFERS_MAX:
-            offers[job.spec.job, tasks] = None
-            self.stir(worker.peer)
+        self._known.offered(worker, job, tasks)
 
     def touch(self, job: JobId) -> None:
         """Its tasks may wait for workers."""
-        self._touched[job] = None
+        self._orders.touched[job] = None
 
     def stir(self, peer: PeerId) -> None:
         """It may have room."""
-        self._stirred[peer] = None
+        self._orders.stirred[peer] = None
 
     def over(self, frame: SentFrame, took_s: float) -> None:
-        """A frame is answered, refused, lost or taken back; `took_s` of the worker's time went into it."""
-        self._force.end(frame)
-        self._force.table.add_load(frame.peer, -1, -frame.expected_s)
-        job = self._force.jobs.get(frame.job)
-        if job is not None:
-            self._fair.settle(job.spec.submitter, frame.expected_s, took_s)
-            self.touch(frame.job)
-        if frame.peer in self._force.workers:
-            self.stir(frame.peer)
+        """A frame is answered, refused or lost; `took_s` of the worker's time went into it."""
+        self._orders.over(frame, took_s)
 
     def learn(self, job: CoordinatedJob, frame: SentFrame, tasks: int, compute_s: float, now_s: float) -> None:
         """`tasks` of a frame were computed within `compute_s`."""
@@ -186,7 +155,6 @@ class Dispatch:
 
     def fill(self, now_s: float) -> list[SendFrame | CancelFrame]:
         """Gives workers with room what waits, and hastens what is late. What is ordered must happen in this order."""
-        self._orders = []
         is_tail = False
         for kind, key in self._alarms.ring(now_s):
             if kind == "delayed":
@@ -198,12 +166,13 @@ class Dispatch:
                 is_tail = True
         came = self._note_waiting(now_s) or self._asks_all
         self._asks_all = False
-        stirred, self._stirred = self._stirred, {}
+        stirred, self._orders.stirred = self._orders.stirred, {}
         workers = [self._force.workers[peer] for peer in stirred if peer in self._force.workers]
         for worker in workers:
-            self._note_room(worker, now_s)
-        if self._offered:
-            self._give_offered(now_s)
+            self._room.note(worker, now_s)
+        for job in self._known.give(now_s):
+            if job.spec.job in self._ready:
+                self._set_ready(job.spec.job, job.ledger.waiting)
         if self._doubled:
             self._give_doubles(now_s)
         for worker in workers:
@@ -214,20 +183,21 @@ class Dispatch:
             self._place(now_s)
         if is_tail:
             self._hasten(now_s)
-        if self._orders or stirred:
+        orders = self._orders.taken()
+        if orders or stirred:
             self._tail_wait_s = TAIL_CHECK_S
         elif is_tail:
             self._tail_wait_s = min(2 * self._tail_wait_s, TAIL_CHECK_MAX_S)
-        if not self._idle or not self._force.frames or len(self._ready) == len(self._force.jobs):
+        if not self._room.idle or not self._force.frames or len(self._ready) == len(self._force.jobs):
             self._alarms.clear(_TAIL)
         elif _TAIL not in self._alarms:
             self._alarms.set(_TAIL, now_s + self._tail_wait_s)
-        return self._orders
+        return orders
 
     def _note_waiting(self, now_s: float) -> bool:
         """Which jobs have tasks that wait; True if there are more than before."""
         came = False
-        for job_id in self._touched:
+        for job_id in self._orders.touched:
             job = self._force.jobs.get(job_id)
             if job is None:
                 continue
@@ -249,7 +219,7 @@ class Dispatch:
                 self._doubled[job_id] = None
             else:
                 self._doubled.pop(job_id, None)
-        self._touched = {}
+        self._orders.touched = {}
         return came
 
     def _set_ready(self, job: JobId, waiting: int) -> None:
@@ -258,83 +228,19 @@ class Dispatch:
         else:
             self._ready.pop(job, None)
 
-    def _note_room(self, worker: Worker, now_s: float) -> None:
-        held, peer, table = len(worker.frames), worker.peer, self._force.table
-        allowed = worker.breaker.allows(now_s, held)
-        rests_until_s = max(worker.rests_until_s, worker.breaker.opens_until_s)
-        room = 0
-        if now_s < worker.rests_until_s or not allowed:
-            if rests_until_s > now_s:
-                self._alarms.set(("again", peer), rests_until_s)
-        else:
-            room = max(worker.window - held, 0)
-            if room > 1 and worker.breaker.state(now_s) != "closed":
-                room = 1
-        table.rest(peer, now_s < rests_until_s and not (allowed and now_s >= worker.rests_until_s))
-        if room != worker.room:
-            worker.room = room
-            table.update(peer, room=room)
-        self._file(worker)
-
-    def _file(self, worker: Worker) -> None:
-        if worker.room:
-            self._roomy[worker.peer] = None
-        else:
-            self._roomy.pop(worker.peer, None)
-        if worker.room and not worker.frames:
-            self._idle[worker.peer] = None
-        else:
-            self._idle.pop(worker.peer, None)
-
-    def _give_offered(self, now_s: float) -> None:
-        """First, since it costs next to nothing; what somebody else is at already is given twice, and cancelled there."""
-        for peer, offers in list(self._offered.items()):
-            worker = self._force.workers[peer]
-            while offers and worker.room:
-                job_id, tasks = next(iter(offers))
-                del offers[job_id, tasks]
-                self._give_known(worker, self._force.jobs[job_id], tasks, now_s)
-            if not offers:
-                del self._offered[peer]
-
-    def _give_known(self, worker: Worker, job: CoordinatedJob, tasks: tuple[int, ...], now_s: float) -> None:
-        """The frame that the worker has answered before, and no other: if all of it is still to be done."""
-        ledger, peer = job.ledger, worker.peer
-        wanted = (TaskState.OPEN, TaskState.ASSIGNED)
-        if (
-            peer not in job.usable
-            or max(tasks) >= ledger.tasks
-            or any(ledger.state(task) not in wanted for task in tasks)
-        ):
-            return
-        others = [frame for frame in job.frames.values() if not set(tasks).isdisjoint(frame.tasks)]
-        if any(frame.peer == peer or frame.is_double or frame.is_shared for frame in others):
-            return
-        given = ledger.assigned(tasks)
-        ledger.claim(tasks)
-        for task in given:
-            job.copies[task] = job.copies.get(task, 1) + 1
-        if job.spec.job in self._ready:
-            self._set_ready(job.spec.job, ledger.waiting)
-        frame = self._send(job, worker, list(tasks), now_s)
-        for other in others:
-            self._force.share(other)
-        if others:
-            self._force.share(frame)
-
     def _give_doubles(self, now_s: float) -> None:
         """Tasks that others have answered, for comparison: first, since results wait for it. Like any frame to look at."""
         for job_id in list(self._doubled):
             job = self._force.jobs[job_id]
             machine = job.verification
-            for peer in list(self._roomy) if machine is not None else ():
+            for peer in list(self._room.roomy) if machine is not None else ():
                 worker = self._force.workers[peer]
                 while machine is not None and worker.room and job.doubles.waiting and peer in job.usable:
                     table, row = self._force.table, self._force.table.row_of(peer)
                     seconds = table.seconds_per_task(job.demand, row)
                     count = frame_size(
                         open_tasks=job.doubles.waiting,
-                        share=1 / max(len(self._roomy), 1),
+                        share=1 / max(len(self._room.roomy), 1),
                         seconds_per_task=seconds,
                         bytes_per_task=job.spec.bytes_per_task,
                         rtt_s=0.0,
@@ -343,7 +249,7 @@ class Dispatch:
                     tasks = job.doubles.take(peer, worker.offer.groups, machine.is_trusted(peer), count)
                     if not tasks:
                         break
-                    self._send(job, worker, tasks, now_s).is_double = True
+                    self._orders.send(job, worker, tasks, now_s).is_double = True
             if not job.doubles.waiting:
                 del self._doubled[job_id]
 
@@ -351,7 +257,7 @@ class Dispatch:
         """Work has come: it goes to the best of those with room, one frame after the other, as long as both last."""
         open_jobs = list(self._ready)
         passed: dict[JobId, dict[PeerId, None]] = {}
-        while open_jobs and self._roomy:
+        while open_jobs and self._room.roomy:
             first = open_jobs[0] if len(open_jobs) == 1 else self._fair.next(open_jobs, now_s)
             if first is None:
                 return
@@ -366,8 +272,8 @@ class Dispatch:
                 open_jobs.remove(job_id)
 
     def _best(self, job: CoordinatedJob, unfit: dict[PeerId, None], now_s: float) -> Worker | None:
-        if len(self._roomy) == 1:
-            (peer,) = self._roomy
+        if len(self._room.roomy) == 1:
+            (peer,) = self._room.roomy
             return self._force.workers[peer] if peer in job.usable and peer not in unfit else None
         strategy = self._pull(job).strategy
         chosen = strategy.choose(job.demand, self._force.table, now_s, self._rng, excluded=unfit)
@@ -391,7 +297,7 @@ class Dispatch:
         """What it gets, if anything now, and who should have what it does not get."""
         given, instead = _Given.NOTHING, dict[PeerId, None]()
         # Placed work goes to the best of those with room: nobody else can be better while everybody has room.
-        is_best = unfit is not None and len(self._roomy) == len(self._force.workers)
+        is_best = unfit is not None and len(self._room.roomy) == len(self._force.workers)
         for strategy, offers in self._offers(worker, jobs, now_s, unfit):
             found = self._pulls[strategy].next_frame(worker.peer, offers, now_s, is_best=is_best)
             if isinstance(found, Hold):
@@ -403,7 +309,7 @@ class Dispatch:
                 job = self._force.jobs[found.job]
                 tasks = job.ledger.take(found.tasks, worker.peer, job.usable)
                 self._set_ready(found.job, job.ledger.waiting)
-                self._send(job, worker, tasks, now_s)
+                self._orders.send(job, worker, tasks, now_s)
                 return _Given.FRAME, []
         return given, list(instead)
 
@@ -437,93 +343,12 @@ class Dispatch:
             self._pulls[name] = Pull(strategy, self._force.table)
         return self._pulls[name]
 
-    def _send(self, job: CoordinatedJob, worker: Worker, tasks: list[int], now_s: float) -> SentFrame:
-        spec, peer, table = job.spec, worker.peer, self._force.table
-        row = table.row_of(peer)
-        expected_s = table.seconds_per_task(job.demand, row) * len(tasks)
-        way_s = table.rtt_s.item(row) + spec.bytes_per_task * len(tasks) / table.bytes_per_s.item(row)
-        load_s = 0.0 if worker.frames else table.load_seconds(job.demand, row)
-        frame = SentFrame(
-            self._next_frame,
-            spec.job,
-            peer,
-            tuple(tasks),
-            now_s,
-            now_s + self._allowed_s(job, worker, expected_s, len(tasks)),
-            now_s + table.wait_s.item(row) + load_s + way_s + expected_s,
-            expected_s,
-            not worker.frames,
-        )
-        self._next_frame += 1
-        self._force.begin(frame)
-        worker.room -= 1
-        table.add_load(peer, 1, expected_s, room=worker.room)
-        self._file(worker)
-        self._fair.charge(spec.job, expected_s, now_s)
-        attempts = tuple(job.ledger.attempt_number(task) for task in tasks)
-        self._orders.append(SendFrame(peer, frame.number, spec.job, frame.tasks, attempts))
-        return frame
-
-    def _allowed_s(self, job: CoordinatedJob, worker: Worker, expected_s: float, tasks: int) -> float:
-        spec = job.spec
-        if spec.task_timeout_s is not None:
-            allowed = spec.task_timeout_s * tasks
-        else:
-            allowed = min(max(ATTEMPT_TIMEOUT_MIN_S, TIMEOUT_FACTOR * expected_s), ATTEMPT_TIMEOUT_MAX_S)
-        allowed *= len(worker.frames) + 1
-        if worker.peer not in job.warm:
-            allowed += COLD_START_S + spec.model_bytes / COLD_BYTES_PER_S
-        return allowed
-
-    # --- the end of a job --------------------------------------------------------------------------------------------
-
     def _hasten(self, now_s: float) -> None:
         for job in list(self._force.jobs.values()):
-            if not self._idle:
+            if not self._room.idle:
                 return
             if job.frames and job.spec.job not in self._ready:
-                idle = [peer for peer in self._idle if peer in job.usable]
-                late = [self._in_flight(job, frame) for frame in job.frames.values() if not frame.is_double]
-                for backup in self._pull(job).backups(idle, late, now_s, job_tasks=job.ledger.tasks):
-                    self._back_up(job, backup, now_s)
-
-    def _in_flight(self, job: CoordinatedJob, frame: SentFrame) -> InFlight:
-        worker = self._force.workers[frame.peer]
-        ahead = 0
-        for number in worker.frames:
-            if number == frame.number or ahead >= worker.slots:
-                break
-            ahead += 1
-        return InFlight(
-            frame.number,
-            frame.peer,
-            job.spec.job,
-            job.demand,
-            len(frame.tasks),
-            frame.due_s,
-            frame.expected_s,
-            is_started=ahead < worker.slots,
-            copies=2 if frame.is_shared else 1,
-            holders=job.ledger.failed_by(frame.tasks),
-        )
-
-    def _back_up(self, job: CoordinatedJob, backup: Backup, now_s: float) -> None:
-        worker, frame = self._force.workers[backup.peer], self._force.frames[backup.frame]
-        tasks = [task for task in frame.tasks if job.ledger.state(task) == TaskState.ASSIGNED][-backup.tasks :]
-        if not tasks:
-            return
-        if backup.revoke:
-            self._orders.append(CancelFrame(frame.peer, frame.number, "somebody else has nothing to do"))
-            alone = job.let_go(frame)
-            self.over(frame, 0.0)
-            self._note_room(self._force.workers[frame.peer], now_s)
-            self._send(job, worker, alone, now_s)
-            return
-        for task in tasks:
-            job.copies[task] = job.copies.get(task, 1) + 1
-        job.hedged += len(tasks)
-        self._force.share(frame)
-        self._force.share(self._send(job, worker, tasks, now_s))
+                self._tails.hasten(job, self._pull(job), now_s)
 
     def check(self) -> None:
         self._alarms.check()
@@ -536,10 +361,8 @@ class Dispatch:
         assert self._ready == ready, f"tasks wait in {ready}, {self._ready} is known"
         if not self._force.frames:
             for job in [self._force.jobs[job_id] for job_id in self._ready]:
-                idle = [peer for peer in self._roomy if peer in job.usable and job.ledger.offers(peer, job.usable)]
+                idle = [peer for peer in self._room.roomy if peer in job.usable and job.ledger.offers(peer, job.usable)]
                 assert not idle, f"{idle} wait for each other, and tasks of {job.spec.job} for them"
-        assert self._offered.keys() <= self._force.workers.keys(), "somebody offers results who is not here"
+        self._known.check()
         for worker in self._force.workers.values():
-            assert (worker.peer in self._roomy) == (worker.room > 0), f"{worker.peer} has room for {worker.room} frames"
-            assert (worker.peer in self._idle) == (worker.room > 0 and not worker.frames)
-            assert worker.room <= max(worker.window - len(worker.frames), 0)
+            self._room.check(worker)

@@ -4,7 +4,7 @@ import pytest
 from coordination_bench import ADA, BEN, CAL, JOB, LOCAL, OWN, Bench, spec_of
 
 from peerinfer.assignment import CancelFrame, JobAccepted, JobDropped, JobEnded, ResultsOffered, SendFrame, WorkerLost
-from peerinfer.dispatch import OFFERS_MAX
+from peerinfer.known_answers import OFFERS_MAX
 from peerinfer.ledger import Ledger, TaskState
 
 SETTLES_S = 0.25
@@ -88,7 +88,7 @@ def test_no_worker_may_fill_the_memory_with_offers(bench):
     bench.join(ADA, window=0)
     accept(bench, tasks=3 * OFFERS_MAX)
     bench.tell(*(ResultsOffered(ADA, JOB, (task,)) for task in range(3 * OFFERS_MAX)))
-    assert len(bench.machine._dispatch._offered[ADA]) == OFFERS_MAX
+    assert bench.machine._dispatch._known.of(ADA) == OFFERS_MAX
 
 
 def test_a_worker_that_offers_does_not_seem_fast_for_what_it_did_not_compute(bench):
