@@ -94,6 +94,10 @@ class QuarantinePicture:
     reason: str
     times: int
     """Quarantines that are not forgiven yet."""
+    losses: int
+    """Of those that count towards the next one."""
+    last_loss: str
+    """How the last of these went; "" if there is none."""
 
 
 class Quarantine:
@@ -105,8 +109,10 @@ class Quarantine:
         self._times = 0
         self._ended_at_s = -NEVER
         self._losses: deque[float] = deque(maxlen=LOSSES_MAX)
+        self._last_loss = ""
         self._streak = 0
         self._unfit = 0
+        self._handled_s = -NEVER
 
     @property
     def deadline_s(self) -> float:
@@ -117,6 +123,7 @@ class Quarantine:
         return self._until_s < NEVER
 
     def handle(self, event: Event | Tick, now_s: float) -> list[Effect]:
+        self._handled_s = now_s
         effects: list[Effect] = []
         if self.is_confined and now_s >= self._until_s:
             self._until_s, self._reason, self._ended_at_s = NEVER, "", now_s
@@ -136,6 +143,7 @@ class Quarantine:
                     effects += self._confine(WRONG_REST_S, f"{which}, the last: {reason}", now_s)
             case DeviceLost(reason):
                 self._losses.append(now_s)
+                self._last_loss = reason
                 if len(self._losses) == LOSSES_MAX and now_s - self._losses[0] <= LOSS_WINDOW_S:
                     which = f"it was lost {LOSSES_MAX} times within {LOSS_WINDOW_S / 60:g} minutes"
                     effects += self._confine(LOST_REST_S, f"{which}: {reason}", now_s)
@@ -157,7 +165,10 @@ class Quarantine:
         return [Confine(self._until_s, reason)]
 
     def snapshot(self) -> QuarantinePicture:
-        return QuarantinePicture(self.is_confined, self._until_s, self._reason, self._times)
+        """As of the last event."""
+        losses = sum(self._handled_s - lost_s <= LOSS_WINDOW_S for lost_s in self._losses)
+        last_loss = self._last_loss if losses else ""
+        return QuarantinePicture(self.is_confined, self._until_s, self._reason, self._times, losses, last_loss)
 
     def check(self) -> None:
         assert self.is_confined == bool(self._reason), f"confined until {self._until_s} because of {self._reason!r}"

@@ -151,12 +151,14 @@ class NodeControl:
         words = [reason.words for reason in reasons] or ([picture.reason] if picture.reason else [])
         if isinstance(executor, CertifiedExecutor) and executor.broken:
             words.insert(0, executor.broken)
+        quarantine = executor.quarantine if isinstance(executor, CertifiedExecutor) else None
         is_running = node.worker.is_running(executor)
         if reasons:
             state = "resting" if picture.state == "running" else picture.state
         else:
             state = "busy" if is_running else picture.state
         return {
+            "selector": device.selector,
             "name": device.name,
             "kind": device.kind,
             "provider": device.provider,
@@ -183,6 +185,8 @@ class NodeControl:
             "state": state,
             "reasons": words,
             "rests": [self._rest(reason) for reason in reasons],
+            "losses": quarantine.losses if quarantine is not None else 0,
+            "last_loss": quarantine.last_loss if quarantine is not None else "",
         }
 
     async def models(self) -> list[Json]:

@@ -362,6 +362,8 @@ class Device:
     has_fp16: bool | None = None
     driver: str = ""
     """Of a card: the kernel's driver and Vulkan's, with their versions."""
+    selector: str = ""
+    """What `--device` calls it."""
 
 
 @dataclass(frozen=True, slots=True)

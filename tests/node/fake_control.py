@@ -126,6 +126,7 @@ class FakeControl:
         self._note("devices")
         return [
             {
+                "selector": "cpu",
                 "name": "cpu-0",
                 "kind": "cpu",
                 "provider": "CPUExecutionProvider",

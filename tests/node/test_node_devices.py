@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -25,8 +26,10 @@ from peerinfer.config import NodeConfig
 from peerinfer.control import JobRequest
 from peerinfer.envelope import unseal
 from peerinfer.errors import UsageError, WorkerDied
+from peerinfer.hangs import HANG_FACTOR, HANG_MIN_S, RUNS_KEPT
 from peerinfer.ids import cid_of
 from peerinfer.messages import Advert
+from peerinfer_node.cli.view import device_lines
 from peerinfer_node.devices import probe
 from peerinfer_node.devices.card_names import AMD
 from peerinfer_node.devices.choice import judge
@@ -99,8 +102,10 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
         assert "agrees with the CPU to 1e-" in card["good_for"]
         assert (card["fp16"], card["driver"]) == (False, f"amdgpu, {RADV.name}, Vulkan 1.3.255")
         assert card["state"] == "running"
-        names = [device["name"] for device in await node.control.devices()]
-        assert "HD Graphics 630" in names  # found, with the reason why it is not used
+        shown = {device["selector"]: device["name"] for device in await node.control.devices()}
+        # One is found and not used, with the reason; `--device gpu:1` below takes the card that stands here as gpu:1.
+        assert {"gpu:0": "HD Graphics 630", "gpu:1": "Radeon RX 580"}.items() <= shown.items()
+        assert "gpu:1" in "\n".join(device_lines(await node.control.devices()))
         assert await job_on(node, tmp_path) == {"done"}
 
         assert (await node.control.status())["energy_j"] > 0
@@ -235,6 +240,32 @@ async def test_a_paused_card_and_one_that_gets_hot_stop_and_give_their_memory_ba
         await until(lambda: shows(node, state="running"))
         assert await stopped_after(get_hot) < STOPS_WITHIN_S
         assert await shows(node, state="resting")
+
+
+async def test_a_driver_that_hangs_is_killed_and_told_of_also_where_nobody_waits_for_it(
+    machine: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    config = NodeConfig(mdns=False, device=("gpu:1",))
+    async with open_node(home_in(tmp_path), config, lends=True, networked=False, log=Log(lines.append)) as node:
+        (executor,) = node.worker.executors
+        assert isinstance(executor, CertifiedExecutor)
+        model = models.mlp()
+        batch = batch_of([1] * 8, x=np.zeros((8, 64), np.float32))
+        await executor.load(cid_of(model), model)
+        for _ in range(RUNS_KEPT):
+            await executor.run(cid_of(model), batch, 60)
+        card = executor._card
+        assert isinstance(card, SubprocessExecutor)
+        assert card.pid is not None
+        os.kill(card.pid, signal.SIGSTOP)
+        with trio.move_on_after(HANG_MIN_S + HANG_FACTOR * (card._times.longest_s(cid_of(model), 8, 2048) or 0)):
+            await executor.run(cid_of(model), batch, 60)
+        shown = card_of(await node.control.devices())
+        assert (shown["losses"], shown["last_loss"][:8]) == (1, "it hung:")
+        assert "Radeon RX 580: lost 1 time in the last minutes; the last: it hung" in "\n".join(device_lines([shown]))
+        assert any("device hung" in line for line in lines)
+        assert await job_on(node, tmp_path) == {"done"}
 
 
 async def shows(node: Node, **fields: object) -> bool:

@@ -65,6 +65,18 @@ def test_a_device_that_is_lost_now_and_then_goes_on_but_not_often() -> None:
     assert effects[-1] == [Confine(now_s + 2 + LOST_REST_S, "it was lost 3 times within 10 minutes: killed")]
 
 
+def test_losses_are_told_for_as_long_as_they_count() -> None:
+    machine = Quarantine()
+    assert (machine.snapshot().losses, machine.snapshot().last_loss) == (0, "")
+    machine.handle(DeviceLost("killed"), 0)
+    machine.handle(DeviceLost("it hung"), 1)
+    assert (machine.snapshot().losses, machine.snapshot().last_loss) == (2, "it hung")
+    machine.handle(Tick(), LOSS_WINDOW_S + 1)
+    assert (machine.snapshot().losses, machine.snapshot().last_loss) == (1, "it hung")
+    machine.handle(Tick(), LOSS_WINDOW_S + 1.1)
+    assert (machine.snapshot().losses, machine.snapshot().last_loss) == (0, "")
+
+
 def test_only_failures_without_a_success_between_them_count() -> None:
     machine = Quarantine()
     for _ in range(5):

@@ -203,6 +203,7 @@ def device_lines(devices: list[Json]) -> list[str]:
         return ["no devices: this node lends nothing"]
     rows = [
         (
+            device.get("selector"),
             device.get("name"),
             device.get("kind"),
             device.get("provider"),
@@ -215,9 +216,14 @@ def device_lines(devices: list[Json]) -> list[str]:
         )
         for device in devices
     ]
-    headers = ("DEVICE", "KIND", "PROVIDER", "MEMORY", "GEMM", "BANDWIDTH", "TEMP", "STATE", "BECAUSE")
+    headers = ("--DEVICE", "NAME", "KIND", "PROVIDER", "MEMORY", "GEMM", "BANDWIDTH", "TEMP", "STATE", "BECAUSE")
     used = [device for device in devices if device.get("good_for") and device.get("state") != "refused"]
-    return [*_table(headers, rows), *(f"{device['name']}: {device['good_for']}" for device in used)]
+    lost = [f"{device.get('name')}: {_loss(device)}" for device in devices if device.get("losses")]
+    return [*_table(headers, rows), *(f"{device['name']}: {device['good_for']}" for device in used), *lost]
+
+
+def _loss(device: Json) -> str:
+    return f"lost {format_count(device['losses'], 'time')} in the last minutes; the last: {device.get('last_loss')}"
 
 
 def model_lines(models: list[Json]) -> list[str]:

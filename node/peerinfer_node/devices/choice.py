@@ -81,7 +81,7 @@ def judge(
     for adapter in waiting:
         if adapter.kind != "cpu" or allow_software:
             found.append(_from_adapter(adapter, has_provider))
-    return found
+    return [replace(gpu, device=replace(gpu.device, selector=f"gpu:{number}")) for number, gpu in enumerate(found)]
 
 
 def _natively(found: FoundGpu, providers: Collection[str]) -> FoundGpu:

@@ -60,19 +60,20 @@ def lend(
     own = cpu_device()
     sizes = RememberedSizes(store, clock, own, f"{_software(None)} {threads} threads")
     processor = SubprocessExecutor(own, threads=threads, sizes=sizes)
+    processor.on_hung = lambda reason: log.warning("device hung", device=own.name, reason=reason)
     chosen = _chosen(config.device, gpus)
     executors: list[Executor] = [processor]
     sources = [Source("cpu", worker_pid=lambda: processor.pid)]
     if "openvino" in config.device:
         if not version_of(OPENVINO.package):
             raise UsageError(f"OpenVINO is not installed; {advice_for(OPENVINO)}")
-        device = replace(own, provider=OPENVINO.provider)
+        device = replace(own, provider=OPENVINO.provider, selector="openvino")
         sizes = RememberedSizes(store, clock, device, f"{_software(None)} {threads} threads")
         through = SubprocessExecutor(
             device, threads=threads, access=DeviceAccess(provider=OPENVINO.provider), sizes=sizes
         )
         certificates = Certificates(store, clock, device, _software(None))
-        executors.append(CertifiedExecutor(through, processor, certificates, clock, log))
+        executors.append(_certified(through, processor, certificates, clock, log))
         sources.append(Source("cpu", worker_pid=lambda: through.pid))
     for found in chosen:
         device = found.device
@@ -82,7 +83,7 @@ def lend(
         sizes = RememberedSizes(store, clock, device, software)
         card = SubprocessExecutor(device, threads=1, access=gpu_access(found), sizes=sizes)
         certificates = Certificates(store, clock, device, software)
-        executors.append(CertifiedExecutor(card, processor, certificates, clock, log))
+        executors.append(_certified(card, processor, certificates, clock, log))
         sources.append(Source("gpu", found.card, lambda card=card: card.pid))  # type: ignore[misc]
     lends_processor = "auto" in config.device or "cpu" in config.device
     return LentDevices(
@@ -94,6 +95,14 @@ def lend(
         limits=limits_of(config),
         refused=tuple(_refused(found) for found in gpus if found not in chosen),
     )
+
+
+def _certified(
+    card: SubprocessExecutor, processor: Executor, certificates: Certificates, clock: LocalClock, log: Log
+) -> CertifiedExecutor:
+    executor = CertifiedExecutor(card, processor, certificates, clock, log)
+    card.on_hung = executor.hung
+    return executor
 
 
 def limits_of(config: NodeConfig) -> Limits:
@@ -115,6 +124,7 @@ def _refused(found: FoundGpu) -> Json:
     sensors = read_sensors(found.card) if found.card is not None else Readings()
     reasons = [f"{obstacle.reason}; {obstacle.advice}".strip("; ") for obstacle in found.obstacles]
     return {
+        "selector": device.selector,
         "name": device.name,
         "kind": device.kind,
         "provider": device.provider,

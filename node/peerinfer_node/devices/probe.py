@@ -26,7 +26,11 @@ _SOFTWARE_ALLOWED = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 def cpu_device(root: Path = Path("/")) -> Device:
     """The processor with the machine's memory; figures are 0 until it is measured. `root` holds `proc/`."""
     return Device(
-        name=_cpu_name(root), kind="cpu", provider=CPU_PROVIDER, memory_bytes=int(psutil.virtual_memory().total)
+        name=_cpu_name(root),
+        kind="cpu",
+        provider=CPU_PROVIDER,
+        memory_bytes=int(psutil.virtual_memory().total),
+        selector="cpu",
     )
 
 

@@ -236,6 +236,11 @@ class CertifiedExecutor:
         sample.checked_at_s = self._clock.now_s()
         self._tell(AnsweredRightly(is_proven=True))
 
+    def hung(self, reason: str) -> None:
+        """Its process was killed since it neither answered nor stopped."""
+        self._log.warning("device hung", device=self.device.name, reason=reason)
+        self._tell(DeviceLost(reason))
+
     async def _watched(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What the card answers; its losses and failures are remembered."""
         try:

@@ -2,7 +2,8 @@
 
 The process runs strangers' models, so it is believed in nothing: every length is bounded, every answer checked against
 the question, and whatever is odd ends the process. A batch that is not wanted any more is stopped politely first, which
-works between two nodes of a graph; after `STOP_GRACE_S` comes SIGKILL. The models that a killed process held are
+works between two nodes of a graph; after `STOP_GRACE_S` comes SIGKILL. Where that comes far beyond the time that such
+batches took (`peerinfer.hangs`), the device hung, and `on_hung` is told. The models that a killed process held are
 forgotten: `holds` is false and the caller loads them again.
 """
 
@@ -26,6 +27,7 @@ from peerinfer.errors import (
     OutOfMemory,
     WorkerDied,
 )
+from peerinfer.hangs import RunTimes, allowed_s, hang_words, is_hung
 from peerinfer.ids import Cid
 from peerinfer.limits import FRAME_TASKS_MAX, GIB, MODEL_BYTES_MAX, TENSORS_MAX
 from peerinfer.tensors import Buffer
@@ -63,7 +65,8 @@ _REFUSALS = {"model": ModelRefused, "memory": OutOfMemory, "device": DeviceUnfit
 class SubprocessExecutor:
     """Implements `ports.Executor`. Starts no task and no process before it is asked for something.
 
-    `timeout_s` of `run` is for one task: a batch may take `timeout_s` times its tasks. `sandbox` is "none" until the
+    `timeout_s` of `run` is for one task: a batch may take `timeout_s` times its tasks, unless batches like it have
+    always been far faster. `sandbox` is "none" until the
     first process has started (`benchmark` starts one).
     """
 
@@ -91,6 +94,9 @@ class SubprocessExecutor:
         self._arguments += access.arguments()
         self._sizes = sizes
         self._measures: OrderedDict[Cid, tuple[Measure, ...]] = OrderedDict()
+        self._times = RunTimes()
+        self.on_hung: Callable[[str], None] = lambda reason: None
+        """Called when the process was killed because the device hung, also if nobody waited for it any more."""
         self._turn = trio.Lock()
         self._process: DeviceProcess | None = None
         self._held: frozenset[str] = frozenset()
@@ -138,19 +144,25 @@ class SubprocessExecutor:
     async def run(self, model: Cid, batch: Batch, timeout_s: float) -> BatchResult:
         """Raises `WorkerDied`, `AttemptTimeout`, `InputError` (the batch contradicts itself), KeyError (not loaded)."""
         _check_batch(batch)
+        kind = (model, sum(batch.items), sum(spec.size_bytes for spec in batch.tensors))
         async with self._turn:
             if not await self.holds(model):
                 raise KeyError(model)
+            longest_s = self._times.longest_s(*kind)
             request = pipe.Run(self._next_request(), model, batch.items, batch.tensors, batch.merge, batch.outputs)
+            started_s = trio.current_time()
             reply, body = await self._ask(
                 request,
                 batch.body,
                 (pipe.Ran, pipe.Unknown),
-                timeout_s * len(batch.items),
+                allowed_s(timeout_s * len(batch.items), longest_s),
                 lambda reply, body: _check_results(reply, body, batch.items),
+                longest_s,
             )
+            run_s = trio.current_time() - started_s
         if isinstance(reply, pipe.Unknown):
             raise KeyError(model)
+        self._times.learn(*kind, run_s)
         if reply.speeds:
             measures = tuple(Measure(speed.row_bytes_power, speed.rows, speed.run_s) for speed in reply.speeds)
             self._note(model, measures)
@@ -227,9 +239,14 @@ class SubprocessExecutor:
         kinds: Sequence[type[Any]],
         timeout_s: float,
         check: Callable[[Any, memoryview], None] = lambda reply, body: None,
+        longest_s: float | None = None,
     ) -> tuple[Any, memoryview]:
-        """One question and its answer. However it ends, the process is ready for the next question or buried."""
+        """One question and its answer. However it ends, the process is ready for the next question or buried.
+
+        `longest_s` is what such a question has taken so far, at most.
+        """
         process = await self._running_process()
+        asked_s = trio.current_time()
         is_answered = False
         try:
             with trio.move_on_after(timeout_s):
@@ -247,14 +264,19 @@ class SubprocessExecutor:
             await self._bury(process)
             raise WorkerDied(f"the worker process answered nonsense and was killed: {error}") from error
         finally:
-            if not is_answered:
-                await self._interrupt(process, request)
+            if not is_answered and not await self._is_interrupted(process, request):
+                waited_s = trio.current_time() - asked_s
+                if is_hung(waited_s, longest_s):
+                    self.on_hung(hang_words(waited_s, longest_s))
         raise AttemptTimeout(f"no answer from the device within {timeout_s:g} s")
 
-    async def _interrupt(self, process: DeviceProcess, request: pipe.Request) -> None:
-        """Ends a question that nobody waits for any more, within `STOP_GRACE_S` and the time that dying takes."""
+    async def _is_interrupted(self, process: DeviceProcess, request: pipe.Request) -> bool:
+        """Ends a question that nobody waits for any more, within `STOP_GRACE_S` and the time that dying takes.
+
+        False if the process had to be killed for it.
+        """
         if process is not self._process:
-            return  # buried already
+            return True  # buried already
         if isinstance(request, pipe.Run) and process.is_between_messages:
             with (
                 contextlib.suppress(EOFError, OSError, DecodeError),
@@ -263,8 +285,9 @@ class SubprocessExecutor:
                 process.stop(request.request)
                 reply, _ = await process.receive()
                 if reply.request == request.request:
-                    return
+                    return True
         await self._bury(process)
+        return False
 
     async def _running_process(self) -> DeviceProcess:
         if self._closed:

@@ -86,6 +86,7 @@ def test_lists_have_the_promised_fields(fake: FakeControl, job: str, capsys: pyt
     assert {"peer_id", "name", "state", "path", "rtt_ms", "devices", "reputation", "queue", "last_seen_s"} <= set(peer)
     (device,) = json.loads(answer(capsys, "devices --json"))
     promised = [
+        "selector",
         "name",
         "kind",
         "provider",

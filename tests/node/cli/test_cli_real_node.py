@@ -97,6 +97,7 @@ def test_bench_tells_how_fast_the_devices_are(capsys: pytest.CaptureFixture[str]
     assert main(["bench", "--json"]) == 0
     (device,) = json.loads(capsys.readouterr().out)
     assert device["benchmark"]["gemm_gflops"] > 0
+    assert device["selector"] == "cpu"
 
 
 def test_bench_tells_how_fast_a_model_is_by_the_items_joined(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,11 @@ def test_two_equal_cards_need_two_adapters(machine: Path) -> None:
     assert [found.is_usable for found in judge(cards, Answer((RADV, RADV)), has_provider=True)] == [True, True]
 
 
+def test_every_card_has_the_number_that_the_setting_knows_it_by(machine: Path) -> None:
+    found = judge(read_cards(machine), Answer((LAVAPIPE, LAVAPIPE, RADV)), has_provider=True, allow_software=True)
+    assert [gpu.device.selector for gpu in found] == ["gpu:0", "gpu:1", "gpu:2", "gpu:3"]
+
+
 def test_a_card_that_is_not_in_the_table_has_vulkans_name(machine: Path) -> None:
     card = replace(the_rx580(machine), device_id=0x7550)
     (found,) = judge(

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import models
 import numpy as np
+import psutil
 import pytest
 import trio
 from models import batch_of, outputs_of
 from onnx import TensorProto, helper
 from software_vulkan import ENVIRONMENT, needs_software_vulkan
 
-from peerinfer.errors import DeviceUnfit, ModelRefused, WorkerDied
+from peerinfer import hangs
+from peerinfer.errors import AttemptTimeout, DeviceUnfit, ModelRefused, WorkerDied
+from peerinfer.hangs import HANG_FACTOR, HANG_MIN_S
 from peerinfer.ids import Cid, cid_of
 from peerinfer.quarantine import LOSSES_MAX, UNFIT_MODELS_MAX, WRONG_REST_S
 from peerinfer_node.devices import vulkan
 from peerinfer_node.devices.choice import judge
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.devices.probe import cpu_device
+from peerinfer_node.inference import device_process
 from peerinfer_node.inference.certificates import VALID_S, Certificates, Verdict
 from peerinfer_node.inference.certified_executor import RECHECK_EVERY_S, CertifiedExecutor
 from peerinfer_node.inference.device_access import gpu_access
@@ -79,12 +85,14 @@ class Bench:
         self.card = Card(CARD, threads=1)
         self.processor = SubprocessExecutor(cpu_device(), threads=1)
         self.confined = 0
+        self.lines: list[str] = []
         self.restart()
 
     def restart(self, software: str = "driver 1") -> None:
         certificates = Certificates(self.store, self.clock, CARD, software)
-        self.executor = CertifiedExecutor(self.card, self.processor, certificates, self.clock, Log(lambda line: None))
+        self.executor = CertifiedExecutor(self.card, self.processor, certificates, self.clock, Log(self.lines.append))
         self.executor.on_confined = self.count
+        self.card.on_hung = self.executor.hung
 
     def count(self, reason: str, until_s: float) -> None:
         self.confined += 1
@@ -216,6 +224,89 @@ async def test_a_driver_that_is_reset_again_and_again_confines_its_card(bench: B
             await bench.run(model)
     with pytest.raises(DeviceUnfit, match="it was lost 3 times within 10 minutes"):
         await bench.run(model)
+
+
+HANGING = """#!{python} -I
+import sys, time
+from peerinfer_node.inference import worker_process
+
+class Hanging:
+    def __init__(self, session):
+        self.session = session
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run(self, names, feeds, options):
+        while feeds["x"][0, 0] == {hangs_at}:
+            time.sleep(600)  # in a driver, as far as the other thread and the daemon can see
+        return self.session.run(names, feeds, options)
+
+made = worker_process.Worker._session
+worker_process.Worker._session = lambda worker, data: Hanging(made(worker, data))
+sys.argv = sys.argv[sys.argv.index("-m") + 1 :]
+worker_process.main()
+"""
+HANGS_AT = 666.0
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices' processes, sandboxed as ever, whose sessions hang when they see `HANGS_AT`."""
+    script = tmp_path / "hanging"
+    script.write_text(HANGING.format(python=sys.executable, hangs_at=HANGS_AT))
+    script.chmod(0o700)
+    monkeypatch.setattr(device_process.sys, "executable", str(script))
+
+
+async def hang(bench: Bench, model: bytes) -> None:
+    """Nobody waits any more once it has hung, by what this machine has needed so far."""
+    x = np.full((2, 64), HANGS_AT, np.float32)
+    longest_s = bench.card._times.longest_s(cid_of(model), 2, x.nbytes) or 0.0
+    with trio.move_on_after(max(HANG_MIN_S, HANG_FACTOR * longest_s)) as scope:
+        await bench.executor.run(cid_of(model), batch_of([1, 1], x=x), 300)
+    assert scope.cancelled_caught
+
+
+async def test_a_driver_that_hangs_confines_its_card_also_where_every_answer_is_given_up_early(
+    bench: Bench, hanging: None
+) -> None:
+    model = models.mlp()
+    for loss in range(1, LOSSES_MAX + 1):
+        await bench.executor.load(cid_of(model), model)
+        assert not (await bench.run(model)).failures  # it works again after each: another process
+        pid = bench.card.pid
+        await hang(bench, model)
+        assert bench.card.pid is None
+        assert pid is not None
+        assert not psutil.pid_exists(pid)
+        assert bench.executor.quarantine.losses == loss
+        assert "it hung: no answer and no stop within" in bench.executor.quarantine.last_loss
+        assert sum("device hung" in line for line in bench.lines) == loss
+    assert bench.confined == 1
+    with pytest.raises(DeviceUnfit, match="it was lost 3 times within 10 minutes: it hung"):
+        await bench.run(model)
+
+
+async def test_a_batch_that_is_given_up_early_and_has_to_be_killed_is_no_hang(bench: Bench, hanging: None) -> None:
+    model = models.mlp()
+    await bench.executor.load(cid_of(model), model)
+    pid = bench.card.pid
+    await hang(bench, model)  # nothing like it was ever run: it may be compiling
+    assert bench.card.pid != pid
+    assert bench.executor.quarantine.losses == 0
+
+
+async def test_a_device_far_beyond_its_usual_time_is_given_up_whatever_its_job_allows(
+    bench: Bench, hanging: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hangs, "OVERDUE_MIN_S", HANG_MIN_S)
+    model, x = models.mlp(), np.full((2, 64), HANGS_AT, np.float32)
+    await bench.executor.load(cid_of(model), model)
+    await bench.run(model)
+    with trio.fail_after(20), pytest.raises(AttemptTimeout, match="no answer from the device within"):
+        await bench.executor.run(cid_of(model), batch_of([1, 1], x=x), 86_400)
+    assert bench.executor.quarantine.losses == 1
 
 
 async def test_a_certification_that_breaks_off_is_no_verdict(bench: Bench) -> None:
