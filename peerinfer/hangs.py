@@ -24,7 +24,7 @@ UNKNOWN_HANG_S = 60.0
 """Where nothing like it has run before. A card compiles its shaders first, in software for half a minute."""
 
 OVERDUE_FACTOR = 20.0
-"""Times the longest of the last runs: then it is stopped here, whatever its job allows, which may be days."""
+"""Times the longest of the last runs: then a batch is stopped here, though its job may allow each of its tasks more."""
 
 OVERDUE_MIN_S = 30.0
 
@@ -57,9 +57,11 @@ def is_hung(waited_s: float, longest_s: float | None) -> bool:
     return waited_s >= (UNKNOWN_HANG_S if longest_s is None else max(HANG_MIN_S, HANG_FACTOR * longest_s))
 
 
-def allowed_s(asked_s: float, longest_s: float | None) -> float:
-    """How long a batch may take that may take `asked_s` as far as its job is concerned."""
-    return asked_s if longest_s is None else min(asked_s, max(OVERDUE_MIN_S, OVERDUE_FACTOR * longest_s))
+def allowed_s(task_s: float, tasks: int, longest_s: float | None) -> float:
+    """How long a batch of so many tasks may take, each of which may take `task_s` as far as its job is concerned."""
+    asked_s = task_s * tasks
+    # Never less than one task may take: what a network with a loop takes depends on its input, and its owner knows that.
+    return asked_s if longest_s is None else min(asked_s, max(OVERDUE_MIN_S, OVERDUE_FACTOR * longest_s, task_s))
 
 
 def hang_words(waited_s: float, longest_s: float | None) -> str:

@@ -30,18 +30,22 @@ def test_what_takes_far_longer_than_before_hangs(longest_s: float | None, limit_
 
 
 @pytest.mark.parametrize(
-    ("asked_s", "longest_s", "limit_s"),
+    ("tasks", "longest_s", "limit_s"),
     [
-        (300.0, None, 300.0),
-        (300.0, 0.1, OVERDUE_MIN_S),
-        (5.0, 0.1, 5.0),
-        (3000.0, 10.0, 10.0 * OVERDUE_FACTOR),
+        (300, None, 300.0),
+        (300, 0.1, OVERDUE_MIN_S),
+        (5, 0.1, 5.0),
+        (3000, 10.0, 10.0 * OVERDUE_FACTOR),
     ],
 )
 def test_a_batch_may_take_what_its_job_allows_or_far_more_than_it_ever_did(
-    asked_s: float, longest_s: float | None, limit_s: float
+    tasks: int, longest_s: float | None, limit_s: float
 ) -> None:
-    assert allowed_s(asked_s, longest_s) == limit_s
+    assert allowed_s(1.0, tasks, longest_s) == limit_s
+
+
+def test_a_single_task_may_take_what_its_job_allows_whatever_others_took() -> None:
+    assert allowed_s(7200.0, 1, 0.1) == allowed_s(7200.0, 50, 0.1) == 7200.0
 
 
 def test_the_longest_of_the_last_runs_of_about_this_size_counts() -> None:

@@ -155,7 +155,7 @@ class SubprocessExecutor:
                 request,
                 batch.body,
                 (pipe.Ran, pipe.Unknown),
-                allowed_s(timeout_s * len(batch.items), longest_s),
+                allowed_s(timeout_s, len(batch.items), longest_s),
                 lambda reply, body: _check_results(reply, body, batch.items),
                 longest_s,
             )
