@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -13,6 +13,7 @@ from libp2p import new_host
 from libp2p.abc import IHost
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
@@ -34,6 +35,9 @@ ANY_PORT = "/ip4/127.0.0.1/tcp/0"
 ECHO = "/peerinfer/test/echo/1"
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+PATIENCE_S = 60.0
+"""For what is sure to happen, on a machine that stands still now and then. Nothing is measured by it."""
+
 _seeds = count()
 
 
@@ -50,9 +54,18 @@ def node(*, listen: tuple[str, ...] = (ANY_PORT,), mdns: bool = False, **limits:
     return network
 
 
+@contextmanager
+def hurried(network: Libp2pNetwork, handshake_s: float) -> Iterator[None]:
+    """Whoever comes meanwhile has so long for its handshake; who comes later has as long as ever."""
+    config = network._swarm.connection_config
+    usual_s, config.inbound_upgrade_timeout = config.inbound_upgrade_timeout, handshake_s
+    yield
+    config.inbound_upgrade_timeout = usual_s
+
+
 async def echoed(network: Libp2pNetwork, peer: Any, data: bytes = b"hello") -> bytes:
     """`data` as it comes back over a new stream."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         stream = await network.open_stream(peer, ECHO)
         async with trio.open_nursery() as nursery:
 
@@ -72,7 +85,7 @@ def logged(caplog: Any) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("peerinfer")]
 
 
-async def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+async def wait_until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     with trio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110  (the library offers no event)
             await trio.sleep(0.01)
@@ -142,7 +155,7 @@ class RawPeer:
 
     async def wait_closed(self) -> None:
         """Reads until the node has closed the connection."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             try:
                 while True:
                     await self.session.receive()
@@ -152,16 +165,24 @@ class RawPeer:
 
 @asynccontextmanager
 async def raw_session(address: str, peer_id: str, seed: bytes = b"r" * 32) -> AsyncIterator[NoiseSession]:
-    """An authenticated connection on which yamux is agreed and nothing sent yet."""
+    """An authenticated connection on which yamux is agreed and nothing sent yet. What its socket does not take waits."""
     pair = create_new_key_pair(seed)
     noise = NoiseOverSocket(pair, noise_privkey=create_new_x25519_key_pair().private_key)
     upgrader = TransportUpgrader({NOISE_PROTOCOL: noise}, {})
     async with raw_tcp(address) as stream:
         connection = RawConnection(Socket(stream), True)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             session = await upgrader.upgrade_security(connection, True, ID.from_string(peer_id))
-            await YamuxOnly()._selector.select(session, True, 10)
-        yield session
+            await YamuxOnly()._selector.select(session, True, PATIENCE_S)
+
+        async def send_what_waits() -> None:
+            with suppress(ConnectionClosedError):
+                await session.socket.run_outbox()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_what_waits)
+            yield session
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

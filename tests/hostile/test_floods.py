@@ -16,7 +16,7 @@ from itertools import count
 import psutil
 import pytest
 import trio
-from libp2p_hosts import node, raw_session
+from libp2p_hosts import PATIENCE_S, node, raw_session
 from swarm import Daemon, Swarm, wait_for
 
 from peerinfer.codec import encode
@@ -166,7 +166,7 @@ def test_while_all_places_are_held_in_silence_a_newcomer_gets_in(town) -> None:
             newcomer = node(listen=())
             async with newcomer.run():
                 assert await newcomer.dial(victim.address) == victim.peer_id
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE_S):
                     stream = await newcomer.open_stream(PeerId(victim.peer_id), MEMBERS_PROTOCOL)
                     await greet(MessageStream(stream), swarm="")
 

@@ -20,12 +20,14 @@ from libp2p_hosts import (
     ECHO,
     FIN,
     GO_AWAY,
+    PATIENCE_S,
     PING,
     RST,
     SYN,
     WINDOW,
     Impersonator,
     echoed,
+    hurried,
     logged,
     node,
     raw_peer,
@@ -77,7 +79,7 @@ async def test_a_plaintext_dialer_is_refused_with_its_own_key_and_with_that_of_a
     plaintext = {PLAINTEXT_PROTOCOL_ID: Impersonator(own, shown.public_key)}
     async with network.run(), stock_host(key_pair=own, sec_opt=plaintext, listen=False) as attacker:
         with pytest.raises(Exception, match="unable to connect"):
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 await attacker.connect(info_from_p2p_addr(Multiaddr(network.addresses()[0])))
         assert (network.connected(), seen) == ([], [])
         assert await still_serves(network)
@@ -183,33 +185,36 @@ GREETING = b"\x13/multistream/1.0.0\n"
     ids=["zeros", "ones", "http", "bad utf-8", "bad noise", "empty noise", "random"],
 )
 async def test_garbage_instead_of_a_handshake_costs_the_connection_only(garbage, capfd):
-    network = node(handshake_timeout_s=0.5)
+    network = node()
     async with network.run():
-        async with raw_tcp(network.addresses()[0]) as stream:
-            with trio.fail_after(10):
-                try:
-                    await stream.send_all(garbage)
-                    while await stream.receive_some():
+        with hurried(network, 0.5):
+            async with raw_tcp(network.addresses()[0]) as stream:
+                with trio.fail_after(PATIENCE_S):
+                    try:
+                        await stream.send_all(garbage)
+                        while await stream.receive_some():
+                            pass
+                    except trio.BrokenResourceError:
                         pass
-                except trio.BrokenResourceError:
-                    pass
-        await wait_until(lambda: not network._handshakes)
+            await wait_until(lambda: not network._handshakes)
         assert await still_serves(network)
         assert network._swarm._resource_manager._current_connections <= 1
     assert capfd.readouterr() == ("", "")
 
 
 async def test_a_connection_that_never_finishes_its_handshake_is_dropped():
-    network = node(handshake_timeout_s=0.3)
-    async with network.run(), raw_tcp(network.addresses()[0]) as slow:
-        with trio.fail_after(5):
-            try:
-                for byte in GREETING * 100:  # one byte at a time, for ever
-                    await slow.send_all(bytes([byte]))
-                    await trio.sleep(0.02)
-                raise AssertionError("it was not dropped")
-            except trio.BrokenResourceError:
-                pass
+    network = node()
+    async with network.run():
+        with hurried(network, 0.3):
+            async with raw_tcp(network.addresses()[0]) as slow:
+                with trio.fail_after(PATIENCE_S):
+                    try:
+                        for byte in GREETING * 100:  # one byte at a time, for ever
+                            await slow.send_all(bytes([byte]))
+                            await trio.sleep(0.02)
+                        raise AssertionError("it was not dropped")
+                    except trio.BrokenResourceError:
+                        pass
         await wait_until(lambda: not network._handshakes)
         assert await still_serves(network)
 
@@ -220,7 +225,7 @@ async def test_one_host_cannot_take_all_the_places_for_handshakes(monkeypatch):
     async with network.run():
         mute = [await trio.open_tcp_stream("127.0.0.1", int(network.addresses()[0].split("/")[4])) for _ in range(10)]
         await wait_until(lambda: network._handshakes.total() == 4)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             closed = 0
             for stream in mute[4:]:
                 try:
@@ -315,7 +320,7 @@ async def test_streams_past_the_limit_are_reset_and_the_others_go_on():
         for number in range(STREAMS_PER_CONNECTION_MAX + 5):
             peer.send_frame(WINDOW, SYN, 2 * number + 1, 0)
         resets = []
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while len(resets) < 5:
                 kind, flags, stream_id, *_ = await peer.receive_frame()
                 if kind == WINDOW and flags & RST:
@@ -332,7 +337,7 @@ async def test_streams_that_are_opened_and_reset_without_end_hold_no_place():
             peer.send_frame(WINDOW, RST, 2 * number + 1, 0)
             if number % 50 == 0:
                 await trio.sleep(0.001)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             peer.send_frame(PING, SYN, 0, 7)
             while (await peer.receive_frame())[:4] != (PING, ACK, 0, 7):
                 pass
@@ -347,7 +352,7 @@ async def test_a_peer_that_makes_us_answer_and_reads_nothing_is_cut_off():
     async with network.run(), raw_peer(network) as peer:
         before = psutil.Process().memory_info().rss
         sent = 0
-        with pytest.raises(Exception, match=r"closed|broke|reads nothing"), trio.fail_after(30):  # noqa: PT012
+        with pytest.raises(Exception, match=r"closed|broke|reads nothing"), trio.fail_after(PATIENCE_S):  # noqa: PT012
             while True:
                 peer.session.send_nowait(
                     b"".join(b"\0\2\0\1" + bytes(4) + sent.to_bytes(4, "big") for _ in range(5000))
@@ -387,7 +392,7 @@ async def test_frames_for_streams_that_do_not_exist_are_passed_over():
         ):
             peer.send_frame(*frame)
         peer.send_frame(PING, SYN, 0, 7)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             assert (await peer.receive_frame())[:4] == (PING, ACK, 0, 7)
 
 
@@ -398,7 +403,7 @@ async def test_frames_may_be_cut_anywhere(bytes_at_once):
         wire = b"".join(bytes([0, PING, 0, SYN, 0, 0, 0, 0]) + number.to_bytes(4, "big") for number in range(50))
         for start in range(0, len(wire), bytes_at_once):
             peer.session.send_nowait(wire[start : start + bytes_at_once])
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             for number in range(50):
                 assert (await peer.receive_frame())[:4] == (PING, ACK, 0, number)
 
@@ -430,7 +435,7 @@ async def test_past_the_limit_of_streams_one_is_refused_at_once_and_a_freed_plac
     async with network.run(), dialler.run():
         peer = await dialler.dial(network.addresses()[0])
         held = [await dialler.open_stream(peer, ECHO) for _ in range(2)]
-        with pytest.raises(StreamClosed), trio.fail_after(2):
+        with pytest.raises(StreamClosed), trio.fail_after(libp2p_network.OPEN_STREAM_TIMEOUT_S / 2):
             await dialler.open_stream(peer, ECHO)
         await held.pop().close()
         await wait_until(lambda: network._swarm._resource_manager._current_streams == 1)
@@ -438,8 +443,8 @@ async def test_past_the_limit_of_streams_one_is_refused_at_once_and_a_freed_plac
 
 
 async def test_a_peer_that_falls_silent_is_dropped_and_one_that_is_idle_is_kept(monkeypatch):
-    monkeypatch.setattr(libp2p_yamux, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(libp2p_yamux, "SILENCE_MAX_S", 0.25)
+    monkeypatch.setattr(libp2p_yamux, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(libp2p_yamux, "SILENCE_MAX_S", 1.0)
     network, idle = node(), node(listen=())
     async with network.run(), idle.run():
         await idle.dial(network.addresses()[0])
@@ -458,7 +463,7 @@ async def test_a_stream_that_the_peer_never_finishes_is_reset_in_the_end(monkeyp
         said = GREETING + bytes([len(WHO) + 1]) + WHO.encode() + b"\n"
         peer.send_frame(DATA, SYN, 1, len(said), said)
         ends = []
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while len(ends) < 2:
                 kind, flags, *_ = await peer.receive_frame()
                 if kind == WINDOW and flags & (FIN | RST):
@@ -505,11 +510,11 @@ async def test_a_window_full_of_tiny_frames_takes_little_more_than_the_window():
     ids=["bad utf-8", "bad utf-8 later", "a length without end", "many questions", "unknown", "nothing"],
 )
 async def test_a_stream_that_negotiates_nonsense_is_reset_and_the_node_lives(said, monkeypatch, capfd):
-    monkeypatch.setattr(libp2p_network, "NEGOTIATE_TIMEOUT_S", 0.3)
     network = node()
     async with network.run(), raw_peer(network) as peer:
         peer.send_frame(DATA, SYN, 1, len(said), said)
-        with trio.fail_after(10):
+        with monkeypatch.context() as hurried, trio.fail_after(PATIENCE_S):
+            hurried.setattr(libp2p_network, "NEGOTIATE_TIMEOUT_S", 0.3)
             while True:
                 kind, flags, *_ = await peer.receive_frame()
                 if kind == WINDOW and flags & RST:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
-from libp2p_hosts import ECHO, echoed, node, stock_host, wait_until
+from libp2p_hosts import ECHO, PATIENCE_S, echoed, node, stock_host, wait_until
 from multiaddr import Multiaddr
 
 SIZES = [1, 1000, 300_000, 3_000_000]
@@ -43,7 +43,7 @@ async def test_a_host_of_the_library_dials_us(size):
 
         nursery.start_soon(send)
         received = bytearray()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while len(received) < size:
                 received += await stream.read(65536)
         assert received == data

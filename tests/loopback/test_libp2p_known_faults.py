@@ -17,7 +17,7 @@ from libp2p.network.stream.exceptions import StreamReset
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
-from libp2p_hosts import DATA, SYN, WINDOW, Impersonator, RawPeer, raw_session, stock_host, wait_until
+from libp2p_hosts import DATA, PATIENCE_S, SYN, WINDOW, Impersonator, RawPeer, raw_session, stock_host, wait_until
 from multiaddr import Multiaddr
 
 HOLD = "/peerinfer/test/hold/1"
@@ -42,7 +42,7 @@ async def test_a_default_host_takes_whoever_shows_a_public_key_for_its_owner():
     plaintext = {PLAINTEXT_PROTOCOL_ID: Impersonator(own, victim.public_key)}
     async with stock_host(safe=False) as host, stock_host(key_pair=own, sec_opt=plaintext, listen=False) as attacker:
         host.set_stream_handler(HOLD, note)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             await attacker.connect(info_from_p2p_addr(Multiaddr(str(host.get_addrs()[0]))))
             await attacker.new_stream(host.get_id(), [HOLD])
         await wait_until(lambda: bool(seen))
@@ -78,7 +78,7 @@ async def test_one_bad_byte_on_a_stream_ends_a_whole_host():
         address = str(victim.get_addrs()[0])
         async with raw_session(address, str(victim.get_id())) as session:
             RawPeer(session).send_frame(DATA, SYN, 1, 24, b"\x13/multistream/1.0.0\n\x03\xff\xfe\n")
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 await ended.wait()
 
 
@@ -145,7 +145,7 @@ async def test_a_lost_connection_looks_like_a_clean_end():
             # Somebody cuts the cable.
             for connection in b.get_network().get_connections():
                 await connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer.stream.close()
-            with pytest.raises(Exception) as caught, trio.fail_after(10):  # noqa: PT011
+            with pytest.raises(Exception) as caught, trio.fail_after(PATIENCE_S):  # noqa: PT011
                 await stream.muxed_stream.read(10)
         assert type(caught.value).__name__ == "MuxedStreamEOF"
 
@@ -160,9 +160,9 @@ async def test_a_reader_that_pauses_for_five_seconds_breaks_the_writers_stream()
     async with stock_host(listen=False) as a, stock_host() as b:
         stream = await two_stock_hosts_with_a_stream(a, b, never_read)
         started = trio.current_time()
-        with pytest.raises(StreamReset), trio.fail_after(15):
+        with pytest.raises(StreamReset), trio.fail_after(PATIENCE_S):
             await stream.write(bytes(32 * MIB))
-        assert 5 <= trio.current_time() - started < 15
+        assert trio.current_time() - started >= 5
 
 
 async def test_every_read_sends_a_frame_of_its_own():

@@ -261,7 +261,7 @@ def test_an_error_of_the_daemon_is_the_commands_error(fake: FakeControl, capsys:
 
 def test_leave_ends_the_daemon(fake: FakeControl, home: Home) -> None:
     assert main(["leave"]) == 0
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 60
     while home.socket.exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -342,14 +342,14 @@ def test_a_reader_that_stops_reading_is_no_error(fake: FakeControl) -> None:
     child = peerinfer("status", stdout=write)
     os.close(write)
     os.close(read)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (0, b"")
 
 
 def test_a_full_disk_behind_stdout_is_one_line(fake: FakeControl) -> None:
     with open("/dev/full", "wb") as full:
         child = peerinfer("status", stdout=full)
-        _, err = child.communicate(timeout=20)
+        _, err = child.communicate(timeout=60)
     assert child.returncode == 1
     assert err.decode().strip() == "peerinfer: error: cannot write to standard output: No space left on device"
 
@@ -357,7 +357,7 @@ def test_a_full_disk_behind_stdout_is_one_line(fake: FakeControl) -> None:
 def test_exit_codes_reach_the_shell() -> None:
     for arguments, code in ((["status"], 7), (["nonsense"], 2), (["version"], 0)):
         child = peerinfer(*arguments, stdout=subprocess.PIPE)
-        _, err = child.communicate(timeout=20)
+        _, err = child.communicate(timeout=60)
         assert child.returncode == code
         assert b"Traceback" not in err
 

@@ -44,7 +44,7 @@ def joined(home: Home) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]
     yield child, json.loads(ready)
     if child.poll() is None:
         child.kill()
-        child.communicate(timeout=20)
+        child.communicate(timeout=60)
 
 
 def test_a_standalone_run_computes_what_onnxruntime_computes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_a_daemon_from_ready_to_leave(
     assert list(home.cache.glob("embedded-*")) == []
 
     assert main(["leave"]) == 0
-    out, err = child.communicate(timeout=40)
+    out, err = child.communicate(timeout=60)
     assert child.returncode == 0
     assert out == ""
     assert "Traceback" not in err
@@ -163,7 +163,7 @@ def test_a_signal_ends_a_daemon_cleanly(
 ) -> None:
     child, _ = joined
     child.send_signal(number)
-    _, err = child.communicate(timeout=40)
+    _, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
     assert "Traceback" not in err
     assert not home.socket.exists()
@@ -178,7 +178,7 @@ def test_in_text_the_last_line_begins_with_ready(home: Home) -> None:
         if line.startswith("ready "):
             break
     child.terminate()
-    child.communicate(timeout=40)
+    child.communicate(timeout=60)
     assert child.returncode == 0
     _, peer_id, address = lines[-1].split()
     assert address.endswith(f"/p2p/{peer_id}")

@@ -204,7 +204,7 @@ def test_nvidias_tool_is_left_running_and_a_card_that_gets_hot_is_seen_at_once(t
     watch, now_s = nvidia.Watch(str(tool)), 1000.0
 
     def wait_for(wanted: float | None) -> None:
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + 60
         while (found := watch.readings(now_s).get("0000:01:00.0")) is None or found.temperature_c != wanted:
             if found is None and wanted is None:
                 return
@@ -261,18 +261,18 @@ def fake_python(folder: Path, script: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("script", "problem"),
+    ("script", "timeout_s", "problem"),
     [
-        ("kill -SEGV $$", "a Vulkan driver crashed (SIGSEGV)"),
-        ("exec sleep 30", "did not answer within 0.3 s"),
-        ("echo driver chatter; exit 3", "ended the question (status 3)"),
+        ("kill -SEGV $$", 60.0, "a Vulkan driver crashed (SIGSEGV)"),
+        ("exec sleep 600", 0.3, "did not answer within 0.3 s"),
+        ("echo driver chatter; exit 3", 60.0, "ended the question (status 3)"),
     ],
 )
 def test_a_driver_that_crashes_hangs_or_chatters_is_a_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, timeout_s: float, problem: str
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(fake_python(tmp_path, script)))
-    answer = vulkan.ask(timeout_s=0.3)
+    answer = vulkan.ask(timeout_s=timeout_s)
     assert answer.adapters == ()
     assert problem in answer.problem
 

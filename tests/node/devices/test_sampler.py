@@ -126,10 +126,10 @@ def test_a_sensor_that_hangs_holds_one_thread_and_no_more(machine: Path) -> None
     sampler = Sampler([Source("gpu", read_cards(machine)[1])], root=machine)
     thread = threading.Thread(target=sampler.sample)
     thread.start()
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while not sampler._busy.locked():
         assert time.monotonic() < deadline_s
     assert sampler.sample() is None
     card.write_text("5\n")
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()

@@ -36,7 +36,7 @@ class Door:
 
     async def ask(self, method: str, path: str, *, token: str | None = TOKEN, **options: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
-        async with httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False) as http:
             return await http.request(method, path, headers=headers, **options)
 
     async def answers(
@@ -76,7 +76,7 @@ async def read_to_end(socket: WebSocketConnection) -> tuple[list[str], int | Non
 @asynccontextmanager
 async def open_door(folder: Path, fake: FakeControl | None = None, *, host: str = "127.0.0.1") -> AsyncIterator[Door]:
     door = Door(fake or FakeControl(), "", folder / "p.sock")
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         tcp = TcpDoor(host, 0, TOKEN)
         async with open_gateway(door.fake, door.socket, door.notes.append, tcp=tcp, log=door.log) as url:
             door.url = url.replace("0.0.0.0", "127.0.0.1")
@@ -84,6 +84,6 @@ async def open_door(folder: Path, fake: FakeControl | None = None, *, host: str 
 
 
 async def eventually(check: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not check():  # noqa: ASYNC110  # what is waited for has no event
             await trio.sleep(0.01)

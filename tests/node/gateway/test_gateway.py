@@ -56,14 +56,14 @@ class Served:
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.AsyncHTTPTransport(uds=str(self.path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=10) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60) as http:
             return await http.request(method, path, **options)
 
 
 @asynccontextmanager
 async def serving(folder: Path, fake: FakeControl | None = None) -> AsyncIterator[Served]:
     served = Served(fake or FakeControl(), folder / "p.sock")
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         async with open_gateway(served.fake, served.path, served.notes.append):
             yield served
 
@@ -76,7 +76,7 @@ def request_here(tmp_path: Path) -> JobRequest:
 
 
 async def eventually(check: Any) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while not check():  # noqa: ASYNC110  # what is waited for has no event
             await trio.sleep(0.01)
 
@@ -394,7 +394,7 @@ async def test_a_client_that_stops_reading_does_not_hold_up_the_end_of_the_node(
 ) -> None:
     fake = EndlessResults()
     stream = None
-    with trio.fail_after(5):
+    with trio.fail_after(server.WRITE_TIMEOUT_S / 2):
         async with serving(tmp_path, fake) as served, served.client() as control:
             job = await control.submit(request_here)
             stream = await trio.open_unix_socket(str(served.path))
@@ -413,7 +413,7 @@ async def test_a_client_that_stops_reading_is_given_up(
         job = await control.submit(request_here)
         stream = await trio.open_unix_socket(str(served.path))
         await stream.send_all(f"GET /api/v1/jobs/{job}/results HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-        await eventually(lambda: fake.streams_open == 1)
+        assert b"200" in bytes(await stream.receive_some(100))
         await eventually(lambda: fake.streams_open == 0)
         await stream.aclose()
 
@@ -421,7 +421,7 @@ async def test_a_client_that_stops_reading_is_given_up(
 async def test_a_cancelled_node_takes_its_gateway_with_it_at_once(tmp_path: Path, request_here: JobRequest) -> None:
     fake = EndlessResults()
     served = None
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(server.WRITE_TIMEOUT_S / 2), trio.CancelScope() as scope:
         async with serving(tmp_path, fake) as served, served.client() as control:
             job = await control.submit(request_here)
             stream = await trio.open_unix_socket(str(served.path))

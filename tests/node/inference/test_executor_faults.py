@@ -54,7 +54,7 @@ def worker() -> psutil.Process:
     return child
 
 
-async def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+async def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     with trio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110  (another process)
             await trio.sleep(0.005)
@@ -100,7 +100,7 @@ async def test_a_process_that_died_between_two_calls_costs_nothing_but_its_model
 ) -> None:
     await check_that_it_works(executor)
     worker().kill()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await executor.holds(cid_of(models.poisonable())):  # noqa: ASYNC110  (another process)
             await trio.sleep(0.005)
     await check_that_it_works(executor)
@@ -245,7 +245,7 @@ def test_a_process_ends_with_the_daemon_that_started_it(name: str) -> None:
         child = psutil.Process(int(daemon.stdout.readline()))
         daemon.send_signal(getattr(signal, name))
         daemon.wait(10)
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
@@ -333,9 +333,9 @@ async def test_a_process_that_lies_is_killed(
 ) -> None:
     model = models.mlp()
     lying(LIES[lie])
-    with pytest.raises(WorkerDied) as died, trio.fail_after(10):  # noqa: PT012  (either call may notice)
+    with pytest.raises(WorkerDied) as died, trio.fail_after(120):  # noqa: PT012  (either call may notice)
         await executor.load(cid_of(model), model)
-        await executor.run(cid_of(model), batch_of([1, 1], x=np.zeros((2, 64), np.float32)), 5)
+        await executor.run(cid_of(model), batch_of([1, 1], x=np.zeros((2, 64), np.float32)), 60)
     assert "Error" not in str(died.value), "the lie itself is broken"
     assert psutil.Process().children() == []
     monkeypatch.undo()
@@ -362,7 +362,7 @@ async def test_a_process_that_keeps_the_shared_memory_is_one_that_does_not_answe
     lying(
         "from peerinfer_node.inference.arena import *; Arena(int(given['arena-fd'])).take(); say(Ready(0, 'full', ''))"
     )
-    with pytest.raises(AttemptTimeout), trio.fail_after(10):
+    with pytest.raises(AttemptTimeout), trio.fail_after(60):
         await executor.load(cid_of(models.mlp()), models.mlp())
     assert psutil.Process().children() == []
 
