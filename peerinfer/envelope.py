@@ -29,8 +29,13 @@ def _covered(cls: type[Any], payload: bytes) -> bytes:
 
 def seal(message: Any, signer: PeerId, sign: Sign) -> bytes:
     """The bytes of `message` as a `Signed` by `signer`."""
+    return encode(signed(message, signer, sign))
+
+
+def signed(message: Any, signer: PeerId, sign: Sign) -> Signed:
+    """The statement itself, for whoever wants its payload as well as its bytes."""
     payload = encode(message)
-    return encode(Signed(signer, payload, sign(_covered(type(message), payload))))
+    return Signed(signer, payload, sign(_covered(type(message), payload)))
 
 
 def unseal(cls: type[M], data: bytes, *, signer: PeerId | None = None) -> tuple[PeerId, M]:
@@ -38,13 +43,19 @@ def unseal(cls: type[M], data: bytes, *, signer: PeerId | None = None) -> tuple[
 
     With `signer` given, a statement by anybody else is an error too.
     """
-    signed = decode_as(Signed, data)
-    if signer is not None and signed.signer != signer:
-        raise DecodeError(f"signed by {signed.signer[:60]}, not by {signer}")
-    author = PeerId(signed.signer)
+    statement = decode_as(Signed, data)
+    if signer is not None and statement.signer != signer:
+        raise DecodeError(f"signed by {statement.signer[:60]}, not by {signer}")
+    author = author_of(cls, statement)
+    return author, decode_as(cls, statement.payload)
+
+
+def author_of(cls: type[Any], statement: Signed) -> PeerId:
+    """Who signed a statement that is taken for a `cls`. Raises `DecodeError` unless the signature is good."""
+    author = PeerId(statement.signer)
     try:
         key = Ed25519PublicKey.from_public_bytes(public_key_of(author))
-        key.verify(signed.signature, _covered(cls, signed.payload))
+        key.verify(statement.signature, _covered(cls, statement.payload))
     except (ValueError, InvalidSignature):
         raise DecodeError(f"the signature of this {cls.__name__} is not {author}'s") from None
-    return author, decode_as(cls, signed.payload)
+    return author

@@ -20,11 +20,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from peerinfer import snapshots
-from peerinfer.codec import decode_as
+from peerinfer.codec import decode_as, encode
 from peerinfer.committees import COMMITTEE, Seated, first_committee
-from peerinfer.envelope import unseal
+from peerinfer.envelope import Sign, author_of, unseal
+from peerinfer.envelope import signed as sealed
 from peerinfer.errors import ProtocolError
-from peerinfer.ids import JobId
+from peerinfer.ids import JobId, PeerId
 from peerinfer.journal_rules import (
     CHECKPOINT,
     DONE,
@@ -324,6 +325,14 @@ class Chain:
         Raises `DecodeError` or `ProtocolError` if it is damaged or does not continue the chain; the chain stays as it is.
         """
         digest, batch = _opened(signed)
+        self._continue(signed, digest, batch)
+
+    def write(self, batch: JournalBatch, own: PeerId, sign: Sign) -> None:
+        """Adds a batch of this node's own. Raises `ProtocolError` like `take`."""
+        statement = sealed(batch, own, sign)
+        self._continue(encode(statement), hashlib.sha256(statement.payload).digest(), batch)
+
+    def _continue(self, signed: bytes, digest: bytes, batch: JournalBatch) -> None:
         if batch.sequence != len(self) or batch.previous != self.head:
             raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self)}")
         check_form(batch)
@@ -352,7 +361,8 @@ class Chain:
         place: int | None = None
         fresh: list[tuple[Link, JournalBatch]] = []
         for signed in batches:
-            digest, batch = _opened(signed)
+            statement = decode_as(Signed, signed)
+            digest, batch = hashlib.sha256(statement.payload).digest(), decode_as(JournalBatch, statement.payload)
             if place is None and batch.sequence < self.base:
                 continue  # Final, here and there.
             if place is None:
@@ -366,8 +376,7 @@ class Chain:
                 kept = batch.sequence
                 if self.last_term.order >= term.order or kept < floor:
                     raise ProtocolError(f"batch {kept} is another one here, and stays")
-            author, _ = unseal(JournalBatch, signed)
-            if author != batch.term.candidate:
+            if author_of(JournalBatch, statement) != batch.term.candidate:
                 raise ProtocolError("a batch is signed by another than its term's candidate")
             if batch.job != job or batch.term.order > term.order:
                 raise ProtocolError("a batch is of another job, or of a higher term than its holder's")

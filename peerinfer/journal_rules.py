@@ -60,7 +60,7 @@ def check_form(batch: JournalBatch) -> None:
         raise ProtocolError("a batch's tasks, digests and workers are not as many")
     if len(set(batch.tasks)) != count:
         raise ProtocolError("a batch names a task twice")
-    if any(worker >= len(batch.peers) and worker != FAILED_TASK for worker in batch.workers):
+    if any(worker >= len(batch.peers) and worker != FAILED_TASK for worker in set(batch.workers)):
         raise ProtocolError("a batch names a worker that it does not list")
     if "" in batch.peers:
         raise ProtocolError("a batch lists a worker without a name")
@@ -83,7 +83,7 @@ def check(
     before = link.term if link else NO_TERM
     epoch = link.epoch if link else first
     check_form(batch)
-    if any(task >= manifest.tasks for task in batch.tasks):
+    if max(batch.tasks, default=0) >= max(manifest.tasks, 1):
         raise ProtocolError("a batch names a task that the job has not")
     if batch.term.order < before.order:
         raise ProtocolError("terms only grow along a journal")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from peerinfer.committees import COMMITTEE
-from peerinfer.envelope import seal
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import CHECKPOINT
@@ -52,13 +51,16 @@ class JournalWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         """What is first said of a task counts; the rest is dropped."""
         given = list(entries)
-        for entry in given:
-            assert entry.task < self._manifest.tasks, f"task {entry.task} of {self._manifest.tasks}"
-            assert len(entry.digest) == DIGEST_BYTES, f"a digest of {len(entry.digest)} bytes"
-        if self._chain.register.holds_any([entry.task for entry in given]):
+        if not given:
+            return
+        tasks, digests, _ = zip(*given, strict=True)
+        assert max(tasks) < self._manifest.tasks, f"task {max(tasks)} of {self._manifest.tasks}"
+        assert set(map(len, digests)) == {DIGEST_BYTES}, f"a digest of none but {DIGEST_BYTES} bytes"
+        if self._chain.register.holds_any(tasks):
             given = [entry for entry in given if entry.task not in self._chain.register]
-        for entry in given:
-            self._waiting.setdefault(entry.task, entry)
+            tasks = tuple(entry.task for entry in given)
+        for task, entry in zip(tasks, given, strict=True):
+            self._waiting.setdefault(task, entry)
 
     def forget(self) -> None:
         """The lease is gone: somebody else writes from here on."""
@@ -99,17 +101,18 @@ class JournalWriter:
         committee: tuple[str, ...] = (),
         state: bytes = b"",
     ) -> None:
-        peers = tuple(dict.fromkeys(entry.worker for entry in entries if entry.worker))
-        places = {peer: place for place, peer in enumerate(peers)}
+        tasks, digests, workers = zip(*entries, strict=True) if entries else ((), (), ())
+        peers = tuple(dict.fromkeys(filter(None, workers)))
+        places = {"": FAILED_TASK} | {peer: place for place, peer in enumerate(peers)}
         batch = JournalBatch(
             job=self._job,
             epoch=self._epoch,
             term=term,
             sequence=len(self._chain),
             previous=self._chain.head,
-            tasks=tuple(entry.task for entry in entries),
-            digests=b"".join(entry.digest for entry in entries),
-            workers=tuple(places[entry.worker] if entry.worker else FAILED_TASK for entry in entries),
+            tasks=tasks,
+            digests=b"".join(digests),
+            workers=tuple(map(places.__getitem__, workers)),
             peers=peers,
             event=event,
             detail=detail[:REASON_CHARS_MAX],
@@ -118,4 +121,4 @@ class JournalWriter:
             committee=committee,
             state=state,
         )
-        self._chain.take(seal(batch, self._own, self._sign))
+        self._chain.write(batch, self._own, self._sign)

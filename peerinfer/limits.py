@@ -227,6 +227,10 @@ JOURNAL_BATCH_TASKS_MAX = 1024
 JOURNAL_COMMIT_S = 0.1
 """A batch waits at most this long for more entries."""
 
+JOURNAL_WAITING_TASKS_MAX = 16 * 1024
+"""Nor does it wait for more than these: as many batches as go into one message. An elector pays for each message with a
+sync of its disk, which takes it as long as ten batches do."""
+
 JOURNAL_BATCHES_PER_MESSAGE_MAX = 16
 """Batches that one catch-up answer carries."""
 

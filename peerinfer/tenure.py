@@ -41,7 +41,7 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Round
-from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S
+from peerinfer.limits import JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
 from peerinfer.machine import NEVER
 from peerinfer.messages import (
     Term,
@@ -200,7 +200,7 @@ class Tenure:
         self._writer.add(write.entries)
         if self._chain.change:
             return  # Nothing follows in this epoch. What is not written is found again in the next.
-        if write.event or write.is_last or self._writer.waiting >= JOURNAL_BATCH_TASKS_MAX:
+        if write.event or write.is_last or self._writer.waiting >= JOURNAL_WAITING_TASKS_MAX:
             self._flush(write.event, write.detail)
         elif self._writer.waiting:
             self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)

@@ -32,7 +32,7 @@ from peerinfer.lease_messages import (
     SeatOffered,
 )
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
-from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S
+from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
 from peerinfer.machine import NEVER
 from peerinfer.messages import (
     Term,
@@ -125,6 +125,20 @@ def test_entries_wait_a_moment_for_company(three: Bench) -> None:
     assert three.candidates[SUBMITTER].committed == 1
     three.run(JOURNAL_COMMIT_S)
     assert three.candidates[SUBMITTER].committed == 2
+
+
+@pytest.mark.parametrize(("missing", "appends"), [(1, 0), (0, 3)])
+def test_entries_that_fill_a_message_wait_no_longer(missing: int, appends: int) -> None:
+    bench = Bench(Setting(tasks=JOURNAL_WAITING_TASKS_MAX))
+    bench.elected(SUBMITTER)
+    bench.asked.clear()
+    for first in range(0, JOURNAL_WAITING_TASKS_MAX, 1024):
+        last = min(first + 1024, JOURNAL_WAITING_TASKS_MAX - missing)
+        bench.tell(SUBMITTER, Write(entries(*range(first, last))))
+    assert len(bench.requests(SUBMITTER, Append)) == appends
+    bench.run(JOURNAL_COMMIT_S + 0.1)
+    assert len(bench.requests(SUBMITTER, Append)) == 3, "an elector gets all of them in one message"
+    assert bench.candidates[SUBMITTER].chain.register.written == JOURNAL_WAITING_TASKS_MAX - missing
 
 
 def test_many_entries_are_several_batches_and_none_is_written_twice() -> None:
