@@ -23,7 +23,7 @@ from peerinfer.member_messages import (
 )
 from peerinfer.member_table import Entry, Table
 from peerinfer.membership_events import Drop, PeerChanged
-from peerinfer.news import known
+from peerinfer.news import Rank, known
 from peerinfer.probing import HELPERS, PROBE_EVERY_S, Prober
 from peerinfer.suspicion import CONFIRMATIONS_MAX, SUSPICION_MAX_S, Health, Suspicion
 
@@ -137,7 +137,12 @@ class Doubts:
                 entry.doubters.setdefault(origin, teller)
             self._ask_at_once(entry, now_s)
             return
-        suspicion = entry.suspicion or self.suspect(entry, origin, now_s)
+        suspicion = entry.suspicion
+        is_rumour = suspicion is None or suspicion.origin != self._table.own
+        is_new = suspicion is None or (is_dead and suspicion.verdict_s is None)
+        if is_rumour and is_new and not self._exchange.believes(teller, now_s, is_dead=is_dead):
+            return
+        suspicion = suspicion or self.suspect(entry, origin, now_s)
         suspicion.confirm(origin, teller)
         if is_dead:
             suspicion.condemn(teller, now_s)
@@ -164,7 +169,7 @@ class Doubts:
                 for first, teller in entry.doubters.items():
                     suspicion.confirm(first, teller)
             self._table.effects.append(PeerChanged(entry.member.peer))
-            self._exchange.tell(entry)
+            self._exchange.tell(entry, Rank.SEEN if is_own else Rank.RUMOUR)
         elif is_own and suspicion.origin != self._table.own:
             # Now this node has seen it for itself.
             first = suspicion.origin
@@ -178,11 +183,12 @@ class Doubts:
         if entry.is_connected:
             self.lose(entry)
             self._table.effects.append(Drop(peer))
+        is_own = entry.suspicion is not None and entry.suspicion.origin == self._table.own
         entry.suspicion = None
         entry.ended_s = now_s
         entry.member = replace(entry.member, state="dead")
         self._dialler.lost(entry, now_s)
-        self._exchange.tell(entry)
+        self._exchange.tell(entry, Rank.SEEN if is_own else Rank.DEATH)
         self._table.effects.append(PeerChanged(peer))
 
     def lose(self, entry: Entry) -> None:

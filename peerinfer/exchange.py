@@ -26,6 +26,8 @@ from peerinfer.messages import (
 from peerinfer.news import (
     ADVERTS_BYTES_BURST,
     ADVERTS_BYTES_PER_S,
+    HEARSAY_SHARE,
+    KEPT_BYTES,
     KNOWN_BYTES,
     MESSAGE_BYTES,
     NEWS_BYTES_BURST,
@@ -33,9 +35,11 @@ from peerinfer.news import (
     NEWS_BYTES_URGENT,
     Budget,
     NewsQueue,
+    Rank,
     key_of,
     known,
     peer_with,
+    tellings_max,
 )
 from peerinfer.reading import READ_AGAIN_S, Reader, pages_max
 from peerinfer.spread_messages import Page
@@ -243,11 +247,22 @@ class Exchange:
             if self._telling.take(MESSAGE_BYTES + KNOWN_BYTES * len(part), now_s, keep=NEWS_BYTES_URGENT):
                 self._table.send(peer, News(part))
 
-    def tell(self, entry: Entry) -> None:
+    def believes(self, teller: PeerId, now_s: float, *, is_dead: bool) -> bool:
+        """Whether one more thing that this neighbour says of others is believed, and passed on."""
+        entry = self._table.entries.get(teller)
+        if entry is None:
+            return False  # It is gone, and so is the account of what it said.
+        burst = HEARSAY_SHARE * NEWS_BYTES_BURST
+        if entry.hearsay is None:
+            entry.hearsay = Budget(HEARSAY_SHARE * NEWS_BYTES_PER_S, burst)
+        size_bytes = KNOWN_BYTES * tellings_max(len(self._table.entries))
+        return entry.hearsay.take(size_bytes, now_s, keep=0 if is_dead else burst / 2)
+
+    def tell(self, entry: Entry, rank: Rank) -> None:
         if entry.member.advert is not None:
             if not self.news:
                 self._gossip_s = -NEVER
-            self.news.add(self._rumour_of(entry))
+            self.news.add(self._rumour_of(entry), rank)
 
     def _rumour_of(self, entry: Entry) -> Known:
         origin = entry.suspicion.origin if entry.suspicion else None
@@ -263,11 +278,19 @@ class Exchange:
         self._gossip_s = now_s + GOSSIP_EVERY_S
         neighbours = list(self._table.neighbours)
         for peer in self._table.rng.sample(neighbours, min(GOSSIP_FANOUT, len(neighbours))):
-            size_bytes = MESSAGE_BYTES + KNOWN_BYTES * min(len(self.news), NEWS_PER_MESSAGE_MAX)
-            keep = 0 if self.news.has_urgent else NEWS_BYTES_URGENT
-            if not len(self.news) or not self._telling.take(size_bytes, now_s, keep=keep):
+            rank = self._affordable(now_s)
+            if rank is None:
                 return
-            self._table.send(peer, News(self.news.take(len(self._table.entries))))
+            self._table.send(peer, News(self.news.take(len(self._table.entries), rank)))
+
+    def _affordable(self, now_s: float) -> Rank | None:
+        """Pays for one message: with all ranks if there is enough for that, else without those that are less urgent."""
+        for rank in (Rank.ALIVE, Rank.DEATH, Rank.SEEN):
+            count = min(self.news.count(rank), NEWS_PER_MESSAGE_MAX)
+            size_bytes = MESSAGE_BYTES + KNOWN_BYTES * count
+            if count and self._telling.take(size_bytes, now_s, keep=KEPT_BYTES.get(rank, NEWS_BYTES_URGENT)):
+                return rank
+        return None
 
     def sync(self, now_s: float) -> None:
         if now_s < self.sync_s:

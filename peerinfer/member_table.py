@@ -46,6 +46,8 @@ class Entry:
     """When its newest advert came."""
     pages: Budget | None = None
     """How many pages of this node's table the neighbour may still turn; None if it has not turned any."""
+    hearsay: Budget | None = None
+    """How much of what it says of others is still believed and passed on; None if it has not said any such thing."""
     ended_s: float = 0.0
     ask_s: float = 0.0
     connected_s: float = 0.0

@@ -57,10 +57,8 @@ from peerinfer.membership_events import (
     Refute,
     RttMeasured,
 )
-from peerinfer.messages import (
-    Advert,
-)
-from peerinfer.news import peer_with
+from peerinfer.messages import Advert
+from peerinfer.news import Rank, peer_with
 from peerinfer.probing import PROBE_EVERY_S, Prober
 from peerinfer.releasing import Releaser
 from peerinfer.spread_messages import Page, PageWanted, Released
@@ -262,7 +260,7 @@ class Membership:
         elif is_new and not entry.is_connected:
             self._dialler.heard_of(entry, now_s)
         if is_news:
-            self._exchange.tell(entry)
+            self._exchange.tell(entry, {"left": Rank.LEFT, "suspect": Rank.SEEN}.get(state, Rank.ALIVE))
         self._table.effects.append(PeerChanged(peer))
         for doubt in self._exchange.arrived(peer, entry.member.version):
             self._doubts.doubt(entry, doubt.by, doubt.by, now_s, is_dead=doubt.is_dead)

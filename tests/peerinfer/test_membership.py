@@ -1,8 +1,7 @@
 """The machine by itself: what it is told, what it asks for. How many of them behave is in tests/simulations."""
 
-import random
-
 import pytest
+from driven_membership import ADA, BOB, CID, CROWD, DAN, EVE, OWN, Driven, advert_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ from peerinfer.member_messages import (
     ProbeAnswer,
 )
 from peerinfer.member_table import STALE_AFTER_S
-from peerinfer.membership import FORGET_AFTER_S, Membership
+from peerinfer.membership import FORGET_AFTER_S
 from peerinfer.membership_events import (
     AddressSeen,
     AdvertSeen,
@@ -33,75 +32,21 @@ from peerinfer.membership_events import (
     Drop,
     Heard,
     OwnAdvert,
-    PeerChanged,
     Refute,
     RttMeasured,
     Send,
 )
-from peerinfer.messages import (
-    Advert,
+from peerinfer.news import (
+    KNOWN_BYTES,
+    NEWS_BYTES_BURST,
+    NEWS_BYTES_URGENT,
+    known,
 )
-from peerinfer.news import KNOWN_BYTES, NEWS_BYTES_BURST, NEWS_BYTES_URGENT, known
 from peerinfer.probing import HELPERS
 from peerinfer.reading import PAGE_WITHIN_S, READ_AGAIN_S
 from peerinfer.releasing import LEAVES_WITHIN_S, STAYS_S
 from peerinfer.spread_messages import Page, PageWanted, Released
 from peerinfer.suspicion import SUSPICION_MAX_S, SUSPICION_MIN_S
-
-OWN, ADA, BOB, CID, DAN, EVE, *CROWD = (peer_id_of(number.to_bytes(32, "big")) for number in range(60))
-
-
-def advert_of(peer, sequence=1, *, incarnation=1, state="running", issued_at_s=0.0, name=""):
-    addresses = (f"/ip4/192.0.2.9/tcp/4001/p2p/{peer}",)
-    return Advert(incarnation, sequence, issued_at_s, name, "t", addresses, state, (), (), (), "none")
-
-
-class Driven:
-    """A machine with a clock, and its effects since they were last asked for."""
-
-    def __init__(self, **options):
-        self.machine = Membership(OWN, random.Random(1), **options)
-        self.now_s = 100.0
-        self.effects = []
-        self.post(OwnAdvert(advert_of(OWN), b"own 1"))
-
-    def post(self, *events):
-        for event in events:
-            self.effects += self.machine.handle(event, self.now_s)
-            self.machine.check()
-
-    def advert(self, peer, sequence=1, **more):
-        advert = advert_of(peer, sequence, **more)
-        self.post(AdvertSeen(peer, advert, f"{peer} {advert.incarnation} {sequence}".encode(), self.now_s))
-
-    def meet(self, *peers):
-        for peer in peers:
-            self.post(Connected(peer, "direct"))
-            self.advert(peer)
-
-    def pass_time(self, seconds, *, answering=()):
-        end_s = self.now_s + seconds
-        while self.machine.deadline_s <= end_s:
-            self.now_s = max(self.machine.deadline_s, self.now_s)
-            seen = len(self.effects)
-            self.post(Tick())
-            for effect in self.effects[seen:]:
-                is_probe = isinstance(effect, Send) and isinstance(effect.message, Probe) and not effect.message.peer
-                if is_probe and effect.peer in answering:
-                    self.post(Heard(effect.peer, ProbeAnswer(effect.message.nonce)))
-        self.now_s = end_s
-
-    def take(self, kind, to=None):
-        """The effects of a kind, or messages of a kind that were sent; all are forgotten."""
-        found, self.effects = self.effects, []
-        if issubclass(kind, (Send, Dial, Drop, Refute, PeerChanged)):
-            return [effect for effect in found if isinstance(effect, kind)]
-        sent = [effect for effect in found if isinstance(effect, Send) and isinstance(effect.message, kind)]
-        return [effect.message for effect in sent if to in (None, effect.peer)]
-
-    def state(self, peer):
-        member = self.machine.member(peer)
-        return member.state if member else None
 
 
 @pytest.fixture
@@ -738,40 +683,6 @@ def test_gossip_floods_cost_a_bounded_answer(node):
     wanted = sum(len(message.keys) for message in node.take(AdvertsWanted))
     assert wanted <= 512
     assert len(node.machine._exchange.wanted) <= 512
-
-
-def told_wrongly_without_end(node, teller):
-    """A neighbour says of many that live what is out of date, until nobody answers it any more."""
-    others = CROWD[30:46]
-    for peer in others:
-        node.advert(peer, 2)
-    node.pass_time(10, answering=list(node.machine._table.neighbours))
-    wrong = tuple(known(peer, 1, 1, "suspect") for peer in others)
-    for news in 300 * [wrong] + 10 * [wrong[:1]]:
-        node.post(Heard(teller, News(news)))
-    assert len(node.take(News, to=teller)) > 200
-
-
-def test_a_neighbour_that_is_wrong_without_end_does_not_keep_a_node_from_telling_of_deaths(node):
-    gone = CROWD[:16]
-    node.meet(ADA, BOB, *gone)
-    told_wrongly_without_end(node, ADA)
-    for peer in gone:
-        node.post(Disconnected(peer), DialFailed(peer))
-    node.pass_time(1, answering=[ADA, BOB])
-    told = [each for message in node.take(News, to=BOB) for each in message.news]
-    assert {each.key for each in told if each.state == "dead"} == {public_key_of(peer) for peer in gone}
-
-
-def test_questions_about_rumours_leave_what_is_kept_for_deaths(node):
-    node.meet(ADA, BOB)
-    node.advert(CID)
-    told_wrongly_without_end(node, ADA)
-    node.post(Heard(ADA, News((known(CID, 1, 1, "suspect", EVE),))))
-    node.pass_time(1, answering=[ADA, BOB])
-    assert node.take(News), "a suspicion is urgent"
-    node.pass_time(2 * ASK_OTHERS_EVERY_S, answering=[ADA, BOB])
-    assert node.take(News) == [], "what became of it is not"
 
 
 PEERS = st.sampled_from([OWN, ADA, BOB, CID, DAN, EVE])

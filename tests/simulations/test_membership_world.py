@@ -2,6 +2,10 @@
 
 import pytest
 
+from peerinfer.limits import NEWS_PER_MESSAGE_MAX
+from peerinfer.member_messages import News
+from peerinfer.membership_events import Heard
+from peerinfer.news import known
 from peerinfer_sim.membership.figures import (
     false_alarms,
     idle_traffic,
@@ -123,3 +127,24 @@ def test_a_swarm_outlives_the_one_that_everybody_joined_by():
     late = world.join(nodes[7].peer)
     world.run_until(lambda: knows(late) == 19, 5)
     assert all(node.machine.member(first.peer).state == "dead" for node in nodes)
+
+
+def test_one_who_suspects_everybody_does_not_delay_the_news_of_a_death():
+    world = World(6)
+    nodes = settled_swarm(world, 40)
+    liar, others = nodes[0], nodes[1:]
+
+    def lie() -> None:
+        said = [known(node.peer, 1, node.sequence, "suspect", node.peer) for node in others]
+        for peer in list(liar.connected):
+            for start in range(0, len(said), NEWS_PER_MESSAGE_MAX):
+                world.post(world.nodes[peer], Heard(liar.peer, News(tuple(said[start : start + NEWS_PER_MESSAGE_MAX]))))
+        world.at(world.now_s + 5.0, lie)
+
+    lie()
+    world.run(60)
+    lost = next(node for node in others if node.peer not in liar.connected)
+    world.crash(lost)
+    told = [node for node in others if node is not lost]
+    world.run_until(lambda: all(node.machine.member(lost.peer).state == "dead" for node in told), LAN_DEAD_WITHIN_S)
+    assert {whom for _, _, whom in world.deaths} == {lost.peer}, "nobody else was called dead"
