@@ -241,6 +241,7 @@ class Candidacy:
 
     def _campaign(self, now_s: float) -> None:
         asks = self._canvass.begin(self._final, now_s)
+        self._epoch.campaign()
         self._patience.next_s = NEVER
         self._effects += asks
         if not asks:
@@ -351,7 +352,7 @@ class Candidacy:
             return
         if refusal.kind == "unknown" and elector not in asked.offered and self.phase is not Phase.WATCHING:
             asked.offered[elector] = None
-            self._effects.append(Ask(elector, self._epoch.seat))
+            self._effects.append(self._epoch.offer(elector))
             return
         if elector not in asked.grants and not self._canvass.has_promised(elector):
             asked.refused[elector] = refusal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from peerinfer.candidacy_events import Ask
 from peerinfer.fencing import Fencing
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
@@ -40,3 +41,12 @@ class EpochAtWork:
         if standing.start is not None:
             self.fencing = Fencing(self.seat, standing.epoch, standing.former)
             self.newcomers = Newcomers(job, manifest, self.seat, standing.committees, standing.start, chain, new_nonce)
+
+    def offer(self, elector: PeerId) -> Ask:
+        """The seat, to an elector that does not know the job or this epoch."""
+        return self.newcomers.offer(elector) if self.newcomers is not None else Ask(elector, self.seat)
+
+    def campaign(self) -> None:
+        """Its candidate begins a campaign."""
+        if self.newcomers is not None:
+            self.newcomers.campaign()

@@ -41,8 +41,10 @@ class Newcomers:
         self._start = start
         self._chain = chain
         self._new_nonce = new_nonce
-        self._unready: dict[PeerId, tuple[int, int]] = {}
-        """From where on they lack it, and how much of a snapshot they had when they were given more of it."""
+        self._waiting: dict[PeerId, int] = {}
+        """Those that lack it while it is not here either, and from where on."""
+        self._given: dict[PeerId, tuple[int, int]] = {}
+        """What they said before they were given more, since they were offered the seat last: as `_wants` has it."""
         self._snapshot = SnapshotInHand()
         self._assembly: Assembly | None = None
         """A snapshot that is fetched here, to be handed on."""
@@ -52,6 +54,15 @@ class Newcomers:
     @property
     def _has_journal(self) -> bool:
         return self._chain.holds(self._start.batches, self._start.head)
+
+    def campaign(self) -> None:
+        """Whoever was asked for the journal in an earlier campaign may be gone, or its answer lost."""
+        self._sought = self._assembly = None
+
+    def offer(self, elector: PeerId) -> Ask:
+        """The seat alone. It says what it lacks, and is given that even if it was given it before: that may be lost."""
+        self._given.pop(elector, None)
+        return Ask(elector, self._seat)
 
     def heard(self, elector: PeerId, reply: Reply, term: Term, floor: int) -> list[Ask] | None:
         """None if it is not for them. `term` and `floor`: the candidate's, and how many batches are final."""
@@ -67,15 +78,17 @@ class Newcomers:
     def _wants(self, elector: PeerId, first: int, offset: int) -> list[Ask]:
         """The elector is not ready: it lacks everything from `first` on, and has so many bytes of a snapshot."""
         if not self._has_journal:
-            self._unready[elector] = first, -1
+            self._waiting[elector] = first
             return []
-        if self._unready.get(elector) == (first, offset):
+        if self._given.get(elector) == (first, offset):
             return []  # It was given this, and did not take it.
-        self._unready[elector] = first, offset
+        self._given[elector] = first, offset
+        # One that follows another holder's journal may have more batches than there are; it says where that parts.
+        first = min(first, max(self._start.batches - 1, 0))
         if first < self._chain.base:
             whole = self._whole()
             return [Ask(elector, replace(self._seat, snapshot=encode(whole.part(self._job, 0, offset))))]
-        batches = self._chain.part(first)[: max(self._start.batches - first, 0)]
+        batches = self._chain.part(first)[: self._start.batches - first]
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
 
     def _whole(self) -> Snapshot:
@@ -85,7 +98,7 @@ class Newcomers:
 
     def seek(self, elector: PeerId) -> list[Ask]:
         """This elector is ready."""
-        if self._has_journal or not self._unready or self._sought is not None:
+        if self._has_journal or not self._waiting or self._sought is not None:
             return []
         self._sought = elector, self._new_nonce()
         return [Ask(elector, JournalWanted(self._job, self._sought[1], len(self._chain)))]
@@ -129,6 +142,6 @@ class Newcomers:
 
     def _hand_on(self, elector: PeerId, has_more: bool) -> list[Ask]:
         if self._has_journal:
-            waiting, self._unready = self._unready, {}
-            return [ask for unready, (first, _) in waiting.items() for ask in self._wants(unready, first, 0)]
+            waiting, self._waiting = self._waiting, {}
+            return [ask for unready, first in waiting.items() for ask in self._wants(unready, first, 0)]
         return self.seek(elector) if has_more else []

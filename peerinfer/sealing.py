@@ -45,14 +45,11 @@ class Sealing:
         self._seals: dict[str, bytes] = {}
         self._asked: dict[PeerId, tuple[int, tuple[int, int]]] = {}
         """What was asked last: the nonce, the first batch that the elector lacked, the bytes of a snapshot that it had."""
-        self._anew: dict[PeerId, None] = {}
-        """Electors that were given a snapshot from its beginning, since all were asked last."""
         self._snapshot = SnapshotInHand()
         self._take(statements)
 
     def asks(self) -> list[Ask]:
         """To everybody who has not sealed yet, as far as is known."""
-        self._anew.clear()
         return [self._ask(PeerId(elector), _NOTHING) for elector in self._seated.electors if elector not in self._seals]
 
     def given(self, given: SealGiven) -> None:
@@ -67,10 +64,6 @@ class Sealing:
             return []
         # Every answer brings it closer to its end, or begins anew from further back; one that does neither is left alone.
         lacks = refusal.sequence, refusal.snapshot_bytes
-        if lacks == before and refusal.snapshot_bytes and elector not in self._anew:
-            # It had parts of another snapshot, from whoever held the lease, which those of this one do not follow.
-            self._anew[elector] = None
-            lacks = refusal.sequence, 0
         return [self._ask(elector, lacks)] if lacks != before else []
 
     @property

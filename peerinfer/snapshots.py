@@ -32,7 +32,9 @@ class Snapshot:
     """The signed batch that vouches for it, and follows it."""
 
     def part(self, job: str, nonce: int, offset: int) -> SnapshotPart:
-        """Nothing past the end."""
+        """From its beginning where the offset is past its end: that is of another snapshot."""
+        if offset >= len(self.data):
+            offset = 0
         return SnapshotPart(
             job, nonce, len(self.data), offset, self.checkpoint, self.data[offset : offset + SNAPSHOT_PART_BYTES]
         )
@@ -125,14 +127,17 @@ class Assembly:
     def take(self, part: SnapshotPart) -> Snapshot | None:
         """The whole once it is there. What does not follow is passed over; a first part begins anew.
 
+        A part of another snapshot takes the place of what is here: whoever sends it has no other, and has to hear that
+        nothing of it is here.
+
         Raises `ProtocolError` for what cannot be a part.
         """
         if not 0 < part.total <= self._bytes_max or not part.data or part.offset + len(part.data) > part.total:
             raise ProtocolError(f"a snapshot of {part.total} bytes; {self._bytes_max} are possible")
-        if part.offset == 0:
+        if part.offset == 0 or (part.total, part.checkpoint) != (self._total, self._checkpoint):
             self._data.clear()
             self._total, self._checkpoint = part.total, part.checkpoint
-        if part.offset == len(self._data) and (part.total, part.checkpoint) == (self._total, self._checkpoint):
+        if part.offset == len(self._data):
             self._data += part.data
         if len(self._data) < self._total or not self._total:
             return None

@@ -320,7 +320,8 @@ def test_parts_make_a_whole_in_order_and_what_does_not_follow_is_passed_over(mon
     assert assembly.held == 100
     assert assembly.take(parts[0]) is None, "a first part begins anew"
     assert assembly.take(replace(parts[1], checkpoint=b"another")) is None
-    assert assembly.held == 100
+    assert assembly.held == 0, "it is of another snapshot, which takes the place of this one"
+    assert assembly.take(parts[0]) is None
     assert [assembly.take(part) for part in parts[1:]] == [*(None for _ in parts[2:]), found]
 
 
