@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import trio
+from played_world import PlayedWorld
 
 from peerinfer.control import JOB_ENDED, JobRequest, Json
 from peerinfer.errors import JobFailed, NetworkError, StateUnusable, UsageError
@@ -16,64 +13,24 @@ from peerinfer.limits import JOB_UNLED_MAX_S
 from peerinfer.replica_messages import ReplicaOffered
 from peerinfer_node.roles.cancelling import CANCEL_TIMEOUT_S, NEVER_HEARD
 from peerinfer_node.roles.replicas import Replicas
-from peerinfer_sim import scenario
-from peerinfer_sim.event_log import EventLog
-from peerinfer_sim.linear_model import Array
-from peerinfer_sim.sim_node import SimNode
-from peerinfer_sim.whole import WholeWorld
 
-ITEMS = 1500
 GONE_S = 40.0
 
-Play = Callable[["CancelledWorld", JobRequest], Awaitable[Json]]
 
-
-class CancelledWorld(WholeWorld):
-    """A calm world in which one job is submitted and cancelled."""
-
-    def __init__(self, play: Play) -> None:
-        super().__init__(replace(scenario.load("failover").smaller(nodes=6, items=ITEMS), faults=()), 1, EventLog())
-        self._play = play
-
-    @property
-    def submitter(self) -> SimNode:
-        return self._submitter
-
-    async def electors(self, job: str) -> list[SimNode]:
-        """But for the submitter."""
-        shown = await self.submitter.node.control.job(job)
-        named = [self._nodes[self.name_of(PeerId(peer))] for peer in shown["committee"]]
-        return [sim for sim in named if sim is not self.submitter]
-
-    def crash(self, sim: SimNode, lasts_s: float) -> None:
-        del self._alive[sim.name]
-        self.watch.forget(sim.name)
-        sim.crash(lasts_s, 0.0)
-
-    async def all_know(self, job: str, within_s: float) -> None:
-        """Every node that knows the job knows that it is cancelled, and every seat that it is over."""
-        with trio.fail_after(within_s):
-            while True:
-                rows = [await sim.node.ports.store.job(JobId(job)) for sim in self._alive.values()]
-                seats = [sim.node.elections.elector for sim in self._alive.values()]
-                ended = all(row is None or row.state == "cancelled" for row in rows)
-                if ended and all(seat.is_over(JobId(job)) for seat in seats if JobId(job) in seat.jobs):
-                    return
-                await trio.sleep(0.5)
-
-    async def _run_job(self, folder: Path, nursery: trio.Nursery) -> Json:
-        self._harm_done.set()
-        request = JobRequest(
-            str(folder / "model.onnx"), (str(folder / "inputs.npz"),), batch=1, verify="none", detach=True
-        )
-        return await self._play(self, request)
-
-    async def _compare(self, shown: Json, expected: Array) -> int:
-        return 0
+async def all_know(world: PlayedWorld, job: str, within_s: float) -> None:
+    """Every node that knows the job knows that it is cancelled, and every seat that it is over."""
+    with trio.fail_after(within_s):
+        while True:
+            rows = [await sim.node.ports.store.job(JobId(job)) for sim in world.alive]
+            seats = [sim.node.elections.elector for sim in world.alive]
+            ended = all(row is None or row.state == "cancelled" for row in rows)
+            if ended and all(seat.is_over(JobId(job)) for seat in seats if JobId(job) in seat.jobs):
+                return
+            await trio.sleep(0.5)
 
 
 def test_a_job_whose_electors_are_gone_is_cancelled_at_once_and_they_hear_of_it_when_they_are_back() -> None:
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         control = world.submitter.node.control
         job = await control.submit(request)
         electors = await world.electors(job)
@@ -90,17 +47,17 @@ def test_a_job_whose_electors_are_gone_is_cancelled_at_once_and_they_hear_of_it_
         assert all(sim.peer_id in shown["reason"] for sim in electors)
         pictures = [picture["state"] async for picture in control.watch(job)]
         assert pictures == ["cancelled"], "whoever watches waits for nothing"
-        await world.all_know(job, within_s=GONE_S + 30.0)
+        await all_know(world, job, within_s=GONE_S + 30.0)
         shown = await control.job(job)
         assert shown["reason"] == "cancelled by its owner"
         assert (shown["blocked"], shown["missing"]) == ("", [])
         return shown
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()
 
 
 def test_the_word_of_an_owner_that_is_killed_meanwhile_still_holds() -> None:
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         job = await world.submitter.node.control.submit(request)
         for sim in await world.electors(job):
             world.crash(sim, GONE_S)
@@ -109,14 +66,14 @@ def test_the_word_of_an_owner_that_is_killed_meanwhile_still_holds() -> None:
         world.crash(world.submitter, 5.0)
         await trio.sleep(10.0)
         assert (await world.submitter.node.control.job(job))["state"] == "cancelled"
-        await world.all_know(job, within_s=GONE_S + 30.0)
+        await all_know(world, job, within_s=GONE_S + 30.0)
         return await world.submitter.node.control.job(job)
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()
 
 
 def test_a_cancellation_that_could_not_be_written_down_is_written_when_it_is_asked_for_again() -> None:
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         control = world.submitter.node.control
         job = await control.submit(request)
         for sim in await world.electors(job):
@@ -129,16 +86,16 @@ def test_a_cancellation_that_could_not_be_written_down_is_written_when_it_is_ask
         await control.cancel(job)
         world.crash(world.submitter, 5.0)
         await trio.sleep(10.0)
-        await world.all_know(job, within_s=GONE_S + 30.0)
+        await all_know(world, job, within_s=GONE_S + 30.0)
         return await world.submitter.node.control.job(job)
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()
 
 
 def test_a_job_of_which_too_few_electors_took_copies_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The electors die while the copies are on their way."""
 
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         offers: list[PeerId] = []
 
         async def offer(self: Replicas, peer: PeerId, offer: ReplicaOffered) -> None:
@@ -155,15 +112,15 @@ def test_a_job_of_which_too_few_electors_took_copies_leaves_nothing_behind(monke
         (listed,) = await control.jobs()
         assert listed["state"] == "cancelled"
         assert listed["copied_bytes"] < listed["copies_bytes"]
-        await world.all_know(listed["job_id"], within_s=GONE_S + 30.0)
+        await all_know(world, listed["job_id"], within_s=GONE_S + 30.0)
         assert world.submitter.node.ports.blobs._shelf.holders == []  # type: ignore[attr-defined]
         return await control.job(listed["job_id"])
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()
 
 
 def test_electors_that_never_come_back_are_told_for_as_long_as_they_would_remember() -> None:
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         control = world.submitter.node.control
         job = await control.submit(request)
         for sim in await world.electors(job):
@@ -181,18 +138,18 @@ def test_electors_that_never_come_back_are_told_for_as_long_as_they_would_rememb
         assert row.state in JOB_ENDED
         return shown
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()
 
 
 def test_nobody_but_its_owner_cancels_a_job() -> None:
-    async def play(world: CancelledWorld, request: JobRequest) -> Json:
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
         job = await world.submitter.node.control.submit(request)
         electors = await world.electors(job)
         await trio.sleep(2.0)
         with pytest.raises(UsageError, match=r"is not this node's: only .* can cancel it"):
             await electors[0].node.control.cancel(job)
         await world.submitter.node.control.cancel(job)
-        await world.all_know(job, within_s=20.0)
+        await all_know(world, job, within_s=20.0)
         return await world.submitter.node.control.job(job)
 
-    CancelledWorld(play).run()
+    PlayedWorld(play).run()

@@ -1,7 +1,8 @@
-"""Jobs that others coordinate, in lists: what their coordinators say of them, asked only while somebody looks.
+"""Jobs that others coordinate: what their coordinators say of them, asked only while somebody looks.
 
 A list must not wait for peers that may be gone. So each job is asked about in the background, at most once a second, and
-shown as it was told last; a list waits for a first answer alone, and not for long.
+shown as it was told last; a list waits for a first answer alone, and not for long. Who looks at one job waits for what is
+said of it now. Both show the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from peerinfer.control import Json
+from peerinfer.control import JOB_ENDED, Json
 from peerinfer.ids import JobId
 from peerinfer_node.ports import LocalClock
 from peerinfer_node.roles.live_job import LiveJob
@@ -52,41 +53,54 @@ class Elsewhere:
     async def look(self, nursery: trio.Nursery, lives: Sequence[LiveJob]) -> None:
         """Asks about `lives`, of which this node coordinates none; returns without most of the answers."""
         wanted = {live.job: live for live in lives}
-        self._heard = {job: heard for job, heard in self._heard.items() if job in wanted}
         now_s, again_s = self._clock.now_s(), max(AGAIN_S, AGAIN_FOR_EACH_S * len(wanted))
         unknown: list[trio.Event] = []
         for job, live in wanted.items():
             heard = self._heard.get(job)
             if job not in self._asking and (heard is None or now_s - heard.at_s >= again_s):
-                self._asking[job] = trio.Event()
-                nursery.start_soon(self._listen, live)
+                nursery.start_soon(self._listen, live, self._begin(job))
             if job in self._asking and (heard is None or now_s - heard.at_s > KEPT_S):
                 unknown.append(self._asking[job])
         with trio.move_on_after(FIRST_WAIT_S):
             for answered in unknown:
                 await answered.wait()
 
+    async def hear(self, live: LiveJob) -> None:
+        """Asks about one job, and returns when there is an answer, or none to be had."""
+        if live.job in self._asking:
+            await self._asking[live.job].wait()
+        else:
+            await self._listen(live, self._begin(live.job))
+
     def view(self, job: JobId, own: Json) -> Json:
         """`own`, what this node knows of a job that it does not coordinate, with what its coordinator said since.
 
         Only what has the form that this node would give it is taken over. That a job has ended is not believed: this node
-        reads it in the journals of a quorum.
+        reads it in the journals of a quorum, and says so until it has.
         """
         heard = self._heard.get(job)
         if heard is None or heard.told is None or self._clock.now_s() - heard.at_s > KEPT_S:
             return own
         told = heard.told
         moved = {name: told[name] for name in _MOVING if name in told and _alike(told[name], own.get(name))}
+        if told.get("state") in JOB_ENDED:
+            moved["blocked"] = f"others say that it is {told['state']}; that is being read in its journal"
         return {**own, "state": "running", "blocked": "", **moved}
 
-    async def _listen(self, live: LiveJob) -> None:
+    def _begin(self, job: JobId) -> trio.Event:
+        self._heard = {job: heard for job, heard in self._heard.items() if self._clock.now_s() - heard.at_s <= KEPT_S}
+        answered = self._asking[job] = trio.Event()
+        return answered
+
+    async def _listen(self, live: LiveJob, answered: trio.Event) -> None:
         told: Json | None = None
         try:
             with trio.move_on_after(ANSWER_TIMEOUT_S):
                 told = await self._ask(live)
-        finally:
             self._heard[live.job] = _Heard(self._clock.now_s(), told)
-            self._asking.pop(live.job).set()
+        finally:  # Whoever looks may leave before there is an answer.
+            del self._asking[live.job]
+            answered.set()
 
 
 def _alike(value: object, own: object) -> bool:

@@ -64,9 +64,6 @@ JOURNALS_REMEMBERED_MAX = 64
 TELL_TIMEOUT_S = 2.0
 """So long a command that fetches results tells the electors that they need not keep theirs."""
 
-END_READ_S = 15.0
-"""So long results wait for this node to read what others say: that the job has ended."""
-
 
 class Jobs:
     """What `Control` offers of jobs. The executor given is this node's own, for checks."""
@@ -160,7 +157,6 @@ class Jobs:
             live=self._live,
             views=self._views,
             endings=self._endings,
-            returning=self._returning,
             elsewhere=Elsewhere(ask=self._returning.ask_others, clock=clock),
         )
         self._cancelling = Cancelling(
@@ -459,12 +455,6 @@ class Jobs:
 
     async def results(self, job: str) -> AsyncIterator[ResultBlock]:
         row = await self.shown.row(job)
-        live = self._live.get(row.job)
-        if live is not None and (await self.shown.show(job))["state"] in JOB_ENDED:
-            with trio.move_on_after(END_READ_S):  # others know that it has ended; its journal says so here in a moment
-                while row.job in self._live:
-                    await live.wait_change(live.changes)
-            row = await self.shown.row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
             chain = self._journals.get(row.job) or self._elections.elector.chain(row.job)

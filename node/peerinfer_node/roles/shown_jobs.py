@@ -16,7 +16,6 @@ from peerinfer_node.roles.endings import Endings
 from peerinfer_node.roles.job_views import job_json, provenance_json
 from peerinfer_node.roles.live_job import LiveJob
 from peerinfer_node.roles.live_views import LiveViews
-from peerinfer_node.roles.returning import Returning
 
 WATCH_INTERVAL_S = 0.1
 ENDS_WITH_NODE = "attached"
@@ -36,7 +35,6 @@ class ShownJobs:
         live: Mapping[JobId, LiveJob],
         views: LiveViews,
         endings: Endings,
-        returning: Returning,
         elsewhere: Elsewhere,
     ) -> None:
         self._own = own
@@ -44,7 +42,6 @@ class ShownJobs:
         self._live = live
         self._views = views
         self._endings = endings
-        self._returning = returning
         self._elsewhere = elsewhere
 
     async def row(self, job: str) -> JobRow:
@@ -91,9 +88,9 @@ class ShownJobs:
 
     async def show(self, job: str) -> Json:
         row = await self.row(job)
-        if (live := self._led_by_another(row.job)) and (other := await self._returning.ask_others(live)) is not None:
-            return other
-        return self._json(row)
+        if (live := self._led_by_another(row.job)) is not None:
+            await self._elsewhere.hear(live)
+        return self._json(await self._newest(row))
 
     async def state_for(self, job: JobId) -> Json | None:
         """What another candidate is told, if this node knows better than others: it coordinates, or the job has ended."""

@@ -115,4 +115,31 @@ async def test_strange_answers_change_nothing_that_this_node_knows(autojump_cloc
     async with listening() as (coordinators, elsewhere, nursery):
         coordinators.answer = strange
         await elsewhere.look(nursery, [live()])
-        assert elsewhere.view(live().job, OWN) == {**OWN, "state": "running", "blocked": ""}
+        assert elsewhere.view(live().job, OWN) == {
+            **OWN,
+            "state": "running",
+            "blocked": "others say that it is done; that is being read in its journal",
+        }
+
+
+async def test_who_looks_at_one_job_waits_for_what_is_said_of_it_now(autojump_clock: MockClock) -> None:
+    async with listening() as (coordinators, elsewhere, nursery):
+        await elsewhere.hear(live())
+        coordinators.answer = {**OWN, "state": "running", "accepted": 8}
+        nursery.start_soon(elsewhere.hear, live())
+        await wait_all_tasks_blocked()
+        await elsewhere.hear(live())
+        assert elsewhere.view(live().job, OWN)["accepted"] == 8
+        assert coordinators.asked[live().job] == 2, "two who look at once ask once"
+
+
+async def test_who_looks_and_leaves_takes_nothing_from_others(autojump_clock: MockClock) -> None:
+    async with listening() as (coordinators, elsewhere, _):
+        await elsewhere.hear(live())
+        coordinators.after_s = math.inf
+        with trio.move_on_after(1.0):
+            await elsewhere.hear(live())
+        assert elsewhere.view(live().job, OWN)["accepted"] == 7
+        coordinators.after_s, coordinators.answer = 0.1, {**OWN, "accepted": 9}
+        await elsewhere.hear(live())
+        assert elsewhere.view(live().job, OWN)["accepted"] == 9
