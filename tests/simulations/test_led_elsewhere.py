@@ -69,7 +69,8 @@ def test_nobodys_word_alone_ends_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert shown["blocked"].startswith("others say that it is done")
                 await trio.sleep(1.0)
         await control.cancel(job)
-        assert (shown := await control.job(job))["state"] == "cancelled"
+        shown = await control.job(job)
+        assert shown["state"] == "cancelled"
         return shown
 
     PlayedWorld(play, items=ITEMS).run()
