@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -15,13 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerinfer.errors import NoDaemon
+from peerinfer.control import Json
+from peerinfer.errors import NoDaemon, PeerinferError
 from peerinfer.limits import GIB
 from peerinfer.units import format_size
 from peerinfer_node.devices.native import OPENVINO, version_of
 from peerinfer_node.home import Home
 
 CHILD_TIMEOUT_S = 30.0
+DAEMON_TIMEOUT_S = 10.0
 DISK_FREE_MIN = 2 * GIB
 DISK_FREE_WANTED = 10 * GIB
 MEMORY_FREE_MIN = GIB
@@ -62,7 +63,6 @@ def examine(home: Home) -> list[Finding]:
         ("seccomp", check_seccomp),
         ("identity", lambda: check_identity(home.identity_key)),
         ("daemon", lambda: check_daemon(home.socket)),
-        ("reachability", lambda: check_reachability(home.socket)),
     ]
     findings: list[Finding] = []
     for name, check in checks:
@@ -208,39 +208,37 @@ def check_identity(key: Path) -> Finding:
     return Finding("identity", "ok", str(key))
 
 
-def check_daemon(path: Path) -> Finding:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return Finding("daemon", "ok", "none runs; start one with: peerinfer join")
-        except ConnectionRefusedError:
-            return Finding(
-                "daemon", "warn", f"none answers at {path}", "the last one was killed; start one: peerinfer join"
-            )
-        except OSError as error:
-            return Finding("daemon", "fail", f"{path}: {error}", "remove the file, then: peerinfer join")
-    return Finding("daemon", "ok", f"answers at {path}")
-
-
-def check_reachability(path: Path) -> Finding:
-    """What the running daemon has heard from others about itself."""
+def check_daemon(path: Path) -> list[Finding]:
+    """Whether one runs, and what it has heard from others about itself. It is asked once for both."""
     import trio
 
     from peerinfer.client.daemon import HttpControl
 
-    async def ask() -> tuple[str, list[str]]:
+    async def ask() -> Json:
         async with HttpControl(path) as control:
-            status = await control.status()
-            return str(status["reachability"]), [str(address) for address in status["addresses"]]
+            with trio.fail_after(DAEMON_TIMEOUT_S):
+                return await control.status()
 
+    start = "start one: peerinfer join"
+    only = Finding("reachability", "ok", "only a running daemon learns how others see it")
     try:
-        found, addresses = trio.run(ask)
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return [Finding("daemon", "fail", f"{path} is not a socket", "remove the file, then: peerinfer join"), only]
+        status = trio.run(ask)
+    except (FileNotFoundError, NotADirectoryError):
+        return [Finding("daemon", "ok", "none runs", start), only]
     except NoDaemon:
-        return Finding(
-            "reachability", "ok", "only a running daemon learns how others see it", "start one: peerinfer join"
-        )
+        return [Finding("daemon", "warn", f"none answers at {path}", f"the last one was killed; {start}"), only]
+    except trio.TooSlowError:
+        waited = f"no answer at {path} within {DAEMON_TIMEOUT_S:g} s"
+        return [Finding("daemon", "fail", waited, "its log says what it does; stop it, then: peerinfer join"), only]
+    except (PeerinferError, OSError) as error:
+        return [Finding("daemon", "fail", f"{path}: {error}"), only]
+    addresses = [str(address) for address in status["addresses"]]
+    return [Finding("daemon", "ok", f"answers at {path}"), _reachability(str(status["reachability"]), addresses)]
+
+
+def _reachability(found: str, addresses: list[str]) -> Finding:
     if not found.startswith(("0 peers", "listens nowhere", "unknown")):
         return Finding("reachability", "ok", found)
     if found.startswith("unknown"):

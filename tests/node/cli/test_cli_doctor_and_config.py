@@ -110,12 +110,36 @@ def test_an_identity_that_others_may_read_fails_with_the_remedy(home: Home, caps
     assert checkup.check_identity(home.identity_key).state == "ok"
 
 
-def test_a_daemon_that_runs_or_was_killed_is_seen(home: Home, fake: FakeControl, tmp_path: Path) -> None:
-    assert checkup.check_daemon(home.socket).found == f"answers at {home.socket}"
+def test_a_daemon_that_runs_is_asked_once(home: Home, fake: FakeControl) -> None:
+    daemon, reachability = checkup.check_daemon(home.socket)
+    assert (daemon.state, daemon.found) == ("ok", f"answers at {home.socket}")
+    assert (reachability.check, reachability.found) == ("reachability", "unknown")
+    assert [call for call, _ in fake.calls if call != "devices"] == ["status"]
+
+
+def test_a_daemon_that_was_killed_or_never_ran_is_seen(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(tmp_path / "stale.sock"))
-    assert checkup.check_daemon(tmp_path / "stale.sock").state == "warn"
-    assert checkup.check_daemon(tmp_path / "none.sock").state == "ok"
+    (tmp_path / "file.sock").write_text("no socket")
+    for name, state, advice in (
+        ("stale.sock", "warn", "the last one was killed; start one: peerinfer join"),
+        ("none.sock", "ok", "start one: peerinfer join"),
+        ("file.sock", "fail", "remove the file, then: peerinfer join"),
+    ):
+        daemon, reachability = checkup.check_daemon(tmp_path / name)
+        assert (daemon.state, daemon.advice) == (state, advice)
+        assert reachability.found == "only a running daemon learns how others see it"
+
+
+def test_a_daemon_that_takes_connections_and_says_nothing_does_not_keep_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "DAEMON_TIMEOUT_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute.sock"))
+        mute.listen()
+        daemon, _ = checkup.check_daemon(tmp_path / "mute.sock")
+    assert (daemon.state, daemon.found) == ("fail", f"no answer at {tmp_path / 'mute.sock'} within 0.05 s")
 
 
 @pytest.mark.parametrize(
@@ -134,16 +158,10 @@ def test_how_others_see_the_running_daemon_and_what_to_do_if_none_can_dial_it(
     home: Home, fake: FakeControl, found: str, state: str, advice: str
 ) -> None:
     fake.reachability = found
-    finding = checkup.check_reachability(home.socket)
+    _, finding = checkup.check_daemon(home.socket)
     assert (finding.state, finding.found) == (state, found)
     assert advice in finding.advice
     assert bool(finding.advice) == bool(advice)
-
-
-def test_without_a_daemon_doctor_says_that_one_is_needed(home: Home) -> None:
-    finding = checkup.check_reachability(home.socket)
-    assert finding.found == "only a running daemon learns how others see it"
-    assert finding.advice == "start one: peerinfer join"
 
 
 @pytest.mark.parametrize(("wall_s", "state"), [(0.0, "fail"), (1.8e9, "ok"), (9e9, "fail")])
