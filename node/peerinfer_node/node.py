@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import os
 import random
-import time
 import zlib
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
-from peerinfer.addresses import peer_of
 from peerinfer.assignment import PeerProven
-from peerinfer.committee import Eligible, propose, rank_score, subnets_of
-from peerinfer.config import NodeConfig
-from peerinfer.control import JobRequest, Json
+from peerinfer.control import Json
 from peerinfer.coordination import Coordination
-from peerinfer.errors import NoSuitablePeer
 from peerinfer.governor import NO_LIMITS, Limits, limit_words
-from peerinfer.ids import JobId, PeerId
-from peerinfer.invites import parse_invite
-from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
+from peerinfer.ids import PeerId
 from peerinfer.limits import MEMBERS_MAX
 from peerinfer.membership import Membership
-from peerinfer.membership_events import Member
-from peerinfer.rate import Rate
 from peerinfer.reputation import Reputation
-from peerinfer.units import format_duration
 from peerinfer.vouching import Vouching
-from peerinfer_node.home import Home
 from peerinfer_node.log import Log
-from peerinfer_node.network.metered import MeteredNetwork
 from peerinfer_node.node_control import NodeControl
 from peerinfer_node.online import Online
-from peerinfer_node.ports import Network, Ports
+from peerinfer_node.ports import Ports
 from peerinfer_node.roles.acquaintances import Acquaintances
 from peerinfer_node.roles.advertiser import Advertiser
 from peerinfer_node.roles.attesting import AttestingRole
@@ -50,6 +36,7 @@ from peerinfer_node.roles.jobs import Jobs
 from peerinfer_node.roles.kept_models import KeptModels
 from peerinfer_node.roles.kept_statements import KeptStatements
 from peerinfer_node.roles.members import MEMBERS_PROTOCOL, MEMBERS_STREAMS, MembersRole
+from peerinfer_node.roles.proposing import Proposing
 from peerinfer_node.roles.proving import ProvingRole
 from peerinfer_node.roles.punching import PUNCH_PROTOCOL, Punching
 from peerinfer_node.roles.reachability import REACH_PROTOCOL, Reachability
@@ -59,9 +46,7 @@ from peerinfer_node.roles.reputation import ReputationRole
 from peerinfer_node.roles.reseating import Reseating
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL
 from peerinfer_node.roles.worker import WorkerRole
-from peerinfer_node.traffic import Traffic, kept
 
-CLOCK_LOOK_S = 5.0
 LEFT = "the coordinator left"
 LEAVE_TIMEOUT_S = 4.0
 """For goodbyes: leases given back, what is written made final, the last advert."""
@@ -237,6 +222,14 @@ class Node:
             log=log,
             swarm=swarm,
         )
+        self.proposing = Proposing(
+            own=own,
+            elects=settings.is_daemon,
+            members=self.members,
+            coordination=self.coordinator.machine,
+            network=network,
+            clock=clock,
+        )
         blob_server = BlobServer(ports.blobs, agent=AGENT, swarm=swarm, objection=lambda: self.governor.quota_words)
         blob_server.on_asked = self.fetcher.heard_of
         blob_server.is_coming = self.fetcher.is_fetching
@@ -253,7 +246,7 @@ class Node:
             coordinator=self.coordinator,
             elections=self.elections,
             replicas=self.replicas,
-            propose=self._propose_committee,
+            propose=self.proposing.committee,
             rng=random.Random(rng.random()),  # noqa: S311
             on_accept=self._look_for_workers,
             in_thread=ports.in_thread,
@@ -320,11 +313,11 @@ class Node:
                 for part in (self.worker, self.governor, self.coordinator, self.members, self.advertiser):
                     nursery.start_soon(part.run)
                 nursery.start_soon(self.recruiting.run)
-                nursery.start_soon(Reseating(elections=self.elections, choose=self._propose_elector, log=self.log).run)
+                nursery.start_soon(Reseating(elections=self.elections, choose=self.proposing.elector, log=self.log).run)
                 nursery.start_soon(self.reachability.run)
                 nursery.start_soon(self.punching.run)
                 nursery.start_soon(self.acquaintances.run)
-                nursery.start_soon(self._watch_clock)
+                nursery.start_soon(self.members.watch_clock)
                 await self.control.restore()
                 await self.reputation.restore()
                 nursery.start_soon(self.reputation.run)
@@ -388,183 +381,3 @@ class Node:
             with trio.move_on_after(FINISH_TIMEOUT_S):
                 await self.worker.finished.wait()
         self.left.set()
-
-    # --- committees -----------------------------------------------------------------------------------------------
-
-    def _propose_elector(self, job: JobId, committee: tuple[PeerId, ...]) -> PeerId | None:
-        """Who should elect for the job beside these."""
-        free = [member.peer for member in self._electing() if member.peer not in committee]
-        if self.settings.is_daemon and self.peer_id not in committee:
-            free.append(self.peer_id)
-        return max(free, key=lambda peer: rank_score(job.encode(), peer), default=None)
-
-    def _electing(self) -> list[Member]:
-        return [
-            member
-            for member in self.members.machine.members()
-            if member.state == "alive"
-            and member.path == "direct"
-            and member.advert is not None
-            and member.advert.elects
-            and not self.coordinator.machine.is_barred(member.peer)
-        ]
-
-    def _propose_committee(
-        self, seed: bytes, request: JobRequest, without: Collection[str] = ()
-    ) -> tuple[tuple[PeerId, ...], LeaseProfile]:
-        """Who should elect the coordinator of a job that this node submits, and for how long at once; none of `without`.
-
-        This node alone where it must do.
-        """
-        wanted = request.detach or self.settings.is_daemon
-        if not wanted or request.local_only:
-            return (self.peer_id,), LAN
-        wall_s = self.ports.clock.wall_s()
-        electing = [member for member in self._electing() if member.peer not in without]
-        eligible = [
-            Eligible(member.peer, wall_s - member.advert.incarnation / 1000, subnets_of(member.addresses))
-            for member in electing
-            if member.advert is not None
-        ]
-        if self.settings.is_daemon:
-            eligible.append(Eligible(self.peer_id, math.inf, subnets_of(self.ports.network.addresses())))
-        committee = propose(seed, self.peer_id, eligible)
-        if request.detach and len(committee) == 1 and self.clock_words:
-            raise NoSuitablePeer(f"--detach needs three daemons that can take the job over; {self.clock_words}")
-        if committee == (self.peer_id,) and not self.settings.is_daemon:
-            raise NoSuitablePeer(
-                f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
-                "start a daemon here with `peerinfer join` and submit to it"
-            )
-        distances = [
-            Distance(member.rtt_s, bool(subnets_of(member.addresses)))
-            for member in electing
-            if member.peer in committee
-        ]
-        return committee, choose_profile(distances)
-
-    @property
-    def clock_words(self) -> str:
-        """What is wrong with this machine's clock, as far as peers let one know; else ""."""
-        ahead_s = self.members.machine.ahead_s
-        if ahead_s is None:
-            return ""
-        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.ports.clock.wall_s()))
-        return f"the clock here says {now}, and every peer is {format_duration(ahead_s)} ahead of it: set the clock"
-
-    async def _watch_clock(self) -> None:
-        while not self.clock_words:  # noqa: ASYNC110
-            await trio.sleep(CLOCK_LOOK_S)
-        self.log.warning(self.clock_words)
-
-
-def _others(addresses: Sequence[str], own: PeerId) -> tuple[str, ...]:
-    """Without this node's own: it stands in the invites that it made."""
-    return tuple(dict.fromkeys(address for address in addresses if peer_of(address) != own))
-
-
-def _within_limits(network: Network, config: NodeConfig, traffic: Traffic) -> Network:
-    """The network itself where its owner set no limits: what is not asked for costs nothing."""
-    if config.max_up_bytes_s is None and config.max_down_bytes_s is None and config.max_daily_bytes is None:
-        return network
-    return MeteredNetwork(
-        network,
-        up=None if config.max_up_bytes_s is None else Rate(config.max_up_bytes_s),
-        down=None if config.max_down_bytes_s is None else Rate(config.max_down_bytes_s),
-        bulk=(WORK_PROTOCOL, BLOB_PROTOCOL, JOURNAL_PROTOCOL),
-        count=traffic.count,
-    )
-
-
-@asynccontextmanager
-async def open_node(
-    home: Home, config: NodeConfig, *, lends: bool, networked: bool, stays: bool = False, log: Log | None = None
-) -> AsyncIterator[Node]:
-    """A real node: libp2p, SQLite, files, one process for the device. `home` belongs to it while it is open.
-
-    `lends` offers its device to others; without a network it serves the node's own jobs. A node that `stays` is a daemon
-    though it lends nothing. Raises `HomeInUse`, `StateUnusable` (a port is taken, a file cannot be used) before
-    anything has happened.
-    """
-    from peerinfer_node.blob_store import FileBlobStore
-    from peerinfer_node.clock import SystemClock
-    from peerinfer_node.devices.lent import lend
-    from peerinfer_node.devices.probe import find_gpus
-    from peerinfer_node.identity import load_identity
-    from peerinfer_node.network.offline import OfflineNetwork
-    from peerinfer_node.seat_store import SqliteSeatStore
-    from peerinfer_node.store import SqliteStore
-    from peerinfer_node.swarm_file import remember_port, remembered_port
-
-    log = log or Log()
-    invite = parse_invite(config.swarm) if config.swarm else None
-    home.prepare()
-    with home.lock():
-        keys = load_identity(home)
-        network: Network
-        if networked:
-            from peerinfer_node.network.libp2p_network import Libp2pNetwork
-            from peerinfer_node.network.libp2p_relay import RelayLimits
-
-            network = Libp2pNetwork(
-                keys,
-                config.listen,
-                mdns=config.mdns,
-                swarm=None if invite is None else invite.swarm,
-                port_wished=remembered_port(home),
-                relay=RelayLimits() if config.relay else None,
-            )
-        else:
-            network = OfflineNetwork(keys.peer_id)
-        gpus = await trio.to_thread.run_sync(find_gpus) if lends else []
-        clock = SystemClock()
-        with ExitStack() as stack:
-            store = stack.enter_context(SqliteStore.open(home.state_db))
-            if store.warning:
-                log.warning(store.warning)
-            blobs = await FileBlobStore.open(home.blobs, config.max_cache_bytes)
-            seed = int.from_bytes(os.urandom(8), "big")
-            seats = stack.enter_context(SqliteSeatStore.open(home.seats_db, is_new_node=False))
-            if seats.warning:
-                log.warning(seats.warning)
-            traffic = Traffic(store, log)
-            await traffic.restore()
-            network = _within_limits(network, config, traffic)
-            devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today)
-            stack.callback(devices.sampler.close)
-            ports = Ports(
-                network=network,
-                store=store,
-                seats=seats,
-                blobs=blobs,
-                keys=keys,
-                clock=clock,
-                seed=seed,
-                executors=devices.executors,
-                take_sample=devices.sampler.sample if lends else None,
-            )
-            settings = NodeSettings(
-                name=config.name,
-                swarm="" if invite is None else invite.swarm.name,
-                lends=lends or not networked,
-                lends_processor=devices.lends_processor,
-                own_jobs_first=config.own_jobs_first,
-                limits=devices.limits,
-                refused_devices=devices.refused,
-                allows_unsandboxed=config.allow_unsandboxed,
-                is_daemon=lends or stays,
-                bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
-                if networked
-                else (),
-                relays=config.relay and networked,
-                api=str(home.socket) if lends or stays else "",
-            )
-            node = Node(ports, settings, log)
-            devices.report_to(node.governor.confine)
-            async with node.run(), kept(traffic):
-                for address in network.addresses():
-                    remember_port(home, int(address.split("/")[4]))
-                    break
-                if lends:
-                    await node.advertiser.measure()
-                yield node

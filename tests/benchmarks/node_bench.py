@@ -28,7 +28,8 @@ from onnx import TensorProto, helper, numpy_helper
 from peerinfer.config import NodeConfig
 from peerinfer.control import JOB_ENDED, JobRequest
 from peerinfer_node.home import Home
-from peerinfer_node.node import Node, open_node
+from peerinfer_node.node import Node
+from peerinfer_node.opening import open_node
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 

@@ -33,7 +33,7 @@ from peerinfer_node.home import Home
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_network import Libp2pNetwork
-from peerinfer_node.node import open_node
+from peerinfer_node.opening import open_node
 from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL, greet
 
 pytestmark = pytest.mark.slow

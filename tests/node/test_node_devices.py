@@ -41,7 +41,8 @@ from peerinfer_node.home import Home
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
-from peerinfer_node.node import Node, open_node
+from peerinfer_node.node import Node
+from peerinfer_node.opening import open_node
 from peerinfer_node.serving import Serving
 from peerinfer_tui.device_view import device_page
 from peerinfer_tui.pictures import Snapshot

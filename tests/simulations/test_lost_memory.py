@@ -53,7 +53,7 @@ class ForgetfulWorld(WholeWorld):
         assert not unseal(Advert, forgetful.node.advertiser.advert())[1].elects
         for sim in self._nodes.values():
             if sim is not forgetful:
-                assert forgetful.peer_id not in [member.peer for member in sim.node._electing()]
+                assert forgetful.peer_id not in [member.peer for member in sim.node.proposing.electing()]
         with trio.fail_after(120.0):
             while forgetful.peer_id in self._submitter.node.elections.machine(job).committee:  # noqa: ASYNC110
                 await trio.sleep(0.5)

@@ -26,7 +26,8 @@ from peerinfer_node.gateway.metrics import NodeMetrics
 from peerinfer_node.gateway.server import TcpDoor, open_gateway
 from peerinfer_node.home import Home
 from peerinfer_node.log import Log
-from peerinfer_node.node import Node, open_node
+from peerinfer_node.node import Node
+from peerinfer_node.opening import open_node
 from peerinfer_node.service_notice import ServiceNotice
 from peerinfer_node.serving import Serving
 

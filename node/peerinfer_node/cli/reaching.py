@@ -74,7 +74,7 @@ async def revisit(
             return
     flags = {"bootstrap": arguments.bootstrap, "swarm": arguments.swarm}
     config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
-    from peerinfer_node.node import open_node
+    from peerinfer_node.opening import open_node
 
     log = Log(say, level="error")
     async with open_node(home, config, lends=False, networked=True, log=log) as node:
@@ -84,7 +84,7 @@ async def revisit(
 @asynccontextmanager
 async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bool) -> AsyncGenerator[Reached, None]:
     """A node that ends with the context; in a home of its own where another node holds `home`."""
-    from peerinfer_node.node import open_node
+    from peerinfer_node.opening import open_node
 
     # While the node opens, what it warns of is for the user: that state.db was damaged and moved aside.
     warnings: deque[str] = deque(maxlen=WARNINGS_SHOWN_MAX)

@@ -7,6 +7,7 @@ what does not fit is dropped. A line opens its stream when there is something to
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 import trio
@@ -70,6 +71,7 @@ from peerinfer.spread_messages import (
     StatementsWanted,
 )
 from peerinfer.spreading import Spreading
+from peerinfer.units import format_duration
 from peerinfer_node.driver import Driver
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
@@ -79,6 +81,7 @@ from peerinfer_node.roles.statements import StatementsRole
 from peerinfer_node.roles.work_stream import greet, say_goodbye
 
 MEMBERS_PROTOCOL = "/peerinfer/members/1"
+CLOCK_LOOK_S = 5.0
 LINE_MESSAGES_MAX = 64
 """Waiting for one neighbour. One that takes nothing is found out by its probes; it need not hear old news afterwards."""
 
@@ -136,6 +139,20 @@ class MembersRole:
             send=self._send,
             learn=self.hear,
         )
+
+    @property
+    def clock_words(self) -> str:
+        """What is wrong with this machine's clock, as far as peers let one know; else ""."""
+        ahead_s = self.machine.ahead_s
+        if ahead_s is None:
+            return ""
+        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self._clock.wall_s()))
+        return f"the clock here says {now}, and every peer is {format_duration(ahead_s)} ahead of it: set the clock"
+
+    async def watch_clock(self) -> None:
+        while not self.clock_words:  # noqa: ASYNC110
+            await trio.sleep(CLOCK_LOOK_S)
+        self._log.warning(self.clock_words)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
