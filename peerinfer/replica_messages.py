@@ -61,6 +61,8 @@ class RecordCopy:
     tasks: tuple[int, ...] = wire(packed_u32(FRAME_TASKS_MAX))
     """Those that it counts for. A record may hold more: another worker was first, or an audit has voided them."""
     record: str | None = wire(optional(_id), default=None)
+    record_bytes: int = wire(uint(48), default=0)
+    """How large that blob is: who has no room for it need not fetch it. 0: the sender does not say."""
 
 
 @message(83)

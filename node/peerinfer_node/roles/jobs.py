@@ -127,7 +127,7 @@ class Jobs:
         )
         self._keeping.forget = self._give_up_live
         replicas.note_fetched = self._keeping.note_fetched
-        replicas.make_room = self._keeping.make_room
+        replicas.check_room, replicas.make_room = self._keeping.check_room, self._keeping.make_room
         self._returning = Returning(
             own=self._own,
             replicas=replicas,

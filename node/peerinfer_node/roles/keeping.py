@@ -69,8 +69,8 @@ class Keeping:
         self._led_s: dict[JobId, float] = {}
         """When each job was seen to be coordinated last, by this node's own clock. Others' dates may be lies."""
         self._results = KeptResults(store=store, let_go=self._let_go)
-        self.make_room = self._results.make_room
-        """To be called before a record of another node's job is kept."""
+        self.check_room, self.make_room = self._results.check_room, self._results.make_room
+        """To be called before a record of another node's job is fetched, and before it is kept."""
         self.forget: Callable[[JobId, str], Awaitable[None]] = _forget_nothing
         """Called with a job that is given up, and why: it ends on this node."""
 
@@ -183,8 +183,7 @@ class Keeping:
         await self._let_go(row, FETCHED)
 
     async def _let_go(self, row: JobRow, why: str) -> None:
-        await self._store.drop_results(row.job)
-        self._results.dropped(row.job)
+        await self._results.drop(row.job)
         summary: Json = json.loads(row.summary)
         if summary.get("results_gone") in (why, EXPIRED):
             return

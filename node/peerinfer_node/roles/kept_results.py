@@ -19,7 +19,7 @@ NO_ROOM = "removed to make room for newer ones"
 """What a job's JSON says under `results_gone` of results that were not fetched in time."""
 
 LetGo = Callable[[JobRow, str], Awaitable[None]]
-"""Removes the results of a job that is over, and notes why."""
+"""Removes the results of a job that is over, by `KeptResults.drop`, and notes why."""
 
 
 class KeptResults:
@@ -37,7 +37,7 @@ class KeptResults:
         there = {row.job for row in rows}
         for job in before:
             if job not in there:
-                self.dropped(job)
+                self._bytes.pop(job, None)
         for row in rows:
             measured = await self._store.results_bytes(row.job)
             # Records came and results went while the disk answered. One that was counted and measured counts twice until
@@ -46,24 +46,32 @@ class KeptResults:
             self._bytes[row.job] = max(0, measured + meanwhile)
         await self._evict(await self._over(), RESULTS_FOR_OTHERS_BYTES_MAX)
 
+    async def check_room(self, size: int) -> list[JobRow]:
+        """The jobs whose results would go first for a record of `size` bytes. Raises `LimitExceeded` if that is not enough.
+
+        Nothing goes for what is only announced.
+        """
+        over = await self._over()
+        if self._kept - sum(self._bytes.get(row.job, 0) for row in over) > RESULTS_FOR_OTHERS_BYTES_MAX - size:
+            raise LimitExceeded(
+                "results kept for others",
+                current=self._kept,
+                attempted=size,
+                limit=RESULTS_FOR_OTHERS_BYTES_MAX,
+                unit="bytes",
+            )
+        return over
+
     async def make_room(self, job: JobId, size: int) -> None:
         """Before a record of `size` bytes is kept for this job. Raises `LimitExceeded` if no room can be made."""
         allowed = RESULTS_FOR_OTHERS_BYTES_MAX - size
         while self._kept > allowed:
-            over = await self._over()
-            if self._kept - sum(self._bytes.get(row.job, 0) for row in over) > allowed:
-                raise LimitExceeded(
-                    "results kept for others",
-                    current=self._kept,
-                    attempted=size,
-                    limit=RESULTS_FOR_OTHERS_BYTES_MAX,
-                    unit="bytes",
-                )
-            await self._evict(over, allowed)
+            await self._evict(await self.check_room(size), allowed)
         self._bytes[job] = self._bytes.get(job, 0) + size
 
-    def dropped(self, job: JobId) -> None:
-        """Its results are not here any more."""
+    async def drop(self, job: JobId) -> None:
+        """Its results leave the disk, and count no more."""
+        await self._store.drop_results(job)
         self._bytes.pop(job, None)
 
     @property
@@ -81,4 +89,3 @@ class KeptResults:
             if self._kept <= allowed:
                 return
             await self._let_go(row, NO_ROOM)
-            self.dropped(row.job)

@@ -24,10 +24,11 @@ from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
 
 COPY_AGAIN_S = 0.5
 COPY_AGAIN_MAX_S = 60.0
-"""A disk without room stays so for long, and is sent many records at each attempt: the wait doubles up to this."""
+"""A disk without room stays so for long: the wait doubles up to this."""
 
 UNACKNOWLEDGED_MAX = 64
-"""Records sent to one elector and not acknowledged; more would fill its stream's buffers for nothing."""
+"""Records sent to one elector and not acknowledged; more would fill its stream's buffers for nothing. To one that has
+refused a single one, until it takes that."""
 
 
 @dataclass(slots=True)
@@ -111,7 +112,7 @@ class RecordCopier:
         while True:
             changed = line.changed
             for record in list(self._records.values()):
-                if len(line.sent) >= UNACKNOWLEDGED_MAX:
+                if len(line.sent) >= (1 if elector in self.refused else UNACKNOWLEDGED_MAX):
                     break
                 if record.number not in line.sent and elector not in record.held and not record.safe.is_set():
                     line.sent[record.number] = record

@@ -85,7 +85,7 @@ async def _note_nothing(job: JobId) -> None:
     pass
 
 
-async def _has_room(job: JobId, size: int) -> None:
+async def _has_room(*_: object) -> None:
     pass
 
 
@@ -144,6 +144,8 @@ class Replicas:
         self.jobs: KnowsJobs | None = None
         self.note_fetched: Callable[[JobId], Awaitable[None]] = _note_nothing
         """Called when a submitter has all results of a job at home."""
+        self.check_room: Callable[[int], Awaitable[object]] = _has_room
+        """Called before a record of so many bytes is fetched. Raises as `make_room`, which is called when it is here."""
         self.make_room: Callable[[JobId, int], Awaitable[None]] = _has_room
         """Called before a record of so many bytes is kept. Raises `LimitExceeded` if there is no room for it."""
 
@@ -248,6 +250,7 @@ class Replicas:
             await self._check_row(job)
             # What the holder says last of a task counts: it may have voided what it said before. What the journal names
             # already is never void, whoever says so.
+            await self.check_room(copy.record_bytes)
             record = await self._record_in(peer, copy, body)
             opened, named = _opened(manifest, record), set(copy.tasks)
             tasks = tuple(task for task in opened.tasks if task in named)
@@ -291,12 +294,13 @@ class Replicas:
 
     async def send_record(self, stream: MessageStream, head: RecordCopy, record: Sequence[Buffer]) -> None:
         """In the body of the message where it fits, otherwise as a blob that the other side fetches."""
-        if sum(memoryview(part).nbytes for part in record) <= BODY_BYTES_MAX:
+        size = sum(memoryview(part).nbytes for part in record)
+        if size <= BODY_BYTES_MAX:
             await stream.send(head, record)
         else:
             cid = await self._blobs.put(b"".join(record))
             self._sent.setdefault(JobId(head.job), {})[cid] = None
-            await stream.send(replace(head, record=cid))
+            await stream.send(replace(head, record=cid, record_bytes=size))
 
     async def let_go_of_copies(self, job: JobId, *, discard: bool) -> None:
         """Nobody needs the inputs here any more. With `discard` they leave the disk at once."""

@@ -26,8 +26,7 @@ class World:
         self.gone = []
 
     async def let_go(self, row, why):
-        await self.store.drop_results(row.job)
-        self.kept.dropped(row.job)
+        await self.kept.drop(row.job)
         await self.store.set_job_state(
             row.job, row.state, ended_at_s=row.ended_at_s, summary=json.dumps({"results_gone": why})
         )
@@ -116,6 +115,18 @@ async def test_a_record_larger_than_the_bound_costs_others_theirs_only_if_there_
     assert world.gone == [], "it would not have helped"
 
 
+async def test_nothing_goes_for_a_record_that_is_only_announced(world):
+    await world.add(ADA, ended_at_s=10.0, size=600)
+    await world.add(BEN, size=400)
+    await world.kept.look()
+    await world.kept.check_room(600)
+    with pytest.raises(LimitExceeded, match="601 bytes on top of 1,000 bytes"):
+        await world.kept.check_room(601)
+    assert world.gone == []
+    await world.take(BEN, 600)
+    assert world.gone == [(ADA, NO_ROOM)]
+
+
 class SlowDisk(MemoryStore):
     """Says what there is before it is asked to go on, and answers when it is."""
 
@@ -161,8 +172,8 @@ async def test_results_may_go_and_come_while_the_disk_is_asked_which_jobs_are_ov
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slow.take, CAL, 201)
         await trio.testing.wait_all_tasks_blocked()
-        slow.kept.dropped(ADA)
-        slow.kept.dropped(BEN)
+        await slow.kept.drop(ADA)
+        await slow.kept.drop(BEN)
         await slow.take(OWN, 1)
         slow.store.goes_on.set()
     await slow.take(CAL, BOUND - 202)

@@ -176,6 +176,23 @@ async def test_an_elector_that_goes_on_refusing_is_left_alone_longer_each_time_u
     assert trio.current_time() - refused_s == pytest.approx(COPY_AGAIN_S, abs=0.1), "it took one meanwhile"
 
 
+async def test_an_elector_that_has_refused_is_sent_one_record_until_it_takes_that(autojump_clock, world):
+    streams = world.wires.by_hand(ADA)
+    world.copy(*range(UNACKNOWLEDGED_MAX))
+    side = await elector(streams)
+    for _ in range(3):
+        await side.hear(RecordCopy)
+        await side.say(ReplicaRefused(JOB, "no room"))
+        side = await elector(streams)
+    first = (await side.hear(RecordCopy)).number
+    with trio.move_on_after(1) as nothing_more:
+        await side.hear(RecordCopy)
+    assert nothing_more.cancelled_caught
+    await side.say(RecordHeld(JOB, first))
+    rest = [(await side.hear(RecordCopy)).number for _ in range(UNACKNOWLEDGED_MAX - 1)]
+    assert sorted([first, *rest]) == list(range(UNACKNOWLEDGED_MAX))
+
+
 async def test_an_elector_that_cannot_be_reached_is_tried_until_it_can(autojump_clock, world):
     world.copy(1)
     await trio.sleep(3)

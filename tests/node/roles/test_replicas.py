@@ -14,7 +14,7 @@ from peerinfer.codec import encode
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Asked
 from peerinfer.envelope import seal
-from peerinfer.errors import ProtocolError
+from peerinfer.errors import LimitExceeded, ProtocolError
 from peerinfer.journal import Chain
 from peerinfer.lease_messages import Append, Appended, LeaseReleased, LeaseWanted, Prepare, SeatOffered
 from peerinfer.limits import BODY_BYTES_MAX
@@ -256,14 +256,40 @@ async def test_a_large_record_that_is_sent_again_and_again_is_remembered_once(au
     assert world.replicas._sent == {}
 
 
+async def test_a_large_record_is_announced_with_its_size_and_not_fetched_where_there_is_no_room(autojump_clock, world):
+    stream = Heads()
+    await world.replicas.send_record(stream, RecordCopy(JOB.job, TERM, 1, (1,)), [bytes(BODY_BYTES_MAX), b"1"])
+    (head,) = stream.heads
+    assert head.record_bytes == BODY_BYTES_MAX + 1
+
+    sizes = []
+
+    async def no_room(size):
+        sizes.append(size)
+        raise LimitExceeded("results", current=0, attempted=size, limit=BODY_BYTES_MAX, unit="bytes")
+
+    async def fetch(cid, peers):
+        world.fetched.append(cid)
+
+    world.replicas.check_room, world.replicas._fetch_blob = no_room, fetch
+    answer = await world.say(HOLDER, head)
+    assert isinstance(answer, ReplicaRefused)
+    assert sizes == [BODY_BYTES_MAX + 1]
+    assert world.fetched == []
+
+
 class Heads:
     """A stream's end that takes heads of records alone."""
 
     def __init__(self):
-        self.records = []
+        self.heads = []
+
+    @property
+    def records(self):
+        return [head.record for head in self.heads]
 
     async def send(self, message):
-        self.records.append(message.record)
+        self.heads.append(message)
 
 
 async def test_what_the_journal_names_is_not_replaced_by_the_holder_either(autojump_clock, world):
