@@ -11,6 +11,7 @@ At the end of a job, when nothing waits any more, a regular look at its frames h
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 
@@ -22,6 +23,7 @@ from peerinfer.frame_orders import FrameOrders
 from peerinfer.ids import JobId, PeerId
 from peerinfer.job_tails import JobTails
 from peerinfer.known_answers import KnownAnswers
+from peerinfer.limits import FRAME_SECONDS_TARGET
 from peerinfer.placement import Strategy, strategy_named
 from peerinfer.placement_fill import frame_size
 from peerinfer.placement_pull import Hold, OpenJob, Pull
@@ -30,6 +32,13 @@ from peerinfer.workforce import CoordinatedJob, SentFrame, Worker, Workforce
 
 TAIL_CHECK_S = 0.25
 """So often the last frames of a job are looked at while somebody has nothing to do."""
+
+COPIES_GATHER_S = FRAME_SECONDS_TARGET
+"""So long copies for comparison wait for company while the job has other work to give out: a frame of two tasks costs as
+much as one of a thousand, and each answer asks for a few copies."""
+
+HELD_ASKED_MAX = 16
+"""Workers that are asked in the place of one that is held back, the ones included that these are held back for."""
 
 TAIL_CHECK_MAX_S = 10.0
 """As long as nothing happens meanwhile they are looked at ever more seldom, down to this."""
@@ -61,8 +70,8 @@ class Dispatch:
         self._tails = JobTails(force, self._room, self._orders)
         self._ready: dict[JobId, int] = {}
         """Jobs with tasks that wait, and how many they were when it looked last."""
-        self._doubled: dict[JobId, None] = {}
-        """Jobs of which further copies are wanted."""
+        self._doubled: dict[JobId, float] = {}
+        """Jobs of which further copies are wanted, and since when."""
         self._settling: dict[JobId, float] = {}
         """Jobs of which nothing else is given out yet, and until when."""
         self._asks_all = False
@@ -94,6 +103,7 @@ class Dispatch:
         self._fair.remove(job.spec.job)
         self._pull(job).job_ended(job.spec.job)
         self._alarms.clear(("delayed", job.spec.job))
+        self._alarms.clear(("copies", job.spec.job))
         for among in (self._ready, self._doubled, self._orders.touched, self._settling):
             among.pop(job.spec.job, None)
         self._known.job_ended(job.spec.job)
@@ -162,7 +172,7 @@ class Dispatch:
             elif kind == "again":
                 self.stir(PeerId(key))
                 self._asks_all = True  # what it was held back for may have waited for it alone
-            else:
+            elif kind == "tail":
                 is_tail = True
         came = self._note_waiting(now_s) or self._asks_all
         self._asks_all = False
@@ -216,9 +226,9 @@ class Dispatch:
             came = came or waiting > self._ready.get(job_id, 0)
             self._set_ready(job_id, waiting)
             if job.doubles.waiting:
-                self._doubled[job_id] = None
+                self._doubled.setdefault(job_id, now_s)
             else:
-                self._doubled.pop(job_id, None)
+                self._copies_given(job_id)
         self._orders.touched = {}
         return came
 
@@ -228,9 +238,16 @@ class Dispatch:
         else:
             self._ready.pop(job, None)
 
+    def _copies_given(self, job: JobId) -> None:
+        self._doubled.pop(job, None)
+        self._alarms.clear(("copies", job))
+
     def _give_doubles(self, now_s: float) -> None:
         """Tasks that others have answered, for comparison: first, since results wait for it. Like any frame to look at."""
-        for job_id in list(self._doubled):
+        for job_id, since_s in list(self._doubled.items()):
+            if job_id in self._ready and now_s < since_s + COPIES_GATHER_S:
+                self._alarms.set(("copies", job_id), since_s + COPIES_GATHER_S)
+                continue
             job = self._force.jobs[job_id]
             machine = job.verification
             for peer in list(self._room.roomy) if machine is not None else ():
@@ -243,7 +260,7 @@ class Dispatch:
                         share=1 / max(len(self._room.roomy), 1),
                         seconds_per_task=seconds,
                         bytes_per_task=job.spec.bytes_per_task,
-                        rtt_s=0.0,
+                        rtt_s=table.rtt_s.item(row),
                         is_relayed=table.is_relayed(row),
                     )
                     tasks = job.doubles.take(peer, worker.offer.groups, machine.is_trusted(peer), count)
@@ -251,7 +268,7 @@ class Dispatch:
                         break
                     self._orders.send(job, worker, tasks, now_s).is_double = True
             if not job.doubles.waiting:
-                del self._doubled[job_id]
+                self._copies_given(job_id)
 
     def _place(self, now_s: float) -> None:
         """Work has come: it goes to the best of those with room, one frame after the other, as long as both last."""
@@ -284,11 +301,16 @@ class Dispatch:
     ) -> _Given:
         """Sends the worker its next frame of one of these jobs, or somebody with room for whom it is held back."""
         given, instead = self._ask(worker, jobs, now_s, unfit)
-        for peer in instead:
+        asked, waiting = {worker.peer}, deque(instead)
+        while waiting and len(asked) <= HELD_ASKED_MAX:
             # Each of them may have been held back for another, when that one was the better: nobody would work at all.
-            other = self._force.workers[peer]
-            if other.room and self._ask(other, jobs, now_s, unfit)[0] is _Given.FRAME:
-                return _Given.FRAME
+            other = self._force.workers[waiting.popleft()]
+            if other.room and other.peer not in asked:
+                asked.add(other.peer)
+                found, further = self._ask(other, jobs, now_s, unfit)
+                if found is _Given.FRAME:
+                    return found
+                waiting += further
         return given
 
     def _ask(

@@ -149,7 +149,8 @@ class StoredJob:
         return False
 
     async def compare(self, answer: Answer, tasks: Sequence[int]) -> Mapping[int, tuple[PeerId, ...]]:
-        earlier = {task: await self._answers_to(task) for task in tasks}
+        opened: dict[int, OpenRecord] = {}
+        earlier = {task: await self._answers_to(task, opened) for task in tasks}
         self._note_class(answer)
         offset = await self._store.append_results(self.job, record_of(answer))
         # It counts for no task yet, but its receipt is kept.
@@ -171,8 +172,8 @@ class StoredJob:
         keys = b"".join(self.files.task_key(task) for task in tasks)
         return RecordRow(self.job, offset, tuple(tasks), keys, frame, peer, receipt)
 
-    async def _answers_to(self, task: int) -> dict[PeerId, Rows]:
-        """Every answer to a task that is here, by who gave it."""
+    async def _answers_to(self, task: int, opened: dict[int, OpenRecord]) -> dict[PeerId, Rows]:
+        """Every answer to a task that is here, by who gave it. A record of a thousand tasks is `opened` once for all."""
         places = list(self._copies.get(task, {}).values())
         if task in self._places:
             places.append(self._places[task])
@@ -180,17 +181,19 @@ class StoredJob:
             places += [row.offset for row in await self._store.records_of(self.job) if task in row.tasks]
         found: dict[PeerId, Rows] = {}
         for offset in places:
-            record = OpenRecord(await self._store.read_results(self.job, offset))
-            found[record.peer] = record.rows(task)
+            if offset not in opened:
+                opened[offset] = OpenRecord(await self._store.read_results(self.job, offset))
+            found[opened[offset].peer] = opened[offset].rows(task)
         return found
 
     async def audit(
         self, asked: Mapping[int, tuple[PeerId, ...]], fresh: Mapping[int, tuple[PeerId, Rows]]
     ) -> Mapping[int, Verdict]:
         known = {task: {peer: rows} for task, (peer, rows) in fresh.items()}
+        opened: dict[int, OpenRecord] = {}
         for task, peers in asked.items():
             if len(peers) > 1 or task not in known:
-                known[task] = await self._answers_to(task)
+                known[task] = await self._answers_to(task, opened)
         references = await self.compute_here(sorted(asked))
         agreeing = self._agreeing(asked, known, references)
         return {
