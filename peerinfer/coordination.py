@@ -271,6 +271,10 @@ class Coordination:
         self._changed |= dict.fromkeys(self._jobs)
         self._dispatch.workers_changed()
 
+    def breaker(self, peer: PeerId, now_s: float) -> tuple[str, float]:
+        """The state of this peer's breaker, and for how long it is open still."""
+        return self._force.breaker(peer, now_s)
+
     def breakers(self, now_s: float) -> dict[str, int]:
         """How many peers' breakers are in which state."""
         return self._force.breakers(now_s)

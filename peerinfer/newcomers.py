@@ -7,7 +7,7 @@ up to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from peerinfer.candidacy_events import Ask, Reply
 from peerinfer.codec import encode
@@ -18,6 +18,15 @@ from peerinfer.journal import Chain, Divergence
 from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SeatTaken, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
 from peerinfer.snapshots import Assembly, Snapshot, SnapshotInHand
+
+
+@dataclass(slots=True)
+class _Given:
+    """What an elector said that it lacked, and was given: the first batch, and how much of a snapshot it had."""
+
+    lacks: tuple[int, int]
+    is_forward: bool = False
+    """Since then it has lacked less than before."""
 
 
 class Newcomers:
@@ -43,8 +52,8 @@ class Newcomers:
         self._new_nonce = new_nonce
         self._waiting: dict[PeerId, int] = {}
         """Those that lack it while it is not here either, and from where on."""
-        self._given: dict[PeerId, tuple[int, int]] = {}
-        """What they said before they were given more, since they were offered the seat last: as `_wants` has it."""
+        self._given: dict[PeerId, _Given] = {}
+        """Those that were given something since they were offered the seat last."""
         self._snapshot = SnapshotInHand()
         self._assembly: Assembly | None = None
         """A snapshot that is fetched here, to be handed on."""
@@ -80,16 +89,29 @@ class Newcomers:
         if not self._has_journal:
             self._waiting[elector] = first
             return []
-        if self._given.get(elector) == (first, offset):
-            return []  # It was given this, and did not take it.
-        self._given[elector] = first, offset
-        # One that follows another holder's journal may have more batches than there are; it says where that parts.
+        # One that followed another holder may have more batches than there are; it says where the journals part.
         first = min(first, max(self._start.batches - 1, 0))
+        if not self._is_getting_on(elector, (first, offset)):
+            return []
         if first < self._chain.base:
             whole = self._whole()
             return [Ask(elector, replace(self._seat, snapshot=encode(whole.part(self._job, 0, offset))))]
         batches = self._chain.part(first)[: self._start.batches - first]
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
+
+    def _is_getting_on(self, elector: PeerId, lacks: tuple[int, int]) -> bool:
+        """False where it did not take what it was given, or lacks more again: it is left alone until the next offer.
+
+        First it may say from further and further back where the journals part; then every answer is a step ahead.
+        """
+        given = self._given.get(elector)
+        if given is None:
+            self._given[elector] = _Given(lacks)
+            return True
+        if lacks == given.lacks or (given.is_forward and lacks < given.lacks):
+            return False
+        given.is_forward, given.lacks = lacks > given.lacks, lacks
+        return True
 
     def _whole(self) -> Snapshot:
         found = self._snapshot.of(self._chain)

@@ -188,7 +188,9 @@ class Seat:
             self.effects.append(PersistBatches(self.job, start.batches, ()))
 
     def take_journal(self, batches: Sequence[bytes], term: Term, part: bytes = b"") -> int:
-        """Batches of a journal whose end is known by its hash, whoever brings them; returns the first that is missing.
+        """Batches of a journal whose end is known by its hash, whoever brings them.
+
+        Returns the first that is missing or differs here, as far as that is known from what was brought.
 
         Raises `DecodeError`, `ProtocolError`.
         """
@@ -198,14 +200,14 @@ class Seat:
             self._take_part(part, Term(TERM_ROUND_MAX, ""))
             return len(self.chain)
         try:
-            changed, _ = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)
+            changed, reached = self.chain.extend(self.job, self.manifest, term, batches, committees=self.committees)
         except Divergence as gap:
             return gap.sequence
         if self.is_ready and len(self.chain) > self.start.batches:
             self.chain.cut(self.start.batches)
         if changed < len(self.chain):
             self.effects.append(PersistBatches(self.job, changed, self.chain.signed(changed, len(self.chain))))
-        return len(self.chain)
+        return len(self.chain) if self.is_ready else reached
 
     @property
     def snapshot_bytes(self) -> int:

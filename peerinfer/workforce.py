@@ -267,6 +267,14 @@ class Workforce:
             self._breakers[peer] = Breaker(self._rng)
         return self._breakers[peer]
 
+    def breaker(self, peer: PeerId, now_s: float) -> tuple[str, float]:
+        """The state of this peer's breaker, and for how long it is open still."""
+        breaker = self._breakers.get(peer)
+        if breaker is None:
+            return "closed", 0.0
+        state = breaker.state(now_s)
+        return state, breaker.opens_until_s - now_s if state == "open" else 0.0
+
     def breakers(self, now_s: float) -> dict[str, int]:
         """How many peers' breakers are in which state."""
         counts = {"closed": 0, "open": 0, "half-open": 0}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peerinfer.blobs import index_of
+from peerinfer.breaker import FAILURES_MAX
 from peerinfer.contribution import CONFIRMATIONS_MAX
 from peerinfer.control import Json
 from peerinfer.errors import LimitExceeded, UsageError
@@ -13,7 +14,7 @@ from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import CHUNK_BYTES
 from peerinfer.membership_events import Member
 from peerinfer.reputation_words import own_words, words_of
-from peerinfer.units import format_count, format_size
+from peerinfer.units import format_count, format_duration, format_size
 from peerinfer.vouching import VOUCHERS_SHOWN_MAX
 from peerinfer.whitewashing import KEPT_OUT
 from peerinfer_node.roles.recruiting import offer_of
@@ -38,7 +39,7 @@ class PeerViews:
         cid, size = await self._node.ports.in_thread(lambda: _named(model))
         answers = []
         for member in self._node.members.machine.members():
-            reason, offer = self.why_not(member), offer_of(member)
+            reason, offer = self.why_not(member) or self._resting(member.peer), offer_of(member)
             if not reason and offer is not None and 0 < offer.memory_bytes < size:
                 reason = f"has {format_size(offer.memory_bytes)} of device memory, less than the model alone takes"
             said = self._against(member.peer, reason) if reason else self._for(member, cid, size)
@@ -62,6 +63,16 @@ class PeerViews:
             reasons = "; ".join(advert.reasons)
             return reasons if reasons.startswith(advert.state) else f"is {advert.state}{reasons and ': '}{reasons}"
         return ""
+
+    def _breaker(self, peer: PeerId) -> tuple[str, float]:
+        return self._node.coordinator.machine.breaker(peer, self._node.ports.clock.now_s())
+
+    def _resting(self, peer: PeerId) -> str:
+        """Why it gets nothing for a while, where its breaker is open."""
+        state, rest_s = self._breaker(peer)
+        if state != "open":
+            return ""
+        return f"failed {FAILURES_MAX} frames in a row or more, and gets nothing for {format_duration(rest_s)}"
 
     def _against(self, peer: PeerId, reason: str) -> str:
         if reason != CAUGHT:
@@ -106,7 +117,8 @@ class PeerViews:
                 for device in (advert.devices if advert else ())
             ],
             "reputation": self._standing(member.peer),
-            "why_not": self.why_not(member),
+            "why_not": self.why_not(member) or self._resting(member.peer),
+            "breaker": self._breaker(member.peer)[0],
             "queue": node.coordinator.machine.in_flight(member.peer),
             "last_seen_s": round(node.ports.clock.now_s() - member.heard_s, 1),
             "agent": advert.agent if advert else "",

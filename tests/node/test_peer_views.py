@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from peerinfer.assignment import PeerProven
 from peerinfer.blobs import chunks_of, index_of
+from peerinfer.breaker import FAILURES_MAX
 from peerinfer.coordination import Coordination
 from peerinfer.errors import UsageError
 from peerinfer.ids import Cid, PeerId
@@ -97,6 +99,23 @@ async def test_why_a_peer_takes_no_work_is_said_once(tmp_path: Path, changes: di
     room.offers(**changes)
     answer = await room.why()
     assert (answer["eligible"], answer["why"]) == (False, said)
+
+
+async def test_a_peer_whose_breaker_is_open_is_said_to_rest_and_for_how_long(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    breaker = room.machine._force._breaker(ADA)
+    for _ in range(FAILURES_MAX - 1):
+        breaker.failed(100.0)
+    answer = await room.why()
+    assert (answer["breaker"], answer["why_not"], answer["eligible"]) == ("closed", "", True)
+    breaker.failed(100.0)
+    answer = await room.why()
+    assert (answer["breaker"], answer["eligible"]) == ("open", False)
+    assert re.fullmatch(r"failed 3 frames in a row or more, and gets nothing for [2-5](\.\d)?s", answer["why_not"])
+    assert answer["why"] == answer["why_not"]
+    breaker.opens_until_s = 100.0
+    answer = await room.why()
+    assert (answer["breaker"], answer["why_not"], answer["eligible"]) == ("half-open", "", True)
 
 
 async def test_of_a_liar_its_lie_is_told_here_and_counted_with_others_elsewhere(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from lease_setting import LEASE_S, PEERS, Setting, keys, term
 
-from peerinfer import snapshots
+from peerinfer import journal, snapshots
 from peerinfer.candidacy_events import Ask
 from peerinfer.codec import encode
 from peerinfer.committees import COMMITTEE, committees_of
@@ -175,6 +175,31 @@ def test_an_elector_that_followed_somebody_else_for_longer_than_there_are_batche
     held = table.elector.chain(JOB.job)
     assert held is not None
     assert held.head == chain.head
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 99])
+def test_where_the_two_journals_part_is_found_however_few_batches_a_message_carries(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """It says how far what it was brought is what it has, not how much it has."""
+    monkeypatch.setattr(journal, "JOURNAL_BATCHES_PER_MESSAGE_MAX", most)
+    earlier = term(3, 2)
+    chain = JOB.written((earlier, [[1], [2]]), (HOLDER, [[3], [4]]))
+    table = Table(chain, with_change(chain), 1)
+    table.follow(earlier, JOB.written((earlier, [[1], [2], [7], [8], [9], [10], [11]])))
+    assert table.offer() == SeatTaken(JOB.job, 1, len(chain), True)
+
+
+def test_an_elector_that_says_one_thing_and_another_is_left_alone_until_the_next_offer() -> None:
+    chain = JOB.written((HOLDER, [[1], [2], [3]]))
+    table = Table(chain, with_change(chain), 1)
+    for _ in range(2):
+        table.newcomers.offer(table.peer)
+        said = [4, 3, 2, 0, 4, 0, 4, 0, 4, 0]
+        given = [
+            len(table.newcomers.heard(table.peer, SeatTaken(JOB.job, 1, each, False), HOLDER, 0) or []) for each in said
+        ]
+        assert given == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
 
 
 def test_a_candidate_without_the_journal_asks_for_it_again_in_its_next_campaign() -> None:

@@ -342,6 +342,8 @@ def job_lines(job: Json) -> list[str]:
         ("verify", job.get("verify")),
         ("verified", level_text(job)),
         ("strategy", job.get("strategy")),
+        ("priority", job.get("priority")),
+        ("deadline", _duration(job.get("deadline_s"))),
         ("time", _duration(job.get("elapsed_s"))),
         *(("handover", _handover(each)) for each in job.get("handovers") or ()),
     ]

@@ -152,6 +152,7 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
         "verify": manifest.verify,
         "strategy": request.get("strategy", "adaptive"),
         "priority": request.get("priority", "normal"),
+        "deadline_s": request.get("deadline_s"),
         "created": manifest.created_at_s,
         **known,
     }
