@@ -86,10 +86,13 @@ class Watch:
         self.connections = 0
         self.answer_s = 0.0
 
-    def run(self) -> None:
+    def look(self) -> None:
         while not self._over.wait(0.05):
             self.most = max(self.most, self._process.memory_info().rss)
             self.connections = max(self.connections, len(connections_of(self._daemon)))
+
+    def ask(self) -> None:
+        while not self._over.wait(0.05):
             asked_s = time.monotonic()
             self._daemon.ask("GET", "/node")
             self.answer_s = max(self.answer_s, time.monotonic() - asked_s)
@@ -100,13 +103,15 @@ class Watch:
 
     @contextmanager
     def running(self) -> Iterator[Watch]:
-        thread = threading.Thread(target=self.run)
-        thread.start()
+        threads = [threading.Thread(target=watch) for watch in (self.look, self.ask)]
+        for thread in threads:
+            thread.start()
         try:
             yield self
         finally:
             self._over.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
 
 
 def flooded(town: tuple[Daemon, Daemon], flood: Callable[[Daemon], Awaitable[None]]) -> Watch:

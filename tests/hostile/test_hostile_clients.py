@@ -86,7 +86,9 @@ def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_sm
         for _ in range(IDLE):
             with contextlib.suppress(OSError):
                 open_ones.enter_context(door.connect())
+        told = set()
         for _ in range(5):
+            told.add(door.status(door.head("GET", "/api/v1/node")))
             for stream in slow:
                 with contextlib.suppress(OSError):
                     stream.sendall(b" ")
@@ -94,7 +96,8 @@ def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_sm
             assert door.lives()
             time.sleep(0.1)  # the byte now and then
         assert door.process.num_fds() - files <= TCP_CONNECTIONS_MAX + 64
-        assert door.status(door.head("GET", "/api/v1/node")) in (0, 503), "beyond the limit one is told to come back"
+        # On a busy machine the first of them may have been closed for their silence before the last round.
+        assert told & {0, 503}, "beyond the limit one is told to come back"
     wait_for(
         lambda: door.status(door.head("GET", "/api/v1/node")) == 200, timeout_s=KEEP_ALIVE_S + 30, saying="room again"
     )

@@ -112,7 +112,7 @@ async def test_an_rx580_is_shown_works_rests_when_hot_and_works_again(machine: P
         assert (await node.control.status())["energy_j"] > 0
 
         heat.write_text("95000\n")
-        assert await until(lambda: shows(node, state="resting")) < 5
+        assert await until(lambda: shows(node, state="resting")) < DEADLINE_S / 4
         card = card_of(await node.control.devices())
         assert card["reasons"] == ["hotter than 80 °C; rests until it is below 72 °C"]
         status = await node.control.status()
