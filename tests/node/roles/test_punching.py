@@ -98,7 +98,7 @@ async def test_two_relayed_peers_dial_each_other_and_leave_the_relay(relayed):
         nursery.start_soon(first.role.run)
         nursery.start_soon(second.role.run)
         for here, there in ((first, second), (second, first)):
-            await wait_until(lambda a=here, b=there: a.network.path(b.peer_id) == "direct", 20)
+            await wait_until(lambda a=here, b=there: a.network.path(b.peer_id) == "direct")
         nursery.cancel_scope.cancel()
 
 
@@ -139,7 +139,7 @@ async def test_nobody_comes_and_the_relay_goes_on(relayed, monkeypatch):
 
 async def test_a_failure_is_tried_again_ever_more_seldom(relayed, monkeypatch):
     first, second = relayed
-    monkeypatch.setattr(punching, "AGAIN_S", 0.01)
+    monkeypatch.setattr(punching, "AGAIN_S", 100.0)  # much longer than the tries themselves
     waits = []
     for _ in range(3):
         before_s = first.role._clock.now_s()

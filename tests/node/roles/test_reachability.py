@@ -79,7 +79,7 @@ class Peer:
             nursery.cancel_scope.cancel()
 
 
-async def wait_for(condition, timeout_s=15):
+async def wait_for(condition, timeout_s=60):
     with trio.fail_after(timeout_s):
         while not condition():  # noqa: ASYNC110  (polling real sockets)
             await trio.sleep(0.02)
@@ -190,7 +190,7 @@ async def test_a_node_dials_nobody_back_but_the_asker_and_not_again_and_again():
         answer, _ = await stream.receive_as(DialedBack)
         assert answer == DialedBack("127.0.0.1", ())
         assert tried == [f"/ip4/127.0.0.1/tcp/{port}/p2p/{a.keys.peer_id}" for port in (4001, 9)]
-        with trio.fail_after(5), pytest.raises(NetworkError):
+        with trio.fail_after(60), pytest.raises(NetworkError):
             await _greeted(a, b)
 
 
