@@ -23,8 +23,11 @@ DAEMONS = int(os.environ.get("PEERINFER_TEST_DAEMONS", "8"))
 STARTING_AT_ONCE = 2 * (os.cpu_count() or 1)
 """A daemon takes four seconds of a processor to start, with the benchmark of its device."""
 
-SEEN_WITHIN_S = 15.0
-DEAD_WITHIN_S = 5.0
+SEEN_WITHIN_S = 60.0
+DEAD_WITHIN_S = 20.0
+"""Five seconds are promised, and shown where the machine has no part in it (`test_membership_world`). Here all of them
+share it with each other and with whatever else runs."""
+
 SETTLE_S = 8.0
 """They find out whether they can be dialled."""
 
@@ -120,11 +123,16 @@ def test_all_see_all_soon_and_a_killed_one_is_missed_by_all(tmp_path: Path, mach
                 lambda d=daemon: states(d)[first.peer_id] == "dead", timeout_s=max(left_s, 0.1), saying="the death"
             )
         print(f"killed: dead for all after {time.monotonic() - killed_s:.2f} s")
-        assert all(seen_alive(daemon) == everybody - {daemon.peer_id, first.peer_id} for daemon in others)
+        for daemon in others:  # who was slow to answer may be suspected for a moment, but nobody else is buried
+            assert [peer for peer, state in states(daemon).items() if state == "dead"] == [first.peer_id]
+            alive = everybody - {daemon.peer_id, first.peer_id}
+            wait_for(lambda d=daemon, a=alive: seen_alive(d) == a, timeout_s=SEEN_WITHIN_S, saying="the others alive")
 
         # It comes back as the same peer, and one that joins by another member knows everybody at once.
         again = swarm.join("0", bootstrap=others[0])
         assert again.peer_id == first.peer_id
         late = swarm.join("late", bootstrap=others[-1])
         wait_for(lambda: seen_alive(late) == everybody, timeout_s=SEEN_WITHIN_S, saying="a late joiner to know all")
-        assert seen_alive(again) >= everybody - {again.peer_id}
+        wait_for(
+            lambda: seen_alive(again) >= everybody - {again.peer_id}, timeout_s=SEEN_WITHIN_S, saying="who is back"
+        )

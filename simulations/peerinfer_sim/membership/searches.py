@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from peerinfer.ids import PeerId, peer_id_of
 from peerinfer.limits import MEMBERS_MAX
@@ -44,7 +45,7 @@ class SearchedSwarm:
         self._table = min(table, size - 1)
         self._rare = set(self._rng.sample(range(1, size), rare))
         self._nodes: dict[int, Searching] = {}
-        self._peers: dict[int, PeerId] = {}
+        self._numbers: dict[PeerId, int] = {}
         self._neighbours: dict[int, list[int]] = {}
         self.found: set[bytes] = set()
         self.messages = self.bytes = 0
@@ -63,7 +64,7 @@ class SearchedSwarm:
             self.found.update(effect.adverts)
             return []
         assert isinstance(effect, Send)
-        to = next(number for number, peer in self._peers.items() if peer == effect.peer)
+        to = self._numbers[effect.peer]
         if to in self.gone:
             return []
         self.messages += 1
@@ -76,9 +77,9 @@ class SearchedSwarm:
         return [(to, each) for each in self._node(to, now_s).handle(event, now_s)]
 
     def _peer(self, number: int) -> PeerId:
-        if number not in self._peers:
-            self._peers[number] = peer_id_of(number.to_bytes(32, "big"))
-        return self._peers[number]
+        peer = _peer_of(number)
+        self._numbers[peer] = number
+        return peer
 
     def _node(self, number: int, now_s: float) -> Searching:
         if number not in self._nodes:
@@ -104,6 +105,12 @@ class SearchedSwarm:
         device = _GPU if number in self._rare else _CPU
         advert = Advert(1, 1, 0.0, "", "", (), "running", (), (device,), (), "full")
         return Member(self._peer(number), "alive", (), advert, self._peer(number).encode())
+
+
+@cache
+def _peer_of(number: int) -> PeerId:
+    """The same in every swarm: making a name takes longer than all that it does."""
+    return peer_id_of(number.to_bytes(32, "big"))
 
 
 def searches(seed: int, size: int, rare: int, times: int = 3, *, table: int = MEMBERS_MAX) -> list[SearchFigures]:
