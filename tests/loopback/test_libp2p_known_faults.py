@@ -190,7 +190,7 @@ async def test_every_read_sends_a_frame_of_its_own():
         for _ in range(10):
             await stream.write(b"x" * 64)
             await trio.testing.wait_all_tasks_blocked(0.01)
-        assert frames.count(WINDOW) >= 10
+        await wait_until(lambda: frames.count(WINDOW) >= 10)
 
 
 async def test_only_one_address_of_a_peer_is_tried_and_a_failure_blocks_it():
