@@ -43,7 +43,10 @@ RETRIES_FREE = 100
 """A job may have so many failed attempts, by its size and in any case; beyond that something is wrong with the job."""
 
 STRIKES_MAX = 3
-"""Frames in a row that timed out, after which a worker gets no more of this job."""
+"""Frames in a row that timed out, after which a worker gets no more of this job; or the first ones, if each broke it."""
+
+_BREAKS = {"memory": "too little memory", "crash": "its process died", "timeout": "a task took too long there"}
+"""Kinds of failure that a job can do to a worker, whatever it is else good for."""
 
 
 class FrameEnds:
@@ -80,7 +83,9 @@ class FrameEnds:
             return
         peer, job, worker = event.peer, self._jobs[frame.job], self._workers[event.peer]
         spec = job.spec
-        job.strikes.pop(peer, None)
+        broken = self._broken(job, event)
+        if not broken:
+            job.strikes.pop(peer, None)
         job.refusals.pop(peer, None)
         compute_s = min(event.compute_s, now_s - frame.sent_s)  # it cannot have taken longer than it was away
         if event.done and compute_s > 0:
@@ -91,7 +96,7 @@ class FrameEnds:
         self._judgement.answered(worker, late_s=late_s, energy_j=event.energy_j)
         if frame.is_double:
             self._copies_answered(job, frame, event)
-            self._note_health(worker, event, now_s)
+            self._note_health(worker, event, broken, now_s)
             self._touch(spec.job)
             return
         kept = job.ledger.answered(frame.tasks[position] for position in event.done)
@@ -104,7 +109,9 @@ class FrameEnds:
         for position, kind, reason in event.failures:
             if frame.tasks[position] in alone:
                 self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
-        self._note_health(worker, event, now_s)
+        self._note_health(worker, event, broken, now_s)
+        if broken:
+            self._strike(job, peer, f"gave no result for {STRIKES_MAX} frames: {broken}", now_s)
         if frame.is_shared:
             self._cancel_answered(job)
         self._touch(spec.job)
@@ -123,11 +130,24 @@ class FrameEnds:
         else:
             self._say(DropResults(frame.peer, frame.number))
 
-    def _note_health(self, worker: Worker, event: FrameAnswered, now_s: float) -> None:
-        """A model that fails is the job's fault; anything else without a single result is the peer's."""
+    def _broken(self, job: CoordinatedJob, event: FrameAnswered) -> str:
+        """What a frame did to a worker that has given nothing of this job yet, in words: it may be too much for it."""
+        kinds = {kind for _, kind, _ in event.failures}
+        if event.done or event.peer in job.kept or not kinds or not kinds <= _BREAKS.keys():
+            return ""
+        return ", ".join(words for kind, words in _BREAKS.items() if kind in kinds)
+
+    def _strike(self, job: CoordinatedJob, peer: PeerId, reason: str, now_s: float) -> None:
+        job.strikes[peer] = job.strikes.get(peer, 0) + 1
+        if job.strikes[peer] >= STRIKES_MAX:
+            self.refuse(job, peer, reason, now_s)
+
+    def _note_health(self, worker: Worker, event: FrameAnswered, broken: str, now_s: float) -> None:
+        """A model that fails is the job's fault, and so is one that needs more memory than a worker ever had for it;
+        anything else without a single result is the peer's."""
         if event.done:
             worker.breaker.succeeded()
-        elif any(kind not in ("model", "cancelled") for _, kind, _ in event.failures):
+        elif broken != _BREAKS["memory"] and any(kind not in ("model", "cancelled") for _, kind, _ in event.failures):
             worker.breaker.failed(now_s)
 
     def _cancel_answered(self, job: CoordinatedJob) -> None:
@@ -198,9 +218,7 @@ class FrameEnds:
             self._task_failed(job, task, worker.peer, "timeout", "no answer in time", now_s)
         worker.breaker.failed(now_s)
         self._judgement.answered(worker, late_s=NEVER)
-        job.strikes[worker.peer] = job.strikes.get(worker.peer, 0) + 1
-        if job.strikes[worker.peer] >= STRIKES_MAX:
-            self.refuse(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
+        self._strike(job, worker.peer, f"answered none of {STRIKES_MAX} frames in time", now_s)
         self._touch(job.spec.job)
 
     def withdraw(self, job: CoordinatedJob, task: int) -> None:

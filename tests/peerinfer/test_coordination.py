@@ -360,6 +360,34 @@ def test_one_answer_in_time_clears_the_strikes(bench):
     assert bench.machine.why_not(JOB, ADA) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("memory", "too little memory"), ("crash", "its process died"), ("timeout", "a task took too long")],
+)
+def test_a_job_that_is_too_much_for_a_worker_from_the_first_ends_and_says_so(bench, kind, words):
+    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=100, retries=50)))
+    for _ in range(STRIKES_MAX):
+        bench.fail(bench.next_frame(), kind)
+    bench.pass_time(100.0)
+    assert f"1 peer: gave no result for {STRIKES_MAX} frames: {words}" in bench.end().reason
+
+
+def test_a_job_that_needs_more_memory_than_a_worker_has_leaves_it_to_other_jobs(bench):
+    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=100, retries=50)))
+    for _ in range(STRIKES_MAX):
+        bench.fail(bench.next_frame(), "memory")
+    bench.tell(JobAccepted(spec_of(job=OTHER)))
+    assert bench.next_frame().job == OTHER
+
+
+def test_a_worker_that_has_given_results_is_not_put_aside_for_a_few_tasks_that_are_too_large_for_it(bench):
+    bench.join(ADA, window=1).tell(JobAccepted(spec_of(tasks=1000, retries=50)))
+    bench.answer(bench.next_frame())
+    for _ in range(STRIKES_MAX + 1):
+        bench.fail(bench.next_frame(), "memory")
+    assert bench.machine.why_not(JOB, ADA) is None
+
+
 def test_a_refused_frame_is_not_offered_in_a_circle(bench):
     bench.join(ADA, window=1).tell(JobAccepted(spec_of()))
     (frame,) = bench.take(SendFrame)

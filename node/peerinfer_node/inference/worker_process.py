@@ -34,6 +34,7 @@ from peerinfer.tensors import FREE, Port
 from peerinfer_node.inference import pipe, sandbox
 from peerinfer_node.inference.arena import HALF_BYTES, Arena
 from peerinfer_node.inference.daemon_end import DaemonEnd
+from peerinfer_node.inference.runtime_words import plain_words
 
 IDLE_BEFORE_TRIM_S = 2.0
 """After this long without a request, freed memory goes back to the system."""
@@ -357,9 +358,7 @@ def _kind_of(error: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
-    """ONNX Runtime's message without its number and name of the error."""
-    message = str(error)
-    return pipe.shortened(message.split(" : ", 3)[-1] if message.startswith("[ONNXRuntimeError]") else message)
+    return pipe.shortened(plain_words(str(error)))
 
 
 def _all_failed(request: pipe.Run, kind: str, reason: str) -> pipe.Outgoing:

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from peerinfer_node.inference.runtime_words import plain_words
+
+FAILED = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running "
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            FAILED
+            + "ConstantOfShape node. Name:'' Status Message: /onnxruntime_src/onnxruntime/core/common/safeint.h:17 "
+            "static void SafeIntExceptionHandler<onnxruntime::OnnxRuntimeException>::SafeIntOnOverflow() Integer overflow",
+            "ConstantOfShape: Integer overflow",
+        ),
+        (
+            FAILED + "ConstantOfShape node. Name:'big' Status Message: std::bad_alloc",
+            "ConstantOfShape 'big': not enough memory",
+        ),
+        (
+            FAILED + "Tile node. Name:'' Status Message: Tile output (a) is too large",
+            "Tile: Tile output (a) is too large",
+        ),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions : x", "Got invalid dimensions : x"),
+        ("std::bad_alloc", "not enough memory"),
+        ("anything else", "anything else"),
+        ("", ""),
+    ],
+)
+def test_what_onnx_runtime_says_is_told_without_its_source_files(message: str, words: str) -> None:
+    assert plain_words(message) == words
