@@ -7,6 +7,7 @@
     ├── InputError              3    the model or the inputs cannot be used; nothing was sent
     │   └── ModelRefused        3    the static check or ONNX Runtime refused the model
     ├── NoSuitablePeer          4    nobody fit for the job appeared in time
+    │   └── TooFewElectors      4    too few daemons to elect a coordinator are known yet
     ├── PartialFailure          5    some tasks failed for good; the rest was written
     ├── VerificationFailed      6    results did not stand up to their check
     ├── NoDaemon                7    there is no daemon to talk to
@@ -66,6 +67,10 @@ class ModelRefused(InputError):
 class NoSuitablePeer(PeerinferError):
     exit_code = 4
     http_status = 503
+
+
+class TooFewElectors(NoSuitablePeer):
+    pass
 
 
 class PartialFailure(PeerinferError):

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from peerinfer.committee import Eligible, propose, rank_score, subnets_of
 from peerinfer.control import JobRequest
 from peerinfer.coordination import Coordination
-from peerinfer.errors import NoSuitablePeer
+from peerinfer.errors import NoSuitablePeer, TooFewElectors
 from peerinfer.ids import JobId, PeerId
 from peerinfer.lease_profile import LAN, Distance, LeaseProfile, choose_profile
 from peerinfer.membership_events import Member
@@ -79,7 +79,7 @@ class Proposing:
                 f"--detach needs three daemons that can take the job over; {self._members.clock_words}"
             )
         if committee == (self._own,) and not self._elects:
-            raise NoSuitablePeer(
+            raise TooFewElectors(
                 f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
                 "start a daemon here with `peerinfer join` and submit to it"
             )

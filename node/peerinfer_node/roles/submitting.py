@@ -12,8 +12,9 @@ import trio
 from peerinfer.codec import encode
 from peerinfer.control import JobRequest
 from peerinfer.envelope import seal
-from peerinfer.errors import JobFailed, PeerinferError
-from peerinfer.ids import JobId, job_id_of
+from peerinfer.errors import JobFailed, PeerinferError, TooFewElectors
+from peerinfer.ids import JobId, PeerId, job_id_of
+from peerinfer.lease_profile import LeaseProfile
 from peerinfer.messages import Manifest
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, JobRow, Keys, LocalClock, Store
@@ -31,6 +32,11 @@ from peerinfer_node.roles.shown_jobs import ENDS_WITH_NODE
 
 ELECTION_TIMEOUT_S = 30.0
 """A submitter waits this long for its committee to accept the job."""
+
+ELECTORS_KNOWN_WITHIN_S = 15.0
+"""A node that has just opened hears of its swarm bit by bit; this long it waits for enough electors of a detached job."""
+
+LOOK_AGAIN_S = 0.1
 
 Add = Callable[[JobId, Manifest, bytes, JobRequest], LiveJob]
 
@@ -84,7 +90,7 @@ class Submitting:
         prepared = await self._preparation.prepare(request)
         self._coordinator.check_room(prepared.split.tasks)
         nonce = self._rng.randbytes(16)
-        committee, profile = self._propose(nonce, request)
+        committee, profile = await self._committee(nonce, request)
         if request.detach and len(committee) > 1:
             check_size(prepared.inputs)
         manifest = manifest_of(request, prepared, self._own, self._clock.wall_s(), nonce, committee, profile.lease_s)
@@ -120,6 +126,16 @@ class Submitting:
                 raise JobFailed(f"{error}; the job is cancelled{left}") from None
             live.survives = True
         return job
+
+    async def _committee(self, nonce: bytes, request: JobRequest) -> tuple[tuple[PeerId, ...], LeaseProfile]:
+        until_s = trio.current_time() + min(ELECTORS_KNOWN_WITHIN_S, request.timeout_s)
+        while True:
+            try:
+                return self._propose(nonce, request)
+            except TooFewElectors:
+                if trio.current_time() >= until_s:
+                    raise
+            await trio.sleep(LOOK_AGAIN_S)
 
     async def _adopt(self, job: JobId, prepared: Prepared) -> None:
         """Copies what earlier jobs have computed of these very tasks into this job's spool."""
