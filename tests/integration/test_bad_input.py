@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 from swarm import wait_for
 
+from peerinfer_node.cli import main
+
 pytestmark = pytest.mark.slow
 
 GOOD = np.ones((3, 64), np.float32)
@@ -24,19 +26,30 @@ def me(shared):
 
 
 @pytest.fixture
-def refused(shared, me, tmp_path):
-    """Runs a job through the daemon, and gives the one line of its end. Nothing may be left at the output."""
+def refused(shared, me, tmp_path, monkeypatch, capsys):
+    """Runs a job through the daemon, and gives the one line of its end. Nothing may be left at the output.
 
-    def run(model, *inputs, code=3, out="out.npz", flags=(), home="me"):
+    The command starts in this process where a process of its own would only cost the time that it takes to start.
+    """
+    monkeypatch.setenv("PEERINFER_HOME", str(shared.home("me")))
+
+    def run(model, *inputs, code=3, out="out.npz", as_process=False):
         before = len(me.ask("GET", "/jobs"))
         path = write_model(tmp_path / "model.onnx", model) if isinstance(model, bytes) else model
         output = tmp_path / out
-        run = shared.run(home, "run", path, *inputs, "-o", output, *flags)
-        assert run.code == code, run.told()
-        (line,) = [line for line in run.stderr.splitlines() if line.startswith("peerinfer")]
+        words = ["run", path, *inputs, "-o", output]
+        if as_process:
+            run = shared.run("me", *words)
+            ended, stdout, stderr = run.code, run.stdout, run.stderr
+        else:
+            capsys.readouterr()
+            ended = main([str(word) for word in words])
+            stdout, stderr = capsys.readouterr()
+        assert ended == code, stderr
+        (line,) = [line for line in stderr.splitlines() if line.startswith("peerinfer")]
         assert line.startswith("peerinfer: error: ")
-        assert line == run.stderr.splitlines()[-1]
-        assert run.stdout == ""
+        assert line == stderr.splitlines()[-1]
+        assert stdout == ""
         assert not output.is_file()
         assert len(me.ask("GET", "/jobs")) == before, "it was accepted as a job"
         return line
@@ -84,7 +97,7 @@ BAD_MODELS = {
 @pytest.mark.parametrize("kind", BAD_MODELS)
 def test_a_bad_model_is_refused_before_anything_is_sent(kind, refused, tmp_path):
     model, said = BAD_MODELS[kind]
-    line = refused(model, write_npz(tmp_path / "in.npz", x=GOOD))
+    line = refused(model, write_npz(tmp_path / "in.npz", x=GOOD), as_process=True)
     assert said in line
     assert ".onnx" in line, "it does not say which file"
 
@@ -307,21 +320,33 @@ def test_without_a_suitable_peer_the_job_ends_and_says_what_ruled_out_how_many(s
     model = write_model(tmp_path / "mlp.onnx", models.mlp())
     inputs = write_npz(tmp_path / "in.npz", x=GOOD)
 
-    def why(*flags, home="researcher"):
-        run = shared.run(home, "run", model, inputs, "-o", tmp_path / "out.npz", "--timeout", "2s", *flags)
-        assert run.code == 4, run.told()
-        (line,) = [line for line in run.stderr.splitlines() if "error" in line]
-        assert line.startswith("peerinfer: error: no suitable peer within 2 s: ")
-        assert not (tmp_path / "out.npz").exists()
-        return line.partition("2 s: ")[2]
+    def start(*flags, home="researcher", within="2s"):
+        return shared.start(home, "run", model, inputs, "-o", tmp_path / "out.npz", "--timeout", within, *flags)
 
-    assert why("--bootstrap", me.address, "--device-kind", "gpu") == "1 peer: has no GPU to lend"
-    assert why("--device-kind", "gpu", home="me") == "1 peer: has no GPU to lend"
-    assert why("--min-vram", "1TiB", home="me") == "1 peer: has too little device memory"
-    assert why(home="newcomer") == "no peer that lends a device is connected"
+    def why(run):
+        assert run.wait() == 4, run.told()
+        (line,) = [line for line in run.stderr.splitlines() if "error" in line]
+        said, _, reason = line.partition(" s: ")
+        assert said.startswith("peerinfer: error: no suitable peer within ")
+        assert not (tmp_path / "out.npz").exists()
+        return reason
+
+    asked = [
+        # It has to hear first what its peer lends.
+        start("--bootstrap", me.address, "--device-kind", "gpu", within="8s"),
+        start("--device-kind", "gpu", home="me"),
+        start("--min-vram", "1TiB", home="me"),
+        start(home="newcomer"),
+    ]
+    assert [why(run) for run in asked] == [
+        "1 peer: has no GPU to lend",
+        "1 peer: has no GPU to lend",
+        "1 peer: has too little device memory",
+        "no peer that lends a device is connected",
+    ]
     assert shared.run("me", "pause").code == 0
     try:
-        assert "paused by its owner" in why(home="me")
+        assert "paused by its owner" in why(start(home="me"))
     finally:
         assert shared.run("me", "resume").code == 0
 

@@ -1,5 +1,6 @@
 """A volunteer whose process lies: it is caught, what it gave is computed again, and the output is right."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import models
@@ -49,21 +50,34 @@ def liar_environ(tmp_path_factory):
     return {"PYTHONPATH": str(folder)}
 
 
+@contextmanager
+def eve_first(eve, *others):
+    """Only she gets work until she has answered; else the others might have done all of it."""
+    for daemon in others:
+        daemon.ask("POST", "/node/pause")
+    yield
+    wait_for(lambda: eve.ask("GET", "/node")["tasks_done"] > 0, saying="eve to answer")
+    for daemon in others:
+        daemon.ask("POST", "/node/resume")
+
+
 def test_who_was_caught_by_one_daemon_is_caught_by_others_that_see_for_themselves(swarm, files, liar_environ, tmp_path):
     model, rows = files
     ada = swarm.join("ada")
-    eve = swarm.join("eve", bootstrap=ada, environ=liar_environ)
+    eve = swarm.join("eve", bootstrap=ada, environ=liar_environ, wait=False)
     bob = swarm.join("bob", bootstrap=ada)
+    eve.wait_ready()
     out = tmp_path / "out.npz"
-    run = swarm.run("ada", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", "adaptive")
-    assert run.code == 0, run.told()
+    with eve_first(eve, ada, bob):
+        run = swarm.start("ada", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", "adaptive")
+    assert run.wait() == 0, run.told()
     assert_same(out, {"y": ROWS}, atol=SLOW_ATOL)
 
-    def bobs() -> str:
-        said = swarm.run("bob", "reputation", eve.peer_id).stdout
-        return said if "computed again here" in said else ""
+    def has_seen() -> bool:
+        return "computed again here" in str(bob.ask("GET", "/reputation", params={"peer": eve.peer_id}))
 
-    told = wait_for(bobs, timeout_s=180, saying="bob to see for itself")
+    wait_for(has_seen, timeout_s=180, saying="bob to see for itself")
+    told = swarm.run("bob", "reputation", eve.peer_id).stdout
     assert f"told by {ada.peer_id[-8:]}" in told
     assert "gets no work from this node" in told
     assert "computed again here" in swarm.run("bob", "peers", "--why", model).stdout
@@ -73,13 +87,15 @@ def test_who_was_caught_by_one_daemon_is_caught_by_others_that_see_for_themselve
 @pytest.mark.parametrize("verify", ["spot", "quorum:2", "adaptive"])
 def test_a_process_that_lies_is_caught_and_the_output_is_right(swarm, files, liar_environ, tmp_path, verify):
     model, rows = files
-    ada = swarm.join("ada")
-    eve = swarm.join("eve", bootstrap=ada, environ=liar_environ)
-    bob = swarm.join("bob", bootstrap=ada)
+    eve = swarm.join("eve", environ=liar_environ, wait=False)
+    ada, bob = (swarm.join(name, wait=False) for name in ("ada", "bob"))
+    for daemon in (eve, ada, bob):
+        daemon.wait_ready()
     out = tmp_path / "out.npz"
     bootstrap = [word for peer in (eve, ada, bob) for word in ("--bootstrap", peer.address)]
-    run = swarm.run("me", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", verify, *bootstrap)
-    assert run.code == 0, run.told()
+    with eve_first(eve, ada, bob):
+        run = swarm.start("me", "run", model, rows, "-o", out, "--json", "--batch", "1", "--verify", verify, *bootstrap)
+    assert run.wait() == 0, run.told()
     summary = run.json
     assert_adds_up(summary, items=len(ROWS))
     assert summary["verification"]["policy"] == verify

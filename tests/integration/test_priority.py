@@ -15,7 +15,8 @@ from peerinfer.job_priority import newest
 
 pytestmark = pytest.mark.slow
 
-ITEMS, BATCH = 120, 3
+ITEMS, BATCH = 60, 3
+"""Few: a job waits, however long it takes, until what is to happen has happened."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,6 @@ def test_a_change_reaches_the_coordinator_wherever_it_is_and_survives_it(
             five.kill(coordinator)
             third = job.wait_term(view["term"], but=(coordinator,))
             assert third["priority"] == "urgent"
-            five.ensure_up(coordinator)
     ended = job.wait_ended()
     assert ended["state"] == "done"
     wait_for(lambda: (job.seen_by("ada") or {}).get("state") == "done", saying="the owner to know")
@@ -78,6 +78,7 @@ def test_the_job_that_became_urgent_is_done_first(
     swarm: Swarm, files: tuple[Path, Path, np.ndarray], tmp_path: Path
 ) -> None:
     daemon = swarm.join("ada")
+    daemon.ask("POST", "/node/pause")
     model, inputs, _ = files
     ids = []
     for _ in range(2):
@@ -86,6 +87,7 @@ def test_the_job_that_became_urgent_is_done_first(
     first, second = ids
     daemon.ask("POST", f"/jobs/{second}/priority", json={"priority": "urgent"})
     assert daemon.ask("GET", f"/jobs/{second}")["priority"] == "urgent"
+    daemon.ask("POST", "/node/resume")
 
     def ended() -> list[str]:
         return [job for job in ids if daemon.ask("GET", f"/jobs/{job}")["state"] == "done"]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 ITEMS, BATCH = 150, 3
 KILLS = 3
-SOONER = "import peerinfer.lease_profile as profile; profile.RESTARTS_WITHIN_S = 15.0"
+SOONER = "import peerinfer.lease_profile as profile; profile.RESTARTS_WITHIN_S = 8.0"
 """A minute is what users give a machine to start again."""
 
 REPLACED_WITHIN_S = 75.0

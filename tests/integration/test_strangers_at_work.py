@@ -38,7 +38,7 @@ from peerinfer_node.roles.work_stream import AGENT, WORK_PROTOCOL, greet
 
 pytestmark = pytest.mark.slow
 
-ANSWER_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 60
 PROTOCOLS = [WORK_PROTOCOL, "/peerinfer/members/1", "/peerinfer/blob/1", "/peerinfer/lease/1", "/peerinfer/journal/1"]
 ROWS = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
 JOB = "11111111111111111111111111111111"
@@ -229,6 +229,21 @@ async def peer_of(daemon, node):
     return next((peer for peer in peers if peer["peer_id"] == node.peer_id), None)
 
 
+@asynccontextmanager
+async def alone_at_first(daemon, met):
+    """The daemon's own device takes nothing until the stranger has met the job; else it might be done before."""
+    await trio.to_thread.run_sync(daemon.ask, "POST", "/node/pause")
+    async with trio.open_nursery() as nursery:
+
+        async def resume():
+            with trio.move_on_after(ANSWER_TIMEOUT_S):
+                await met.wait()
+            await trio.to_thread.run_sync(daemon.ask, "POST", "/node/resume")
+
+        nursery.start_soon(resume)
+        yield
+
+
 async def known_to(daemon, node):
     """Returns when the daemon has heard what the node lends."""
     with trio.fail_after(ANSWER_TIMEOUT_S):
@@ -319,7 +334,7 @@ async def test_a_volunteer_that_breaks_the_protocol_costs_no_item(behave, shared
         met.set()
         await played(behave, node, raw)
 
-    async with volunteering(tmp_path, me, observed) as node:
+    async with volunteering(tmp_path, me, observed) as node, alone_at_first(me, met):
         run = shared.start("me", "run", *job_files, "-o", tmp_path / "out.npz", "--batch", "3", "--json")
         await finished(run)
         assert run.code == 0, run.told()
@@ -340,8 +355,10 @@ async def test_a_volunteer_that_lies_is_caught_and_none_of_its_answers_is_used(s
     async with open_node(home, config, lends=True, networked=True) as node:
         (executor,) = node.ports.executors
         run_truly = executor.run
+        met = trio.Event()
 
         async def run(model, batch, timeout_s):
+            met.set()
             result = await run_truly(model, batch, timeout_s)
             for group in result.groups:
                 values = np.frombuffer(bytes(group.body), np.float32) + np.float32(0.5)
@@ -351,8 +368,9 @@ async def test_a_volunteer_that_lies_is_caught_and_none_of_its_answers_is_used(s
         executor.run = run
         await known_to(me, node)
         inputs = write_npz(tmp_path / "in.npz", x=rows)
-        process = shared.start("me", "run", model, inputs, "-o", tmp_path / "out.npz", "--batch", "1", "--json")
-        await finished(process)
+        async with alone_at_first(me, met):
+            process = shared.start("me", "run", model, inputs, "-o", tmp_path / "out.npz", "--batch", "1", "--json")
+            await finished(process)
         assert process.code == 0, process.told()
         assert_adds_up(process.json, items=len(rows))
         assert {peer["peer_id"] for peer in process.json["peers"]} == {me.peer_id}

@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 from peerinfer_tui.app import Window
 
 KEPT = Path(__file__).with_name("snapshots")
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 SCREENS = {
     "overview_80x24": ((80, 24), [], "dark"),

@@ -17,7 +17,7 @@ from peerinfer_tui import serving
 from peerinfer_tui.__main__ import main
 from peerinfer_tui.serving import HOST, serve
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def free_port() -> int:

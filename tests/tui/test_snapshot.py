@@ -23,8 +23,8 @@ from peerinfer_tui.words import names_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,  # more takes all the time to make and is read in the same way
 )
 ANSWERS = [*picture().values(), *lively_answers().values(), [lively_answers()["/api/v1/jobs"][0]["handovers"][0]]]
 RECORDS = [each for answer in ANSWERS for each in ([answer] if isinstance(answer, dict) else answer)]
@@ -43,7 +43,7 @@ def test_the_answers_of_a_healthy_daemon_are_read_whole() -> None:
     assert (snapshot.jobs[0].tasks, snapshot.jobs[0].accepted, snapshot.jobs[0].failed) == (100, 40, 0)
 
 
-@given(st.tuples(RECORD | JSON, *[st.lists(RECORD) | JSON] * 3), st.integers(1, 250))
+@given(st.tuples(RECORD | JSON, *[st.lists(RECORD, max_size=4) | JSON] * 3), st.integers(1, 250))
 def test_any_json_can_be_shown_at_any_width(answers: tuple[object, ...], width: int) -> None:
     snapshot = read_snapshot(*answers)
     node_line(snapshot.node, width)
