@@ -28,5 +28,5 @@ def test_a_node_that_has_just_opened_waits_until_it_knows_enough_daemons_to_deta
 
 def test_where_too_few_daemons_turn_up_it_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitting, "ELECTORS_KNOWN_WITHIN_S", 0.3)
-    with pytest.raises(TooFewElectors, match="needs three daemons that can take the job over, . can be reached"):
+    with pytest.raises(TooFewElectors, match=r"needs three daemons .*, \d can be reached"):
         hasty_world().run()
