@@ -34,9 +34,9 @@ T = TypeVar("T")
 PEERINFER = str(Path(sys.executable).with_name("peerinfer"))
 ANY_PORT = "/ip4/127.0.0.1/tcp/0"
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 POLL_S = 0.01
 
 # A test run that is killed takes its processes with it: the kernel sees to it (PR_SET_PDEATHSIG), across exec.
@@ -239,7 +239,7 @@ class Daemon(Process):
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         """What the control API answers, as JSON. Raises httpx.HTTPStatusError for a refusal."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=self.ready["api"]), timeout=30) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=self.ready["api"]), timeout=60) as client:
             answer = client.request(method, f"http://peerinfer/api/v1{path}", **options)
             answer.raise_for_status()
             return answer.json() if answer.content else None
