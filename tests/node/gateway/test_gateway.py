@@ -455,7 +455,10 @@ async def test_a_stream_that_the_daemon_cuts_off_is_an_error_and_no_short_result
             await anext(pictures)
 
 
-async def test_the_answer_to_leave_arrives_before_the_gateway_ends(tmp_path: Path) -> None:
+async def test_the_answer_to_leave_arrives_before_the_gateway_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GRACE_S", 60.0)  # it is not waited for where nothing is under way any more
     fake = FakeControl()
     async with trio.open_nursery() as nursery:
         is_up = trio.Event()
