@@ -125,11 +125,13 @@ class Five:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def detach(self, name: str, model: Path, inputs: Path, batch: int, *flags: str) -> Job:
+    def detach(self, name: str, model: Path, inputs: Path, batch: int) -> Job:
         self._wait_eligible()
+        # A job fails when nobody computes for as long as its --timeout: while all are idle, say.
         run = self.swarm.run(
-            name, "run", model, inputs, "-o", "unused.npz", "--detach", "--json", "--batch", str(batch), *flags
-        )
+            name, "run", model, inputs, "-o", "unused.npz", "--detach", "--json", "--batch", str(batch),
+            "--timeout", "10m",
+        )  # fmt: skip
         assert run.code == 0, run.told()
         assert run.json["state"] == "running", run.json
         assert len(run.json["committee"]) == 3, run.json

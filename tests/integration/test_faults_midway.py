@@ -113,7 +113,7 @@ def test_a_volunteer_that_falls_silent_loses_its_tasks_to_others_and_may_come_ba
 
 
 def test_a_paused_volunteer_computes_nothing_and_goes_on_when_resumed(shared, victim, start):
-    run, finished = start(victim, and_survivor=False, items=FEW)
+    run, finished = start(victim, and_survivor=False, items=FEW, flags=("--timeout", "10m"))
     run.wait_progress(0.1)
     victim.ask("POST", "/node/pause")  # at once; a command takes its time to start
     assert shared.run("victim", "pause", "--for", "1h").code == 0

@@ -32,8 +32,8 @@ def test_a_change_reaches_the_coordinator_wherever_it_is_and_survives_it(
     five = Five(shared, ("ada", "bob", "cyd", "dan"))
     five.ensure_up()
     model, inputs, rows = files
-    job = five.detach("ada", model, inputs, BATCH)
     with five.idle():  # the job waits while all this happens
+        job = five.detach("ada", model, inputs, BATCH)
         changed = shared.run("ada", "jobs", "priority", job.id[:8], "high", "--json")
         assert changed.code == 0, changed.told()
         assert changed.json["priority"] == "high"

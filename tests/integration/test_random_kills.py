@@ -28,8 +28,8 @@ def test_an_elector_that_is_gone_for_good_is_replaced_and_the_job_ends_right_who
     five.ensure_up()
     rows = np.linspace(-1, 1, ITEMS, dtype=np.float32).reshape(ITEMS, 1)
     model = write_model(tmp_path / "slow.onnx", models.slow(20))
-    job = five.detach("ada", model, write_npz(tmp_path / "rows.npz", x=rows), BATCH, "--timeout", "10m")
-    with five.idle():  # A job waits for workers as long as its --timeout.
+    with five.idle():
+        job = five.detach("ada", model, write_npz(tmp_path / "rows.npz", x=rows), BATCH)
         gone = next(name for name in job.committee if name not in ("ada", five.name_of(job.seen()["coordinator"])))
         five.kill(gone)
 
