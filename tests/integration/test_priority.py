@@ -37,7 +37,7 @@ def test_a_change_reaches_the_coordinator_wherever_it_is_and_survives_it(
         changed = shared.run("ada", "jobs", "priority", job.id[:8], "high", "--json")
         assert changed.code == 0, changed.told()
         assert changed.json["priority"] == "high"
-        first = job.seen()
+        first = job.wait_term(0)
         assert five.name_of(first["coordinator"]) == "ada"
         ada = five["ada"].peer_id
         five.kill("ada")
