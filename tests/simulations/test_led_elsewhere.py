@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import trio
 from played_world import PlayedWorld
 
 from peerinfer.control import JOB_ENDED, JobRequest, Json
-from peerinfer.ids import JobId
+from peerinfer.errors import JobFailed, NetworkError
+from peerinfer.ids import JobId, PeerId
+from peerinfer.messages import Manifest
+from peerinfer_node.roles.recorder import IsTrue
+from peerinfer_node.roles.replicas import Replicas
 from peerinfer_node.roles.shown_jobs import ShownJobs
 
 ITEMS = 150
@@ -22,6 +29,13 @@ async def led_by_another(world: PlayedWorld, request: JobRequest) -> str:
     world.crash(world.submitter, BACK_S)
     await trio.sleep(BACK_S + 2.0)
     return job
+
+
+async def watched_to_its_end(world: PlayedWorld, job: str) -> Json:
+    pictures = [picture async for picture in world.submitter.node.control.watch(job)]
+    assert pictures[-1]["state"] == "done"
+    await trio.sleep(5.0)
+    return pictures[-1]
 
 
 def test_a_job_is_over_for_its_owner_when_its_results_can_be_fetched() -> None:
@@ -71,6 +85,63 @@ def test_nobodys_word_alone_ends_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
         await control.cancel(job)
         shown = await control.job(job)
         assert shown["state"] == "cancelled"
+        return shown
+
+    PlayedWorld(play, items=ITEMS).run()
+
+
+def test_what_is_fetched_after_a_restart_is_checked_against_the_journal_of_a_quorum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job is over, none of its results are at home yet, and the submitter remembers no journal."""
+    honest = Replicas.fetch
+    asked: list[PeerId] = []
+
+    async def unreachable(self: Replicas, *_: Any, **__: Any) -> int:
+        raise NetworkError("out of reach")
+
+    async def watched(
+        self: Replicas, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue
+    ) -> int:
+        assert not is_true(0, b"another result's digest")
+        asked.append(peer)
+        return await honest(self, peer, job, manifest, tasks, is_true)
+
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
+        monkeypatch.setattr(Replicas, "fetch", unreachable)
+        job = await led_by_another(world, request)
+        shown = await watched_to_its_end(world, job)
+        world.crash(world.submitter, BACK_S)
+        await trio.sleep(BACK_S + 2.0)
+        electors = await world.electors(job)
+        assert electors, "the submitter has no journal of its own"
+        assert JobId(job) not in world.submitter.node.elections.elector.jobs
+        monkeypatch.setattr(Replicas, "fetch", watched)
+        fetched = 0
+        async for block in world.submitter.node.control.results(job):
+            fetched += block.items
+        assert fetched == shown["items"]
+        assert asked
+        return await world.submitter.node.control.job(job)
+
+    PlayedWorld(play, items=ITEMS).run()
+
+
+def test_results_that_cannot_be_checked_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreachable(self: Replicas, *_: Any, **__: Any) -> int:
+        raise NetworkError("out of reach")
+
+    async def play(world: PlayedWorld, request: JobRequest) -> Json:
+        monkeypatch.setattr(Replicas, "fetch", unreachable)
+        job = await led_by_another(world, request)
+        shown = await watched_to_its_end(world, job)
+        for sim in await world.electors(job):
+            world.crash(sim, 60.0)
+        world.crash(world.submitter, BACK_S)
+        await trio.sleep(BACK_S + 2.0)
+        with pytest.raises(JobFailed, match="too few of the job's electors answer to check them; try again later"):
+            async for _ in world.submitter.node.control.results(job):
+                pass
         return shown
 
     PlayedWorld(play, items=ITEMS).run()

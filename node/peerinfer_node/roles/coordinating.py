@@ -342,7 +342,7 @@ class Coordinating:
         job: JobId,
         manifest: Manifest,
         tasks: Sequence[int],
-        is_true: IsTrue | None = None,
+        is_true: IsTrue,
         *,
         peers: Sequence[PeerId] | None = None,
     ) -> None:

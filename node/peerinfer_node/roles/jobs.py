@@ -19,7 +19,7 @@ from peerinfer.binding import bind
 from peerinfer.codec import decode_as
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
 from peerinfer.envelope import unseal
-from peerinfer.errors import PeerinferError, StateUnusable, UsageError
+from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageError
 from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
@@ -43,8 +43,9 @@ from peerinfer_node.roles.elsewhere import Elsewhere
 from peerinfer_node.roles.endings import Endings
 from peerinfer_node.roles.job_views import totals_in
 from peerinfer_node.roles.keeping import Keeping
-from peerinfer_node.roles.live_job import LiveJob, how_it_ended, led, plain
+from peerinfer_node.roles.live_job import LiveJob, how_it_ended, led, plain, tasks_of
 from peerinfer_node.roles.live_views import LiveViews
+from peerinfer_node.roles.past_journals import PastJournals
 from peerinfer_node.roles.preparation import Preparation, Prepared
 from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.recorder import named_in
@@ -58,8 +59,6 @@ from peerinfer_node.roles.submitting import Submitting
 
 REVISIT_S = 20.0
 """A command without a daemon waits so long until it is known how a job of its home stands."""
-
-JOURNALS_REMEMBERED_MAX = 64
 
 TELL_TIMEOUT_S = 2.0
 """So long a command that fetches results tells the electors that they need not keep theirs."""
@@ -148,8 +147,7 @@ class Jobs:
         self._endings = Endings(store=store, log=log)
         self._views = LiveViews(elections=elections, coordinator=coordinator, clock=clock)
         self._live: dict[JobId, LiveJob] = {}
-        self._journals: dict[JobId, Chain] = {}
-        """Of own jobs that have ended lately: what is fetched must be what they name."""
+        self._journals = PastJournals(store=store, elections=elections)
         self._nursery: trio.Nursery | None = None
         self.shown = ShownJobs(
             own=self._own,
@@ -385,9 +383,7 @@ class Jobs:
         known = totals_in(chain, split, live.picture) | led(chain, live.manifest)
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
         if not is_others:
-            while len(self._journals) >= JOURNALS_REMEMBERED_MAX:
-                del self._journals[next(iter(self._journals))]
-            self._journals[live.job] = chain
+            self._journals.remember(live.job, chain)
         await self._forget(live, state, reason, kind, known)
         if not is_others:
             await self._coordinating.bring_home(live.job, live.manifest, chain)
@@ -457,14 +453,28 @@ class Jobs:
         row = await self.shown.row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
-            chain = self._journals.get(row.job) or self._elections.elector.chain(row.job)
-            is_true = named_in(chain) if chain is not None else None
-            await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), is_true)
-            if chain is not None and row.state in JOB_ENDED:
-                await self._returning.check_all_here(row.job, manifest, chain, await self._store.records_of(row.job))
-                await self._tell_at_home(row.job, manifest, chain)
+            await self._fetch_missing(row, manifest)
         async for block in read_results(self._store, row.job, manifest, bind(manifest.inputs, manifest.given)):
             yield block
+
+    async def _fetch_missing(self, row: JobRow, manifest: Manifest) -> None:
+        """What the journal names and others have. Raises `JobFailed` where results are gone, or cannot be checked."""
+        is_over = row.state in JOB_ENDED
+        chain = self._journals.known(row.job)
+        missing = manifest.tasks - len(tasks_of(await self._store.records_of(row.job)))
+        if chain is None and is_over and missing > int(json.loads(row.summary).get("failed_tasks", 0)):
+            chain = await self._journals.read(row)
+            if chain is None and row.state == "done":
+                raise JobFailed(
+                    f"{missing} of {manifest.tasks} tasks have their results elsewhere, and too few of the job's electors "
+                    "answer to check them; try again later, or run the job again with --resume"
+                )
+        if chain is None:
+            return
+        await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), named_in(chain))
+        if is_over:
+            await self._returning.check_all_here(row.job, manifest, chain, await self._store.records_of(row.job))
+            await self._tell_at_home(row.job, manifest, chain)
 
     async def _tell_at_home(self, job: JobId, manifest: Manifest, chain: Chain) -> None:
         assert self._nursery is not None

@@ -309,7 +309,7 @@ class Replicas:
             await self._blobs.discard(cid)
 
     async def keep_record(
-        self, job: JobId, manifest: Manifest, record: bytes, tasks: Sequence[int], is_true: IsTrue | None = None
+        self, job: JobId, manifest: Manifest, record: bytes, tasks: Sequence[int], is_true: IsTrue
     ) -> int:
         """Stores what a record that somebody else made says of `tasks`, if it is true; returns of how many.
 
@@ -317,10 +317,9 @@ class Replicas:
         """
         opened = _opened(manifest, record)
         wanted = set(tasks)
-        kept = tuple(task for task in opened.tasks if task in wanted)
-        if is_true is not None:
-            digests = digests_in(opened, kept)
-            kept = tuple(task for task in kept if is_true(task, digests[task]))
+        asked = tuple(task for task in opened.tasks if task in wanted)
+        digests = digests_in(opened, asked)
+        kept = tuple(task for task in asked if is_true(task, digests[task]))
         await self._write(job, opened, kept)
         return len(kept)
 
@@ -390,9 +389,7 @@ class Replicas:
                 return state if isinstance(state, dict) else None
         raise StreamClosed(f"{peer} did not answer within {STATE_TIMEOUT_S:g} s")
 
-    async def fetch(
-        self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue | None
-    ) -> int:
+    async def fetch(self, peer: PeerId, job: JobId, manifest: Manifest, tasks: Sequence[int], is_true: IsTrue) -> int:
         """Takes the results of these tasks from another candidate, those that are true; returns how many came."""
         count, wanted = 0, set(tasks)
         async with self.conversation(peer) as stream:
