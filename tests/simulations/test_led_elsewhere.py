@@ -32,9 +32,12 @@ async def led_by_another(world: PlayedWorld, request: JobRequest) -> str:
 
 
 async def watched_to_its_end(world: PlayedWorld, job: str) -> Json:
+    """Its owner is no elector of it any more afterwards."""
     pictures = [picture async for picture in world.submitter.node.control.watch(job)]
     assert pictures[-1]["state"] == "done"
     await trio.sleep(5.0)
+    world.submitter.node.elections.own_elector.give_up(JobId(job))
+    await trio.sleep(1.0)
     return pictures[-1]
 
 
