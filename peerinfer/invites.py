@@ -24,6 +24,7 @@ from peerinfer.member_messages import (
     InviteContents,
     InvitedPeer,
 )
+from peerinfer.units import format_duration
 
 PREFIX = "peerinfer1:"
 KEY_BYTES = 32
@@ -64,10 +65,9 @@ class Invite:
     def check_in_time(self, wall_s: float) -> None:
         """Raises `UsageError` once the invite has expired."""
         if self.expires_at_s and wall_s >= self.expires_at_s:
-            days = int((wall_s - self.expires_at_s) // 86400)
-            ago = f"{days} days ago" if days > 1 else "less than two days ago"
+            ago = format_duration(max(wall_s - self.expires_at_s, 1.0))
             raise UsageError(
-                f"this invite to swarm {self.swarm.name} expired {ago}; ask a member for a new one (peerinfer swarm "
+                f"this invite to swarm {self.swarm.name} expired {ago} ago; ask a member for a new one (peerinfer swarm "
                 "invite), or set this machine's clock if it is wrong"
             )
 
