@@ -109,9 +109,11 @@ class FrameEnds:
         for position, kind, reason in event.failures:
             if frame.tasks[position] in alone:
                 self._task_failed(job, frame.tasks[position], peer, kind, reason, now_s)
+        if len(frame.tasks) > 1:
+            broken = ""  # They may only have been too much together: each travels alone next.
         self._note_health(worker, event, broken, now_s)
         if broken:
-            self._strike(job, peer, f"gave no result for {STRIKES_MAX} frames: {broken}", now_s)
+            self._strike(job, peer, f"gave no result for {STRIKES_MAX} tasks: {broken}", now_s)
         if frame.is_shared:
             self._cancel_answered(job)
         self._touch(spec.job)

@@ -83,7 +83,7 @@ def check(
     before = link.term if link else NO_TERM
     epoch = link.epoch if link else first
     check_form(batch)
-    if max(batch.tasks, default=0) >= max(manifest.tasks, 1):
+    if batch.tasks and max(batch.tasks) >= manifest.tasks:
         raise ProtocolError("a batch names a task that the job has not")
     if batch.term.order < before.order:
         raise ProtocolError("terms only grow along a journal")

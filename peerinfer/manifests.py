@@ -8,7 +8,9 @@ from peerinfer.envelope import unseal
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, job_id_of
 from peerinfer.lease_profile import SOLO, STATED, LeaseProfile
+from peerinfer.limits import JOB_TASKS_MAX
 from peerinfer.messages import Manifest, Signed
+from peerinfer.splitting import Split
 
 
 def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
@@ -17,6 +19,10 @@ def open_manifest(signed: bytes) -> tuple[JobId, Manifest]:
     if author != manifest.submitter:
         raise ProtocolError("the manifest is not signed by its submitter")
     check_committee(manifest.committee, manifest.byzantine)
+    if manifest.items_per_task < 1 or manifest.tasks != Split(manifest.items, manifest.items_per_task).tasks:
+        raise ProtocolError("the manifest's tasks are not those that its items make")
+    if manifest.tasks > JOB_TASKS_MAX:
+        raise ProtocolError(f"the manifest has {manifest.tasks} tasks; {JOB_TASKS_MAX} are possible")
     if manifest.lease_s not in STATED:
         raise ProtocolError(f"the manifest wants leases of {manifest.lease_s:g} s; {_lengths()} s are possible")
     return job_id_of(decode_as(Signed, signed).payload), manifest

@@ -333,7 +333,7 @@ def test_without_a_suitable_peer_the_job_ends_and_says_what_ruled_out_how_many(s
 
     asked = [
         # It has to hear first what its peer lends.
-        start("--bootstrap", me.address, "--device-kind", "gpu", within="8s"),
+        start("--bootstrap", me.address, "--device-kind", "gpu", within="20s"),
         start("--device-kind", "gpu", home="me"),
         start("--min-vram", "1TiB", home="me"),
         start(home="newcomer"),

@@ -236,9 +236,12 @@ async def alone_at_first(daemon, met):
     async with trio.open_nursery() as nursery:
 
         async def resume():
-            with trio.move_on_after(ANSWER_TIMEOUT_S):
-                await met.wait()
-            await trio.to_thread.run_sync(daemon.ask, "POST", "/node/resume")
+            try:
+                with trio.move_on_after(ANSWER_TIMEOUT_S):
+                    await met.wait()
+            finally:  # Other tests use the daemon, too.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(daemon.ask, "POST", "/node/resume")
 
         nursery.start_soon(resume)
         yield

@@ -224,6 +224,13 @@ def test_a_batch_is_refused_that_is(name: str) -> None:
     chain.check()
 
 
+def test_a_job_of_no_tasks_has_none_in_its_journal() -> None:
+    none = Setting(tasks=0)
+    chain = none.written((ONE, []))
+    with pytest.raises(ProtocolError, match="has not"):
+        chain.extend(none.job, none.manifest, ONE, (none.batch(chain, ONE, [0]),))
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_a_bad_batch_behind_good_ones_leaves_the_chain_as_it_was(place: int) -> None:
     """Otherwise an elector would remember what it has not written to its disk."""

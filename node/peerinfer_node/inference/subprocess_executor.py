@@ -266,7 +266,8 @@ class SubprocessExecutor:
         finally:
             if not is_answered and not await self._is_interrupted(process, request):
                 waited_s = trio.current_time() - asked_s
-                if is_hung(waited_s, longest_s):
+                # A load cannot be stopped between two nodes; its time being up is a failure of its own.
+                if isinstance(request, pipe.Run) and is_hung(waited_s, longest_s):
                     self.on_hung(hang_words(waited_s, longest_s))
         raise AttemptTimeout(f"no answer from the device within {timeout_s:g} s")
 

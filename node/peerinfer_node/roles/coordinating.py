@@ -16,7 +16,7 @@ from peerinfer.committees import number_of
 from peerinfer.comparators import comparator_of
 from peerinfer.control import JobRequest
 from peerinfer.cost import growth
-from peerinfer.errors import InputError, LimitExceeded, PeerinferError
+from peerinfer.errors import InputError, LimitExceeded, PeerinferError, ProtocolError
 from peerinfer.fairness import Priority
 from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.journal import Chain
@@ -300,6 +300,8 @@ class Coordinating:
         sealed = await self._blobs.read(Cid(replica["inputs"]))
         key = bytes.fromhex(replica["key"])
         inputs = await self._in_thread(lambda: PackedInputs(live.manifest, open_segments(sealed, key)))
+        if inputs.items != live.manifest.items:
+            raise ProtocolError(f"the job's copy has {inputs.items} items, its manifest {live.manifest.items}")
         model = await self._blobs.read(Cid(live.manifest.model))
         interface = await self._executor.load(Cid(live.manifest.model), model)
         live.flops_per_item = interface.flops * growth(interface.inputs, inputs.binding.specs)

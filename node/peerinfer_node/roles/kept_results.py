@@ -51,6 +51,8 @@ class KeptResults:
 
         Nothing goes for what is only announced.
         """
+        if self._kept <= RESULTS_FOR_OTHERS_BYTES_MAX - size:
+            return []
         over = await self._over()
         if self._kept - sum(self._bytes.get(row.job, 0) for row in over) > RESULTS_FOR_OTHERS_BYTES_MAX - size:
             raise LimitExceeded(

@@ -304,7 +304,7 @@ async def test_a_device_far_beyond_its_usual_time_is_given_up_before_the_time_of
     model, x = models.mlp(), np.full((40, 64), HANGS_AT, np.float32)
     await bench.executor.load(cid_of(model), model)
     await bench.executor.run(cid_of(model), batch_of([1] * 40, x=x - HANGS_AT), 1.0)
-    with pytest.raises(AttemptTimeout, match=r"no answer from the device within [1-9](\.\d+)? s"):
+    with pytest.raises(AttemptTimeout, match=r"no answer from the device within [123]?\d(\.\d+)? s"):
         await bench.executor.run(cid_of(model), batch_of([1] * 40, x=x), 1.0)
     assert bench.executor.quarantine.losses == 1
 
