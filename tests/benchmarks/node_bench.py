@@ -27,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from peerinfer.config import NodeConfig
 from peerinfer.control import JOB_ENDED, JobRequest
+from peerinfer.ids import JobId
 from peerinfer_node.home import Home
 from peerinfer_node.node import Node
 from peerinfer_node.opening import open_node
@@ -150,21 +151,36 @@ async def job(
     Raises ValueError unless its committee is as it should be.
     """
     np.save(path, rows)
+    job_id = await submit(node, model, path)
+    seconds = await seconds_to_end(node, job_id, len(rows), committee=committee)
+    return seconds, await outputs_of(node, job_id, len(rows))
+
+
+async def submit(node: Node, model: Path, path: Path) -> JobId:
     request = JobRequest(model=str(model), inputs=(str(path),), batch=1, verify="spot", replicate=False)
-    job_id = await node.control.submit(request)
+    return await node.control.submit(request)
+
+
+async def seconds_to_end(node: Node, job_id: JobId, tasks: int, *, committee: bool) -> float:
+    """From its acceptance. Raises ValueError unless all of it was done, and its committee is as it should be."""
     async for picture in node.control.watch(job_id):
         if picture["state"] in JOB_ENDED:
             break
-    if picture["state"] != "done" or picture["accepted"] != len(rows) or not picture["audited"]:
+    is_checked = picture["audited"] or tasks == 1  # of one result of somebody who is known, none may be drawn
+    if picture["state"] != "done" or picture["accepted"] != tasks or not is_checked:
         raise ValueError(f"the job is {picture['state']}: {picture['reason']}; the measurement is void")
     if (len(picture["committee"]) > 1) != committee:
         raise ValueError(f"the job's committee has {len(picture['committee'])} members; the measurement is void")
+    return float(picture["elapsed_s"])
+
+
+async def outputs_of(node: Node, job_id: JobId, items: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     async for block in node.control.results(job_id):
         for name, values in block.rows.items():
-            whole = found.setdefault(name, np.zeros((len(rows), *values.shape[1:]), values.dtype))
+            whole = found.setdefault(name, np.zeros((items, *values.shape[1:]), values.dtype))
             whole[block.first_item : block.first_item + block.items] = values
-    return picture["elapsed_s"], found
+    return found
 
 
 def _first_of_many() -> bytes:

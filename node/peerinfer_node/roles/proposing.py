@@ -30,7 +30,7 @@ class Proposing:
         clock: LocalClock,
     ) -> None:
         self._own = own
-        self._elects = elects
+        self.elects = elects
         self._members = members
         self._coordination = coordination
         self._network = network
@@ -50,7 +50,7 @@ class Proposing:
     def elector(self, job: JobId, committee: tuple[PeerId, ...]) -> PeerId | None:
         """Who should elect for the job beside these."""
         free = [member.peer for member in self.electing() if member.peer not in committee]
-        if self._elects and self._own not in committee:
+        if self.elects and self._own not in committee:
             free.append(self._own)
         return max(free, key=lambda peer: rank_score(job.encode(), peer), default=None)
 
@@ -61,7 +61,7 @@ class Proposing:
 
         This node alone where it must do.
         """
-        wanted = request.detach or self._elects
+        wanted = request.detach or self.elects
         if not wanted or request.local_only:
             return (self._own,), LAN
         wall_s = self._clock.wall_s()
@@ -71,14 +71,14 @@ class Proposing:
             for member in electing
             if member.advert is not None
         ]
-        if self._elects:
+        if self.elects:
             eligible.append(Eligible(self._own, math.inf, subnets_of(self._network.addresses())))
         committee = propose(seed, self._own, eligible)
         if request.detach and len(committee) == 1 and self._members.clock_words:
             raise NoSuitablePeer(
                 f"--detach needs three daemons that can take the job over; {self._members.clock_words}"
             )
-        if committee == (self._own,) and not self._elects:
+        if committee == (self._own,) and not self.elects:
             raise TooFewElectors(
                 f"--detach needs three daemons that can take the job over, {len(eligible)} can be reached; "
                 "start a daemon here with `peerinfer join` and submit to it"
