@@ -7,6 +7,7 @@ Each rule answers an attack that works on ONNX Runtime 1.32, or a way of wasting
     ORT format             a file may be an ONNX model to protobuf and quite another model to ONNX Runtime
     unknown domains, ops   custom operators, remote services, compiled contexts with file names
     loops                  may run for ever; allowed only for models that the owner trusts
+    random numbers         no two answers agree: every honest worker would look like a liar, with a proof that it signed
     claimed sizes          tensors that claim more than the file brings, sparse tensors that unfold to terabytes
 
 What allocates or computes too much can only be met by limits on the process that runs it. The parser is itself exposed
@@ -38,6 +39,12 @@ DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 
 _LOOPS = frozenset(("Loop", "Scan", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"))
 _FORBIDDEN = frozenset(("EPContext", "PyOp", "ATen", "OpaqueOp"))
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
+_DROPOUTS = {"Dropout": 2, "BitmaskDropout": 2, "BiasDropout": 4, "BitmaskBiasDropout": 4}
+"""Operators that draw random numbers if their input of this number, `training_mode`, is true."""
+
 _STANDARD_DOMAINS = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 
 _TensorProto = onnx.TensorProto
@@ -105,8 +112,10 @@ class _Survey:
             self._tensor(tensor)
         for tensor in graph.sparse_initializer:
             self._sparse(tensor)
+        false = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
         for node in graph.node:
             self._node(node)
+            self._dropout(node, false)
             for attribute in node.attribute:
                 self._attribute(attribute, depth)
 
@@ -122,9 +131,19 @@ class _Survey:
             raise ModelRefused(f"the operator {node.op_type!r} reaches outside the model")
         if node.op_type in _LOOPS and not self._allow_loops:
             raise ModelRefused(f"the model loops ({node.op_type!r}): it may never end, so it is not run for others")
+        if node.op_type in _RANDOM:
+            raise _draws(node.op_type)
         standard = _STANDARD_DOMAINS.get(node.domain)
         if standard is not None and not onnx.defs.has(node.op_type, standard):
             raise ModelRefused(f"the operator {node.op_type!r} is unknown to ONNX {onnx.__version__}"[:300])
+
+    def _dropout(self, node: Any, false: set[str]) -> None:
+        """`false`: the constants so far that are false. Who cannot be seen to be off is taken to be on."""
+        if node.op_type == "Constant" and any(_is_false(attribute.t) for attribute in node.attribute):
+            false.update(node.output)
+        training = [*node.input][_DROPOUTS.get(node.op_type, len(node.input)) :][:1]
+        if training and training[0] and training[0] not in false:
+            raise _draws(f"{node.op_type} in training mode")
 
     def _attribute(self, attribute: Any, depth: int) -> None:
         if attribute.HasField("t"):
@@ -163,6 +182,18 @@ class _Survey:
         self._sparse_elements += _elements(sparse.dims, sparse.values.name[:NAME_CHARS_MAX])
         if self._sparse_elements > SPARSE_ELEMENTS_MAX:
             raise ModelRefused(f"sparse tensors would unfold to more than {SPARSE_ELEMENTS_MAX} elements")
+
+
+def _draws(what: str) -> ModelRefused:
+    return ModelRefused(
+        f"the model draws random numbers ({what!r}): no two answers agree, so none can be checked; make the noise an input"
+    )
+
+
+def _is_false(tensor: Any) -> bool:
+    if tensor.data_type != _TensorProto.BOOL:
+        return False
+    return bool(tensor.raw_data == b"\0" or (not tensor.raw_data and list(tensor.int32_data) == [0]))
 
 
 def _elements(dimensions: Any, name: str) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import models
 import numpy as np
@@ -129,6 +130,32 @@ def endless_loop() -> bytes:
     return models.looping(2**62)
 
 
+@refused("draws random numbers ('RandomNormalLike')")
+def noise() -> bytes:
+    return with_node("RandomNormalLike")
+
+
+@refused("draws random numbers ('Multinomial')")
+def a_sampled_token() -> bytes:
+    return with_node("Multinomial")
+
+
+@refused("draws random numbers ('Dropout in training mode')")
+def dropout_that_is_on() -> bytes:
+    return with_dropout([models.constant("on", np.array(True))], [])
+
+
+@refused("draws random numbers ('Dropout in training mode')")
+def dropout_that_an_input_turns_on() -> bytes:
+    return with_dropout([], [models.port("on", TensorProto.BOOL, [])])
+
+
+def with_dropout(constants: list[TensorProto], inputs: list[Any]) -> bytes:
+    node = helper.make_node("Dropout", ["x", "", "on"], ["y"])
+    x, y = models.port("x", TensorProto.FLOAT, [4]), models.port("y", TensorProto.FLOAT, [4])
+    return models.model([node], [x, *inputs], [y], constants)
+
+
 @refused("deep")
 def deep() -> bytes:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["o"])], "g", [], [models.port("o", 1, [1])])
@@ -230,6 +257,17 @@ def test_branches_pass_and_loops_pass_for_those_who_trust_them() -> None:
     c, x = models.port("c", TensorProto.BOOL, []), models.port("x", TensorProto.FLOAT, [1])
     check_model(models.model([node], [c, x], [models.port("y", TensorProto.FLOAT, [1])]))
     check_model(models.looping(5), allow_loops=True)
+
+
+def test_dropout_that_is_off_passes() -> None:
+    check_model(with_node("Dropout"))
+    check_model(with_dropout([models.constant("on", np.array(False))], []))
+    nodes = [
+        helper.make_node("Constant", [], ["on"], value=models.constant("c", np.array(False))),
+        helper.make_node("Dropout", ["x", "", "on"], ["y"]),
+    ]
+    x, y = models.port("x", TensorProto.FLOAT, [4]), models.port("y", TensorProto.FLOAT, [4])
+    check_model(models.model(nodes, [x], [y]))
 
 
 def test_a_loop_inside_a_branch_is_still_a_loop() -> None:
