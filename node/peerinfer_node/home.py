@@ -48,7 +48,13 @@ class Home:
             raise UsageError("the data directory's name holds a zero byte; name another folder")
         if folder:
             root = Path(os.path.abspath(_user_home(environ, folder)))
-            if root.exists() and not root.is_dir():
+            try:
+                is_other = root.exists() and not root.is_dir()
+            except OSError as error:  # A name that is too long, a folder above it that may not be read.
+                raise StateUnusable(
+                    f"cannot use {str(root)[:200]}: {error.strerror}; choose another with PEERINFER_HOME or --data-dir"
+                ) from None
+            if is_other:
                 raise StateUnusable(f"{root} is not a folder; choose another with PEERINFER_HOME or --data-dir")
             config, data, cache, state = root, root, root, root
             first_choice = root / f"{_NAME}.sock"

@@ -363,7 +363,7 @@ class Node:
             "api": self.settings.api,
             "devices": [device.name for device in self.advertiser.devices],
             "sandbox": self.executor.sandbox,
-            "lends": limit_words(self.settings.limits),
+            "lends": limit_words(self.settings.limits) if self.settings.lends else "",
         }
 
     def _look_for_workers(self) -> None:

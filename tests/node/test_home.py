@@ -198,3 +198,5 @@ def test_a_home_that_is_a_file_is_refused_before_anything_is_made(tmp_path: Path
     with pytest.raises(StateUnusable, match="is not a folder; choose another with PEERINFER_HOME or --data-dir"):
         Home.resolve({"PEERINFER_HOME": str(file)})
     assert file.read_text() == "not a folder"
+    with pytest.raises(StateUnusable, match="File name too long; choose another with PEERINFER_HOME or --data-dir"):
+        Home.resolve({"PEERINFER_HOME": str(tmp_path / ("a" * 256))})

@@ -221,6 +221,8 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    if not arguments.output:
+        raise UsageError("name the output with -o OUT, like -o out.npz")
     output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
 
     async def fetch(control: Control, come_back_to: Callable[[str], Awaitable[None]]) -> None:

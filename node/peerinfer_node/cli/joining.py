@@ -13,7 +13,7 @@ import trio
 
 from peerinfer.config import NodeConfig
 from peerinfer.control import Control, Json
-from peerinfer.errors import Interrupted
+from peerinfer.errors import Interrupted, UsageError
 from peerinfer.units import format_count
 from peerinfer_node.cli.interrupts import Stop, open_stop
 from peerinfer_node.cli.output import printable, say, show, show_json
@@ -38,11 +38,16 @@ UPLOADS_KEPT_S = 7 * 86400.0
 
 
 def join(home: Home, config: NodeConfig, *, lends: bool = True, ends_with_stdin: bool = False) -> int:
-    """Returns 0 after a clean end. Raises `Interrupted` if the user did not wait for it.
+    """Returns 0 after a clean end. Raises `Interrupted` if the user did not wait for it, `UsageError` for a folder of
+    models that is not there.
 
     `ends_with_stdin`: when standard input ends, which it does when the program that holds its other end has ended, however
     that came about.
     """
+    if config.models and not os.path.isdir(folder := _models(home, config)):
+        raise UsageError(
+            f"--models: there is no folder {folder}; create it, or leave that out to serve from {home.models}"
+        )
     return trio.run(_join, home, config, lends, ends_with_stdin)
 
 
@@ -84,11 +89,16 @@ async def _join(home: Home, config: NodeConfig, lends: bool, ends_with_stdin: bo
 
 
 def _services(home: Home, config: NodeConfig, node: Node) -> Services:
-    folder = Path(os.path.abspath(os.path.expanduser(config.models))) if config.models else home.models
-    serving = Serving(online=node.online, blobs=node.ports.blobs, in_thread=node.ports.in_thread, folder=folder)
+    serving = Serving(
+        online=node.online, blobs=node.ports.blobs, in_thread=node.ports.in_thread, folder=_models(home, config)
+    )
     uploads = home.cache / "uploads"
     remove_forgotten(uploads, older_than_s=UPLOADS_KEPT_S, now_s=time.time())
     return Services(serving, node.ports.blobs, uploads, NodeMetrics(node, serving))
+
+
+def _models(home: Home, config: NodeConfig) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(config.models))) if config.models else home.models
 
 
 def _tcp_door(home: Home, config: NodeConfig) -> TcpDoor | None:

@@ -76,6 +76,7 @@ async def revisit(
     config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
     from peerinfer_node.opening import open_node
 
+    say("no daemon runs here; looking for the job in the swarm")
     log = Log(say, level="error")
     async with open_node(home, config, lends=False, networked=True, log=log) as node:
         yield node.control, node.jobs.revisit

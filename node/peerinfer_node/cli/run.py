@@ -115,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if arguments.detach and arguments.standalone:
         raise UsageError("--standalone ends with this command, --detach goes on after it; choose one of them")
-    if arguments.output is None and not (arguments.dry_run or arguments.detach):
+    if arguments.output == "" or (arguments.output is None and not (arguments.dry_run or arguments.detach)):
         raise UsageError("name the output with -o OUT, like -o out.npz")
     if arguments.standalone and (arguments.bootstrap or arguments.swarm):
         other = "--bootstrap" if arguments.bootstrap else "--swarm"

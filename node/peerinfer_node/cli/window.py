@@ -28,6 +28,11 @@ def add(commands: Subcommands) -> None:
 def _tui(arguments: argparse.Namespace) -> int:
     if not is_available():
         raise UsageError(f"peerinfer tui {NOT_AVAILABLE}")
+    if arguments.serve is None and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "the dashboard needs a terminal (its stderr too); see it in a browser with --serve PORT, or lines with: "
+            "peerinfer status --watch"
+        )
     command = [sys.executable, "-m", _PACKAGE, "--socket", str(home_of(arguments).socket)]
     if arguments.serve is not None:
         command.append(f"--serve={arguments.serve}")

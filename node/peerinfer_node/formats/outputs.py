@@ -33,8 +33,16 @@ from peerinfer_node.formats.source import Array
 from peerinfer_node.formats.spool import Ordered, Spool
 
 OUTPUT_EXTENSIONS = (".npz", ".parquet", ".jsonl")
+PROVENANCE_EXTENSION = ".provenance.json"
+
+NAME_BYTES_MAX = 255 - len(PROVENANCE_EXTENSION)
+"""Of the output's name: a file name of Linux has 255 bytes, and the provenance file's is the longer one."""
+
 ITEM_NAME_BYTES_MAX = 200
 """A file name may have 255 bytes, with its number and its extension."""
+
+FILE_BYTES_MIN = 4096
+"""What a file takes on most disks, however little it holds."""
 
 _RESERVED = {".npz": (FAILED,), ".jsonl": ("index", "error"), ".parquet": (), "": ()}
 
@@ -68,6 +76,10 @@ def check_writable(path: str) -> None:
             raise UsageError(f"{path.rstrip('/')} is a file; name a folder, or a file in {_choices()}")
         if os.path.isdir(path) and _filled(path):
             raise UsageError(f"the folder {path} is not empty; name a new one")
+        if os.path.ismount(path):
+            raise UsageError(f"the folder {path} is where a disk is mounted; name a new one in it")
+    if len(os.fsencode(os.path.basename(path.rstrip("/")))) > NAME_BYTES_MAX:
+        raise UsageError(f"the output's name is too long: give at most {NAME_BYTES_MAX} bytes")
     probe(path.rstrip("/"))
 
 
@@ -90,7 +102,7 @@ def open_writer(path: str, outputs: Sequence[Port], items: int, *, item_names: S
 
 def write_provenance(path: str, document: Mapping[str, Any]) -> str:
     """Writes where the output came from beside it and returns the file's path. Raises `StateUnusable`."""
-    target = path.rstrip("/") + ".provenance.json"
+    target = path.rstrip("/") + PROVENANCE_EXTENSION
     data = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
     with new_file(target, needed_bytes=len(data)) as file:
         file.write(data)
@@ -185,7 +197,8 @@ class _Writer:
 
     def _needed_bytes(self) -> int:
         """About what the whole output takes, judged by what there is of it: once spooled and once in its file."""
-        return 2 * self._spool.size_bytes * self._items // max(self._spool.items, 1)
+        files = 0 if self._kind else self._items * FILE_BYTES_MIN
+        return files + 2 * self._spool.size_bytes * self._items // max(self._spool.items, 1)
 
 
 def _by_item(ordered: Ordered) -> Iterator[tuple[Array, ...] | None]:

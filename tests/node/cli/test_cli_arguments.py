@@ -101,6 +101,11 @@ WRONG = [
     ("reputation export a", "-o FILE"),
     ("reputation abcd -o b", "reputation export -o FILE"),
     ("status extra", "extra"),
+    ("tui", "the dashboard needs a terminal"),
+    ("jobs fetch 3f2a --output=", "name the output with -o OUT"),
+    ("run model.onnx in.npz --output=", "name the output with -o OUT"),
+    ("join --models /nowhere/models", "there is no folder /nowhere/models; create it"),
+    ("serve --models /nowhere/models", "there is no folder /nowhere/models; create it"),
     ("bench --device cpu", "see: peerinfer bench --help"),
 ]
 

@@ -234,5 +234,7 @@ def test_the_window_is_a_program_of_its_own(home: Home, monkeypatch: pytest.Monk
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", replaced)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["tui"]) == 0
     assert seen == [[sys.executable, "-m", "peerinfer_tui", "--socket", str(home.socket)]]

@@ -18,7 +18,7 @@ import pytest
 from peerinfer.errors import InputError, StateUnusable, UsageError
 from peerinfer.tensors import Port
 from peerinfer_node.formats import check_writable, open_inputs, open_writer, spool, write_provenance
-from peerinfer_node.formats.outputs import OutputWriter
+from peerinfer_node.formats.outputs import NAME_BYTES_MAX, OutputWriter
 
 SCORES = Port("scores", "float32", (-1, 4))
 LABEL = Port("label", "int64", (-1,))
@@ -316,6 +316,25 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(tmp_path: Path)
     assert (tmp_path / "out").read_text() == "mine"
     with pytest.raises(UsageError, match="the output has no name"):
         check_writable("/")
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path).startswith(str(tmp_path / "disk")))
+    with pytest.raises(UsageError, match="is where a disk is mounted; name a new one in it"):
+        check_writable(f"{tmp_path}/disk/")
+    check_writable(f"{tmp_path}/disk/out.npz")
+
+
+def test_a_name_that_leaves_no_room_for_the_provenance_beside_it_is_refused(tmp_path: Path) -> None:
+    longest = "a" * (NAME_BYTES_MAX - len(".npz"))
+    check_writable(f"{tmp_path}/{longest}.npz")
+    write_provenance(f"{tmp_path}/{longest}.npz", {})
+    for name in (f"{longest}a.npz", f"{longest[:-1]}é.npz", f"{longest}.out/"):
+        with pytest.raises(UsageError, match="the output's name is too long: give at most 239 bytes"):
+            check_writable(f"{tmp_path}/{name}")
 
 
 def test_an_empty_folder_is_filled_and_an_older_file_replaced(tmp_path: Path) -> None:
