@@ -26,6 +26,7 @@ from peerinfer.limits import GIB
 from peerinfer.messages import OutputGroup, TaskFailure
 from peerinfer.strings import pack, problem_of, slot_for, unpacked
 from peerinfer.tensors import ITEM_BYTES, STRING, TensorSpec, is_string, numpy_dtype
+from peerinfer.units import format_count
 from peerinfer_node.inference.pipe import TASK_REASON_CHARS_MAX, shortened
 
 OUTPUT_BYTES_MAX = 1 * GIB
@@ -160,8 +161,9 @@ class _Joined:
         whole = self._run_rows(start, stop)
         for name, output in zip(self._signature.outputs, whole, strict=True):
             if output.ndim == 0 or output.shape[0] != stop - start:
-                shape = f"the shape {list(output.shape)}"
-                raise RunFailed("model", f"output {name!r} has {shape} for {stop - start} items: run them unbatched")
+                shape = f"the shape {list(output.shape)} for {format_count(stop - start, 'item')}"
+                advice = "run each by itself: give inputs with an axis more, array[:, None]"
+                raise RunFailed("model", f"output {name!r} has {shape}, so its rows are no items; {advice}")
         return tuple((output,) for output in whole)
 
     def _run_rows(self, first: int, last: int) -> list[Array]:
@@ -194,7 +196,7 @@ class _Stacked:
 
     def _item(self, item: int) -> list[Array]:
         feeds = {
-            name: array[item : item + 1] if name in self._keeps_axis else array[item]
+            name: array[item : item + 1] if name in self._keeps_axis else array[item, ...]
             for name, array in self._stacked.items()
         }
         outputs = self._run(feeds | self._shared)

@@ -144,6 +144,16 @@ def test_stacked_items_run_one_by_one_without_the_stack_s_axis() -> None:
     assert np.array_equal(rows_of(answer), x.sum(axis=1))
 
 
+def test_stacked_scalars_are_arrays_without_axes() -> None:
+    """ONNX Runtime takes no NumPy scalar for one."""
+    seen: list[type] = []
+    model = Recorder(lambda x: [seen.append(type(x)) or x * 2])
+    answer = run([1, 2], model, merge=False, rank=0, x=np.arange(3, dtype=np.float32))
+    assert model.shapes == [()] * 3
+    assert seen == [np.ndarray] * 3
+    assert np.array_equal(rows_of(answer), [0, 2, 4])
+
+
 def test_stacked_items_of_the_model_s_own_rank_keep_their_axis() -> None:
     model = Recorder(lambda x: [x * 2, x.sum(axis=0)])
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
