@@ -332,7 +332,7 @@ def test_a_name_that_leaves_no_room_for_the_provenance_beside_it_is_refused(tmp_
     longest = "a" * (NAME_BYTES_MAX - len(".npz"))
     check_writable(f"{tmp_path}/{longest}.npz")
     write_provenance(f"{tmp_path}/{longest}.npz", {})
-    for name in (f"{longest}a.npz", f"{longest[:-1]}é.npz", f"{longest}.out/"):
+    for name in (f"{longest}a.npz", f"{longest[:-1]}é.npz", f"{longest}.folder/"):
         with pytest.raises(UsageError, match="the output's name is too long: give at most 239 bytes"):
             check_writable(f"{tmp_path}/{name}")
 
