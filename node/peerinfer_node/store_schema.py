@@ -124,6 +124,8 @@ def unusable(path: Path, error: sqlite3.Error) -> StateUnusable:
         return StateUnusable(f"the disk that holds {path} is full; free some space and start again")
     if is_damage(error):
         return StateUnusable(f"{path} was damaged while it was in use ({error}); start again to have it moved aside")
+    if code == sqlite3.SQLITE_IOERR:  # what a full disk says where SQLite needs room for its index of the log
+        return StateUnusable(f"cannot use {path}: {error}; is its disk full, or failing?")
     return StateUnusable(f"cannot use {path}: {error}")
 
 

@@ -579,3 +579,10 @@ async def test_what_was_acknowledged_survives_kill_9_at_any_point(tmp_path: Path
                 expected = random.Random(task).randbytes(random.Random(task).randrange(200_000))
                 assert await opened.read_results(job, row.offset) == expected
     assert len(acknowledged) > KILL_ROUNDS
+
+
+def test_a_disk_that_says_only_that_it_failed_is_named_as_full_or_failing(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    said = str(store_schema.unusable(tmp_path / "state.db", error))
+    assert said == f"cannot use {tmp_path}/state.db: disk I/O error; is its disk full, or failing?"
