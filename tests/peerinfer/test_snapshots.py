@@ -32,6 +32,7 @@ from peerinfer.lease_messages import (
     SnapshotWanted,
 )
 from peerinfer.limits import (
+    JOB_TASKS_MAX,
     MILESTONES_BYTES_MAX,
     REGISTERS_BYTES_MAX,
     SNAPSHOT_PART_BYTES,
@@ -528,16 +529,19 @@ def test_a_snapshot_in_place_of_another_journal_is_one_write() -> None:
 
 
 def test_an_elector_takes_no_more_seats_than_their_registers_have_room_for() -> None:
-    half = REGISTERS_BYTES_MAX // 20 // 2
-    made = [Setting(tasks=half, nonce=0), Setting(tasks=half, nonce=1), Setting(tasks=1 << 5, nonce=2)]
+    seats = 6
+    part = REGISTERS_BYTES_MAX // 20 // seats
+    made = [Setting(tasks=part, nonce=nonce) for nonce in range(seats)]
+    one_more = Setting(tasks=1 << 5, nonce=seats)
     elector = Elector(PEERS[0], keys(0).sign)
 
     def offer(setting: Setting) -> Any:
         effects = elector.handle(Asked(PEERS[7], SeatOffered(setting.signed), 1), 0.0)
         return effects[-1].message  # type: ignore[union-attr]
 
-    assert [offer(one).job for one in made[:2]] == [one.job for one in made[:2]]
-    assert offer(made[2]).kind == "full"
+    assert part < JOB_TASKS_MAX
+    assert [offer(one).job for one in made] == [one.job for one in made]
+    assert offer(one_more).kind == "full"
 
 
 def test_the_largest_part_fits_a_message_both_ways() -> None:
