@@ -17,6 +17,7 @@ import psutil
 import pytest
 import trio
 from libp2p_hosts import PATIENCE_S, node, raw_session
+from process_memory import allocated_bytes
 from swarm import Daemon, Swarm, wait_for
 
 from peerinfer.codec import encode
@@ -80,15 +81,14 @@ class Watch:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._process = psutil.Process(daemon.pid)
         self._over = threading.Event()
-        self.before = self.most = self._process.memory_info().rss
+        self.before = self.most = allocated_bytes(self._daemon.pid)
         self.connections = 0
         self.answer_s = 0.0
 
     def look(self) -> None:
         while not self._over.wait(0.05):
-            self.most = max(self.most, self._process.memory_info().rss)
+            self.most = max(self.most, allocated_bytes(self._daemon.pid))
             self.connections = max(self.connections, len(connections_of(self._daemon)))
 
     def ask(self) -> None:

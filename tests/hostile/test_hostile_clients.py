@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
+from process_memory import allocated_bytes
 from swarm import Daemon, Swarm, wait_for
 
 from peerinfer_node.gateway.server import KEEP_ALIVE_S, TCP_CONNECTIONS_MAX
@@ -34,7 +34,6 @@ class Door:
         self.daemon = daemon
         self.port = int(str(daemon.ready["http"]).rpartition(":")[2])
         self.token = Path(daemon.ready["token_file"]).read_text().strip()
-        self.process = psutil.Process(daemon.pid)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -62,7 +61,7 @@ class Door:
 
     @property
     def resident_mib(self) -> float:
-        return float(self.process.memory_info().rss) / (1 << 20)
+        return float(allocated_bytes(self.daemon.pid)) / (1 << 20)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import os
 import socket
 from functools import partial
 
-import psutil
 import pytest
 import trio
 import trio.lowlevel
@@ -36,6 +35,7 @@ from libp2p_hosts import (
     wait_until,
 )
 from multiaddr import Multiaddr
+from process_memory import allocated_bytes
 
 from peerinfer.errors import DialFailed, StreamClosed
 from peerinfer_node.network import libp2p_network, libp2p_yamux, libp2p_yamux_stream
@@ -294,14 +294,14 @@ async def test_more_than_the_window_ends_the_connection_before_it_fills_memory()
         await held.wait()
         sent = 0
         part = bytes(60_000)
-        before = psutil.Process().memory_info().rss
+        before = allocated_bytes()
         with pytest.raises(Exception, match=r"closed|broke|reads nothing"):  # noqa: PT012
             while sent < 64 * MIB:
                 peer.send_frame(DATA, 0, 1, len(part), part)
                 sent += len(part)
                 await trio.sleep(0.001)
         assert sent < 16 * MIB
-        assert psutil.Process().memory_info().rss - before < 16 * MIB
+        assert allocated_bytes() - before < 16 * MIB
         assert await still_serves(network)
 
 
@@ -350,7 +350,7 @@ async def test_streams_that_are_opened_and_reset_without_end_hold_no_place():
 async def test_a_peer_that_makes_us_answer_and_reads_nothing_is_cut_off():
     network = node()
     async with network.run(), raw_peer(network) as peer:
-        before = psutil.Process().memory_info().rss
+        before = allocated_bytes()
         sent = 0
         with pytest.raises(Exception, match=r"closed|broke|reads nothing"), trio.fail_after(PATIENCE_S):  # noqa: PT012
             while True:
@@ -359,7 +359,7 @@ async def test_a_peer_that_makes_us_answer_and_reads_nothing_is_cut_off():
                 )
                 sent += 1
                 await trio.sleep(0.001)
-        assert psutil.Process().memory_info().rss - before < 4 * OUTBOX_BYTES_LIMIT + 16 * MIB
+        assert allocated_bytes() - before < 4 * OUTBOX_BYTES_LIMIT + 16 * MIB
         assert await still_serves(network)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from models import batch_of
+from process_memory import allocated_bytes
 
 from peerinfer.ids import cid_of
 from peerinfer.limits import MIB
@@ -57,7 +58,7 @@ async def test_thousands_of_runs_of_ten_models_leave_memory_flat() -> None:
             await executor.load(cid_of(data), data)
             loaded.append((cid_of(data), inputs))
         assert executor.pid is not None
-        worker, own = psutil.Process(executor.pid), psutil.Process()
+        worker = psutil.Process(executor.pid)
         before = None
         for number in range(RUNS):
             model, inputs = loaded[number % len(loaded)]
@@ -66,9 +67,9 @@ async def test_thousands_of_runs_of_ten_models_leave_memory_flat() -> None:
             result = await executor.run(model, batch_of([1] * several, **joined), 60)
             assert result.failures == ()
             if number == RUNS // 5:
-                before = worker.memory_info().rss, own.memory_info().rss
+                before = allocated_bytes(worker.pid), allocated_bytes()
         assert before is not None
-        growth = worker.memory_info().rss - before[0], own.memory_info().rss - before[1]
+        growth = allocated_bytes(worker.pid) - before[0], allocated_bytes() - before[1]
         assert worker.is_running()
         print(f"{RUNS} runs: the worker grew by {growth[0] / MIB:.1f} MiB, the daemon by {growth[1] / MIB:.1f} MiB")
         assert max(growth) < GROWTH_BYTES_MAX

@@ -1,10 +1,10 @@
 import logging
 import os
 
-import psutil
 import pytest
 import trio
 from libp2p_hosts import ECHO, echoed, logged, node, wait_until
+from process_memory import allocated_bytes
 
 from peerinfer.errors import DialFailed, StreamClosed
 from peerinfer.messages import Goodbye
@@ -118,7 +118,7 @@ async def test_a_writer_waits_for_a_reader_that_stops_and_little_is_held_meanwhi
         stream = await a.open_stream(await a.dial(b.addresses()[0]), HOLD)
         written = 0
         part = bytes(MIB)
-        memory_before = psutil.Process().memory_info().rss
+        memory_before = allocated_bytes()
 
         async def write_64_mib():
             nonlocal written
@@ -132,14 +132,12 @@ async def test_a_writer_waits_for_a_reader_that_stops_and_little_is_held_meanwhi
             await wait_until(lambda: stream._stream._send_window == 0)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert written == 0, "the first MiB does not fit the window of a stream that nobody reads"
-            assert psutil.Process().memory_info().rss - memory_before < 4 * MIB
+            assert allocated_bytes() - memory_before < 4 * MIB
             go_on.set()
             assert await stream.read(1) == b""
         assert received == written == 64 * MIB
         # Both ends are in this process: a grown window, what is on its way through the sockets, and Python's slack.
-        assert (
-            psutil.Process().memory_info().rss - memory_before < 4 * WINDOW_BYTES_MAX + 4 * OUTBOX_BYTES_MAX + 8 * MIB
-        )
+        assert allocated_bytes() - memory_before < 4 * WINDOW_BYTES_MAX + 4 * OUTBOX_BYTES_MAX + 8 * MIB
 
 
 async def test_what_has_to_wait_is_not_written_at_once():
