@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from process_memory import allocated_bytes
 from swarm import Daemon, Swarm, wait_for
@@ -34,6 +35,7 @@ class Door:
         self.daemon = daemon
         self.port = int(str(daemon.ready["http"]).rpartition(":")[2])
         self.token = Path(daemon.ready["token_file"]).read_text().strip()
+        self.process = psutil.Process(daemon.pid)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -60,7 +62,7 @@ class Door:
             return http.get("/api/v1/node").status_code == 200
 
     @property
-    def resident_mib(self) -> float:
+    def allocated_mib(self) -> float:
         return float(allocated_bytes(self.daemon.pid)) / (1 << 20)
 
 
@@ -77,7 +79,7 @@ def door(shared: Swarm) -> Iterator[Door]:
 def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_small(
     door: Door, record_property: Record
 ) -> None:
-    before, files = door.resident_mib, door.process.num_fds()
+    before, files = door.allocated_mib, door.process.num_fds()
     peak = before
     with contextlib.ExitStack() as open_ones:
         slow = [open_ones.enter_context(door.connect()) for _ in range(SLOW)]
@@ -92,7 +94,7 @@ def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_sm
             for stream in slow:
                 with contextlib.suppress(OSError):
                     stream.sendall(b" ")
-            peak = max(peak, door.resident_mib)
+            peak = max(peak, door.allocated_mib)
             assert door.lives()
             time.sleep(0.1)  # the byte now and then
         assert door.process.num_fds() - files <= TCP_CONNECTIONS_MAX + 64
@@ -111,7 +113,7 @@ def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_sm
             while sent < 1000:
                 stream.sendall(chunk)
                 sent += 1
-                peak = max(peak, door.resident_mib)
+                peak = max(peak, door.allocated_mib)
         assert sent < 200, "a gigabyte was taken"
     assert door.lives()
     wait_for(lambda: door.process.num_fds() <= files + 16, timeout_s=KEEP_ALIVE_S + 60, saying="the files to be closed")
@@ -123,7 +125,7 @@ def test_idle_connections_slow_bodies_and_gigabytes_together_leave_the_daemon_sm
 
 
 def test_floods_of_websockets_are_turned_away_and_leave_nothing(door: Door, record_property: Record) -> None:
-    before, files = door.resident_mib, door.process.num_fds()
+    before, files = door.allocated_mib, door.process.num_fds()
     upgrade = (
         "Upgrade: websocket",
         "Connection: Upgrade",
@@ -142,7 +144,7 @@ def test_floods_of_websockets_are_turned_away_and_leave_nothing(door: Door, reco
                 stream.settimeout(0.05)
                 for _ in range(4):
                     stream.sendall(frame)  # nobody reads them there but to count
-        peak = door.resident_mib
+        peak = door.allocated_mib
         assert door.lives()
     assert answers.get(b"101", 0) > 0
     assert set(answers) <= {b"101", b"503", b""}, answers
