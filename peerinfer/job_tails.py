@@ -56,8 +56,7 @@ class JobTails:
             alone = self._orders.take_back(frame, "somebody else has nothing to do", now_s)
             self._orders.send(job, worker, alone, now_s)
             return
-        for task in tasks:
-            job.copies[task] = job.copies.get(task, 1) + 1
+        job.add_copies(tasks)
         job.hedged += len(tasks)
         self._force.share(frame)
         self._force.share(self._orders.send(job, worker, tasks, now_s))

@@ -71,8 +71,7 @@ class KnownAnswers:
             return False
         given = ledger.assigned(tasks)
         ledger.claim(tasks)
-        for task in given:
-            job.copies[task] = job.copies.get(task, 1) + 1
+        job.add_copies(given)
         frame = self._orders.send(job, worker, list(tasks), now_s)
         for other in others:
             self._force.share(other)

@@ -7,6 +7,7 @@ used for a job, which frames a job and a worker have, and the table of candidate
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from peerinfer.assignment import JobPicture, JobSpec, WorkerOffer
@@ -103,6 +104,11 @@ class CoordinatedJob:
     def unsettled(self) -> int:
         """Results that wait for evidence."""
         return 0 if self.verification is None else self.verification.provisional
+
+    def add_copies(self, tasks: Iterable[int]) -> None:
+        """One more worker has each of these."""
+        for task in tasks:
+            self.copies[task] = self.copies.get(task, 1) + 1
 
     def let_go(self, frame: SentFrame) -> list[int]:
         """The tasks of a frame that is over which no other worker has, and which wait for a result."""

@@ -219,8 +219,7 @@ class CoordinatorRole:
     async def _part(self, link: WorkerLink, reason: str) -> None:
         """Says goodbye and goes, whether or not the worker does."""
         await say_goodbye(link.stream, reason)
-        link.end = reason
-        link.scope.cancel()
+        link.break_off(reason)
 
     # --- what workers say --------------------------------------------------------------------------------------------
 

@@ -43,8 +43,7 @@ class FrameSending:
             if self._send_nowait(link, order):
                 return
         except NetworkError as error:
-            link.end = str(error)
-            link.scope.cancel()
+            link.break_off(str(error))
         link.queue(order)
 
     async def run(self, link: WorkerLink, outbox: trio.MemoryReceiveChannel[SendFrame | JobDone]) -> None:
@@ -56,8 +55,7 @@ class FrameSending:
                 else:
                     await self._send(link, order)
             except NetworkError as error:
-                link.end = str(error)
-                link.scope.cancel()
+                link.break_off(str(error))
             except PeerinferError as error:
                 if isinstance(order, SendFrame):
                     self._break_job(order.job, error)

@@ -26,11 +26,7 @@ from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
     JournalBatch,
 )
-from peerinfer.messages import (
-    Manifest,
-    Signed,
-    Term,
-)
+from peerinfer.messages import Manifest, Signed, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
 from peerinfer_node.ports import BlobStore, Executor, InThread, JobRow, Keys, LocalClock, Network, Store
@@ -461,14 +457,15 @@ class Jobs:
         """What the journal names and others have. Raises `JobFailed` where results are gone, or cannot be checked."""
         is_over = row.state in JOB_ENDED
         chain = self._journals.known(row.job)
-        missing = manifest.tasks - len(tasks_of(await self._store.records_of(row.job)))
-        if chain is None and is_over and missing > int(json.loads(row.summary).get("failed_tasks", 0)):
-            chain = await self._journals.read(row)
-            if chain is None and row.state == "done":
-                raise JobFailed(
-                    f"{missing} of {manifest.tasks} tasks have their results elsewhere, and too few of the job's electors "
-                    "answer to check them; try again later, or run the job again with --resume"
-                )
+        if chain is None and is_over:
+            missing = manifest.tasks - len(tasks_of(await self._store.records_of(row.job)))
+            if missing > int(json.loads(row.summary).get("failed_tasks", 0)):
+                chain = await self._journals.read(row)
+                if chain is None and row.state == "done":
+                    raise JobFailed(
+                        f"{missing} of {manifest.tasks} tasks have their results elsewhere, and too few of the job's "
+                        "electors answer to check them; try again later, or run the job again with --resume"
+                    )
         if chain is None:
             return
         await self._coordinating.fetch(row.job, manifest, range(manifest.tasks), named_in(chain))

@@ -53,6 +53,11 @@ class WorkerLink:
         self.unsent += 1
         self.outbox.send_nowait(order)
 
+    def break_off(self, reason: str) -> None:
+        """Ends the stream without another word."""
+        self.end = reason
+        self.scope.cancel()
+
     def note_sent(self, frame: Frame, inputs_digest: bytes | None) -> None:
         self.ordered.discard(frame.frame)
         self.sent[frame.frame] = frame
