@@ -25,9 +25,7 @@ from peerinfer.lease_messages import (
     SnapshotPart,
     SnapshotWanted,
 )
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 from peerinfer.register import Entry
 
 HAND_OVER_S = 0.3

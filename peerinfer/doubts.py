@@ -18,9 +18,7 @@ from peerinfer.dialling import Dialler
 from peerinfer.exchange import Exchange
 from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
-from peerinfer.member_messages import (
-    Probe,
-)
+from peerinfer.member_messages import Probe
 from peerinfer.member_table import Entry, Table
 from peerinfer.membership_events import Drop, PeerChanged
 from peerinfer.news import Rank, known

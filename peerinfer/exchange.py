@@ -12,17 +12,9 @@ from dataclasses import dataclass, field
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADVERT_BYTES_MAX, DIGEST_PEERS_MAX, NEWS_PER_MESSAGE_MAX, PAGE_PEERS_MAX
 from peerinfer.machine import NEVER
-from peerinfer.member_messages import (
-    Adverts,
-    AdvertsWanted,
-    Digest,
-    Known,
-    News,
-)
+from peerinfer.member_messages import Adverts, AdvertsWanted, Digest, Known, News
 from peerinfer.member_table import Entry, Table, known_of
-from peerinfer.messages import (
-    Advert,
-)
+from peerinfer.messages import Advert
 from peerinfer.news import (
     ADVERTS_BYTES_BURST,
     ADVERTS_BYTES_PER_S,

@@ -20,10 +20,7 @@ from peerinfer.codec import decode_as, encode
 from peerinfer.errors import DecodeError, UsageError
 from peerinfer.ids import base58_decode, base58_encode, peer_id_of, public_key_of
 from peerinfer.limits import INVITE_CHARS_MAX, INVITE_PEERS_MAX
-from peerinfer.member_messages import (
-    InviteContents,
-    InvitedPeer,
-)
+from peerinfer.member_messages import InviteContents, InvitedPeer
 from peerinfer.units import format_duration
 
 PREFIX = "peerinfer1:"

@@ -50,11 +50,7 @@ from peerinfer.limits import (
     JOURNAL_MESSAGE_BYTES_MAX,
     JOURNAL_TAIL_BYTES,
 )
-from peerinfer.messages import (
-    Manifest,
-    Signed,
-    Term,
-)
+from peerinfer.messages import Manifest, Signed, Term
 from peerinfer.register import DIGEST_BYTES, Entry, Register
 
 

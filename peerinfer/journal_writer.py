@@ -13,10 +13,7 @@ from peerinfer.lease_messages import (
     JournalBatch,
 )
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.snapshots import digest
 

@@ -12,9 +12,7 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LEASE_S_MAX
 from peerinfer.machine import NEVER
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 
 ROUNDS_ON_TRUST = 1024
 """How far a single elector's claim raises the next term: far enough for every honest one, and so little that all liars

@@ -12,9 +12,7 @@ from heapq import nsmallest
 
 from peerinfer.ids import PeerId
 from peerinfer.machine import NEVER
-from peerinfer.member_messages import (
-    Known,
-)
+from peerinfer.member_messages import Known
 from peerinfer.membership_events import Effect, Member, MemberMessage, PeerChanged, Send
 from peerinfer.news import Budget, key_of, known
 from peerinfer.suspicion import Suspicion

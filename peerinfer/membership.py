@@ -31,15 +31,7 @@ from peerinfer.limits import (
     MEMBERS_MAX,
 )
 from peerinfer.machine import NEVER, Tick
-from peerinfer.member_messages import (
-    Adverts,
-    AdvertsWanted,
-    Digest,
-    Known,
-    News,
-    Probe,
-    ProbeAnswer,
-)
+from peerinfer.member_messages import Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
 from peerinfer.member_table import STALE_AFTER_S, Entry, Table
 from peerinfer.membership_events import (
     AddressSeen,

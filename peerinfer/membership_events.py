@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peerinfer.ids import PeerId
-from peerinfer.member_messages import (
-    Adverts,
-    AdvertsWanted,
-    Digest,
-    News,
-    Probe,
-    ProbeAnswer,
-)
-from peerinfer.messages import (
-    Advert,
-)
+from peerinfer.member_messages import Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
+from peerinfer.messages import Advert
 from peerinfer.spread_messages import (
     Found,
     Page,

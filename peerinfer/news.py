@@ -19,9 +19,7 @@ from itertools import islice
 
 from peerinfer.ids import PeerId, peer_id_of, public_key_of
 from peerinfer.limits import NEWS_PER_MESSAGE_MAX
-from peerinfer.member_messages import (
-    Known,
-)
+from peerinfer.member_messages import Known
 
 NEWS_WAITING_MAX = 256
 """Beyond this the piece that was told most often goes; deaths are kept before arrivals."""

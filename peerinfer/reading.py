@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from peerinfer.ids import PeerId
 from peerinfer.limits import PAGE_PEERS_MAX
 from peerinfer.machine import NEVER
-from peerinfer.member_messages import (
-    Digest,
-)
+from peerinfer.member_messages import Digest
 from peerinfer.member_table import Table
 from peerinfer.spread_messages import Page, PageWanted
 

@@ -27,10 +27,7 @@ from peerinfer.lease_messages import (
     SnapshotPart,
     SnapshotWanted,
 )
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer.snapshots import Assembly
 from peerinfer.standing import Standing
 

@@ -14,9 +14,7 @@ from peerinfer.limits import (
     STATEMENTS_NAMED_MAX,
     STATEMENTS_PER_MESSAGE_MAX,
 )
-from peerinfer.member_messages import (
-    Known,
-)
+from peerinfer.member_messages import Known
 
 _digest = blob(16, exactly=16)
 

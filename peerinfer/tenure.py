@@ -43,9 +43,7 @@ from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Round
 from peerinfer.limits import JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
 from peerinfer.machine import NEVER
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 from peerinfer.replication import Replication
 from peerinfer.sealing import Sealing
 

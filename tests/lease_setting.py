@@ -17,10 +17,7 @@ from peerinfer.lease_messages import (
     JournalBatch,
 )
 from peerinfer.manifests import open_manifest
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer_node.keys import MemoryKeys
 
 LEASE_S = 3.0

@@ -26,14 +26,8 @@ from peerinfer.envelope import seal
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId, peer_id_of
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, ADVERT_BYTES_MAX, MEMBERS_MAX, NEWS_PER_MESSAGE_MAX
-from peerinfer.member_messages import (
-    Adverts,
-    Digest,
-    News,
-)
-from peerinfer.messages import (
-    Advert,
-)
+from peerinfer.member_messages import Adverts, Digest, News
+from peerinfer.messages import Advert
 from peerinfer.news import known
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.network.framing import MessageStream

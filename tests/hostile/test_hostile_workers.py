@@ -24,20 +24,8 @@ from role_world import (
 
 from peerinfer.errors import InputError, PeerinferError, StateUnusable
 from peerinfer.limits import HELLO_TIMEOUT_S, SILENCE_MAX_S
-from peerinfer.member_messages import (
-    Adverts,
-)
-from peerinfer.messages import (
-    Cancel,
-    Frame,
-    JobBrief,
-    JobDone,
-    OutputGroup,
-    Refused,
-    TaskFailure,
-    Term,
-    Window,
-)
+from peerinfer.member_messages import Adverts
+from peerinfer.messages import Cancel, Frame, JobBrief, JobDone, OutputGroup, Refused, TaskFailure, Term, Window
 from peerinfer.tensors import TensorSpec
 from peerinfer_node.driver import EVENTS_OF_PEERS_MAX
 from peerinfer_node.keys import MemoryKeys

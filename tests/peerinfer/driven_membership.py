@@ -4,10 +4,7 @@ import random
 
 from peerinfer.ids import peer_id_of
 from peerinfer.machine import Tick
-from peerinfer.member_messages import (
-    Probe,
-    ProbeAnswer,
-)
+from peerinfer.member_messages import Probe, ProbeAnswer
 from peerinfer.membership import Membership
 from peerinfer.membership_events import (
     AdvertSeen,

@@ -34,9 +34,7 @@ from peerinfer.lease_messages import (
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
 from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
 from peerinfer.machine import NEVER
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 from peerinfer.register import Entry
 
 

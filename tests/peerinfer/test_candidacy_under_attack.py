@@ -26,9 +26,7 @@ from peerinfer.lease_profile import LAN
 from peerinfer.lease_round import ROUNDS_ON_TRUST
 from peerinfer.limits import TERM_ROUND_MAX
 from peerinfer.machine import Tick
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ from peerinfer.lease_profile import LEASE_S_MAX, LEASE_S_MIN
 from peerinfer.limits import SEATS_MAX, TERM_ROUND_MAX, TERM_ROUND_STEP_MAX
 from peerinfer.machine import NEVER, Tick
 from peerinfer.manifests import open_manifest
-from peerinfer.messages import (
-    Term,
-)
+from peerinfer.messages import Term
 
 JOB = Setting()
 SUBMITTER = 7

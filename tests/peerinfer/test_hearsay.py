@@ -5,9 +5,7 @@ from driven_membership import ADA, BOB, CID, CROWD, DAN, EVE, Driven
 
 from peerinfer.doubts import ASK_OTHERS_EVERY_S
 from peerinfer.ids import public_key_of
-from peerinfer.member_messages import (
-    News,
-)
+from peerinfer.member_messages import News
 from peerinfer.membership_events import (
     DialFailed,
     Disconnected,

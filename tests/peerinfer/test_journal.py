@@ -23,9 +23,7 @@ from peerinfer.lease_messages import (
     JournalBatch,
 )
 from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
-from peerinfer.messages import (
-    Signed,
-)
+from peerinfer.messages import Signed
 from peerinfer.register import Entry, Register
 
 JOB = Setting()

@@ -11,15 +11,7 @@ from peerinfer.exchange import ADVERTS_BYTES, GREETING_PEERS, STRANGERS_BURST, S
 from peerinfer.ids import peer_id_of, public_key_of
 from peerinfer.limits import CLOCK_SKEW_MAX_S, MEMBERS_MAX, PAGE_PEERS_MAX
 from peerinfer.machine import NEVER, Tick
-from peerinfer.member_messages import (
-    Adverts,
-    AdvertsWanted,
-    Digest,
-    Known,
-    News,
-    Probe,
-    ProbeAnswer,
-)
+from peerinfer.member_messages import Adverts, AdvertsWanted, Digest, Known, News, Probe, ProbeAnswer
 from peerinfer.member_table import STALE_AFTER_S
 from peerinfer.membership import FORGET_AFTER_S
 from peerinfer.membership_events import (

@@ -14,9 +14,7 @@ from peerinfer.limits import (
     TENSORS_MAX,
     WINDOW_FRAMES_MAX,
 )
-from peerinfer.member_messages import (
-    Adverts,
-)
+from peerinfer.member_messages import Adverts
 from peerinfer.messages import (
     Frame,
     JobBrief,

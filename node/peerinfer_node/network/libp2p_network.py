@@ -34,9 +34,7 @@ from peerinfer.addresses import relay_of
 from peerinfer.errors import DialFailed, PeerinferError, StreamClosed
 from peerinfer.ids import PeerId
 from peerinfer.invites import PrivateSwarm
-from peerinfer.member_messages import (
-    Relayed,
-)
+from peerinfer.member_messages import Relayed
 from peerinfer_node.keys import Ed25519Keys
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen, subnet_of

@@ -23,13 +23,8 @@ from libp2p.io.exceptions import ConnectionClosedError
 from peerinfer.errors import DialFailed, NetworkError, PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.limits import REASON_CHARS_MAX
-from peerinfer.member_messages import (
-    Relayed,
-    RelayWanted,
-)
-from peerinfer.messages import (
-    Goodbye,
-)
+from peerinfer.member_messages import Relayed, RelayWanted
+from peerinfer.messages import Goodbye
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_session import OUTBOX_BYTES_LIMIT, OUTBOX_BYTES_MAX, Socket
 from peerinfer_node.ports import Stream

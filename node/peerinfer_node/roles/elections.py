@@ -40,10 +40,7 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.manifests import open_manifest, profile_of
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer.register import Entry
 from peerinfer_node.driver import Driver, Reading
 from peerinfer_node.log import Log

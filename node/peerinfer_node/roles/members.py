@@ -24,14 +24,7 @@ from peerinfer.limits import (
     ADVERTS_HEARD_IN_ALL_PER_S,
     ADVERTS_HEARD_PER_S,
 )
-from peerinfer.member_messages import (
-    Adverts,
-    AdvertsWanted,
-    Digest,
-    News,
-    Probe,
-    ProbeAnswer,
-)
+from peerinfer.member_messages import Adverts, AdvertsWanted, Digest, News, Probe, ProbeAnswer
 from peerinfer.membership import Membership
 from peerinfer.membership_events import (
     AddressSeen,
@@ -51,13 +44,7 @@ from peerinfer.membership_events import (
     RttMeasured,
     Send,
 )
-from peerinfer.messages import (
-    Advert,
-    Goodbye,
-    Hello,
-    KeepAlive,
-    Signed,
-)
+from peerinfer.messages import Advert, Goodbye, Hello, KeepAlive, Signed
 from peerinfer.news import Budget
 from peerinfer.searching import Searching
 from peerinfer.spread_messages import (

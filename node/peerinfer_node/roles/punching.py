@@ -18,13 +18,8 @@ import trio
 
 from peerinfer.errors import DialFailed, PeerinferError, ProtocolError
 from peerinfer.ids import PeerId
-from peerinfer.member_messages import (
-    MeetNow,
-    MeetWanted,
-)
-from peerinfer.messages import (
-    Goodbye,
-)
+from peerinfer.member_messages import MeetNow, MeetWanted
+from peerinfer.messages import Goodbye
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import LocalClock, Network, Stream

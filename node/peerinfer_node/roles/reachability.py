@@ -20,13 +20,8 @@ from peerinfer.addresses import CIRCUIT, families, is_public
 from peerinfer.errors import PeerinferError
 from peerinfer.ids import PeerId
 from peerinfer.limits import ADDRESSES_PER_PEER_MAX, DIAL_BACK_PORTS_MAX
-from peerinfer.member_messages import (
-    DialBackWanted,
-    DialedBack,
-)
-from peerinfer.messages import (
-    Goodbye,
-)
+from peerinfer.member_messages import DialBackWanted, DialedBack
+from peerinfer.messages import Goodbye
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.ports import LocalClock, Network, Stream

@@ -20,16 +20,7 @@ from peerinfer.limits import (
     REASON_CHARS_MAX,
     WINDOW_FRAMES_MAX,
 )
-from peerinfer.messages import (
-    RESULTS_HELD_REVISION,
-    Cancel,
-    Frame,
-    JobBrief,
-    JobDone,
-    Refused,
-    ResultsHeld,
-    Window,
-)
+from peerinfer.messages import RESULTS_HELD_REVISION, Cancel, Frame, JobBrief, JobDone, Refused, ResultsHeld, Window
 from peerinfer.volunteering import (
     CoordinatorJoined,
     CoordinatorLeft,

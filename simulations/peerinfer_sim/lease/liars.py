@@ -29,10 +29,7 @@ from peerinfer.lease_messages import (
     SeatOffered,
 )
 from peerinfer.limits import TERM_ROUND_MAX
-from peerinfer.messages import (
-    Signed,
-    Term,
-)
+from peerinfer.messages import Signed, Term
 
 
 class Liar(Elector):

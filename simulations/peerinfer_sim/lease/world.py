@@ -42,10 +42,7 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.machine import Tick
 from peerinfer.manifests import open_manifest
-from peerinfer.messages import (
-    Manifest,
-    Term,
-)
+from peerinfer.messages import Manifest, Term
 from peerinfer.register import Entry
 from peerinfer_sim.event_log import brief
 from peerinfer_sim.lease.checks import Checks, generation_of

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from peerinfer.dialling import CONNECTIONS_WANTED
 from peerinfer.ids import PeerId, peer_id_of
-from peerinfer.member_messages import (
-    News,
-)
+from peerinfer.member_messages import News
 from peerinfer.membership_events import (
     AdvertSeen,
     Heard,

@@ -18,9 +18,7 @@ from typing import Any
 from peerinfer.codec import encode
 from peerinfer.ids import PeerId, peer_id_of
 from peerinfer.machine import NEVER, Tick
-from peerinfer.member_messages import (
-    Adverts,
-)
+from peerinfer.member_messages import Adverts
 from peerinfer.membership import Membership
 from peerinfer.membership_events import (
     AddressSeen,
@@ -37,10 +35,7 @@ from peerinfer.membership_events import (
     Refute,
     Send,
 )
-from peerinfer.messages import (
-    Advert,
-    DeviceAdvert,
-)
+from peerinfer.messages import Advert, DeviceAdvert
 from peerinfer.news import MESSAGE_BYTES
 
 ADVERT_EVERY_S = 300.0

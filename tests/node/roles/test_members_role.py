@@ -9,15 +9,9 @@ from role_world import SWARM, Side
 
 from peerinfer.envelope import seal, unseal
 from peerinfer.errors import DecodeError, DialFailed, UsageError
-from peerinfer.member_messages import (
-    Adverts,
-    Probe,
-)
+from peerinfer.member_messages import Adverts, Probe
 from peerinfer.membership import Membership
-from peerinfer.messages import (
-    Advert,
-    Cancel,
-)
+from peerinfer.messages import Advert, Cancel
 from peerinfer.spread_messages import Statement, Statements, StatementsHeld, StatementsWanted
 from peerinfer.spreading import OWN_BURST, digest_of
 from peerinfer_node.clock import SystemClock

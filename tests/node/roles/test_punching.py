@@ -9,13 +9,8 @@ import trio
 from libp2p_hosts import wait_until
 
 from peerinfer.errors import DialFailed
-from peerinfer.member_messages import (
-    MeetNow,
-    MeetWanted,
-)
-from peerinfer.messages import (
-    Goodbye,
-)
+from peerinfer.member_messages import MeetNow, MeetWanted
+from peerinfer.messages import Goodbye
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log

@@ -12,14 +12,9 @@ import trio
 
 from peerinfer.envelope import seal
 from peerinfer.errors import NetworkError
-from peerinfer.member_messages import (
-    DialBackWanted,
-    DialedBack,
-)
+from peerinfer.member_messages import DialBackWanted, DialedBack
 from peerinfer.membership import Membership
-from peerinfer.messages import (
-    Advert,
-)
+from peerinfer.messages import Advert
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
