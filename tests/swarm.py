@@ -58,14 +58,14 @@ _UNCLEAN = re.compile(
 _PROGRESS = re.compile(r"([\d,]+)/([\d,]+) items")
 
 
-def wait_for(what: Callable[[], T], *, timeout_s: float = COMMAND_TIMEOUT_S, saying: str = "") -> T:
-    """The first true answer. Raises AssertionError after `timeout_s`."""
+def wait_for(what: Callable[[], T], *, timeout_s: float = COMMAND_TIMEOUT_S, saying: str | Callable[[], str] = "") -> T:
+    """The first true answer. Raises AssertionError after `timeout_s`; what is called to say why is called then."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         if found := what():
             return found
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"waited {timeout_s:g} s for {saying or what}")
+            raise AssertionError(f"waited {timeout_s:g} s for {saying() if callable(saying) else saying or what}")
         time.sleep(POLL_S)
 
 

@@ -36,6 +36,9 @@ class Five:
         self._eligible_s = 0.0
         """From then on all that run may be elected."""
 
+        self._is_idle = False
+        self._stopped: set[str] = set()
+
     def ensure_up(self, *names: str) -> None:
         """Starts those that do not run; returns when all that run know each other.
 
@@ -51,6 +54,7 @@ class Five:
         started = [self._start(name, bootstrap) for name in down]
         for daemon in started:
             daemon.wait_ready()
+            self._let_compute(daemon)
         if is_one_new:
             self._eligible_s = time.monotonic() + ELIGIBLE_AFTER_S + 0.5
         self.wait_connected()
@@ -103,25 +107,41 @@ class Five:
 
     @contextlib.contextmanager
     def stopped(self, name: str) -> Iterator[None]:
-        self.daemons[name].send(signal.SIGSTOP)
+        """It neither computes nor answers meanwhile."""
+        daemon = self.daemons[name]
+        daemon.send(signal.SIGSTOP)
+        self._stopped.add(name)
         try:
             yield
         finally:
-            self.daemons[name].send(signal.SIGCONT)
+            daemon.send(signal.SIGCONT)
+            self._stopped.discard(name)
+            self._let_compute(daemon)
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
-        """Nobody computes meanwhile, not even who is started again: a job waits, however long things take."""
-        self._ask_all("/node/pause", {"until_s": None})
+        """Nobody computes meanwhile, not even who is started: a job waits, however long things take.
+
+        Much may be computed already and not yet accepted: it waits for others to compute the same for comparison.
+        """
+        self._set_idle(True)
         try:
             yield
         finally:
-            self._ask_all("/node/resume", None)
+            self._set_idle(False)
 
-    def _ask_all(self, path: str, content: Any) -> None:
-        for daemon in self.daemons.values():
-            if daemon.code is None:
-                daemon.ask("POST", path, json=content)
+    def _set_idle(self, is_idle: bool) -> None:
+        self._is_idle = is_idle
+        for name, daemon in self.daemons.items():
+            if daemon.code is None and name not in self._stopped:
+                self._let_compute(daemon)
+
+    def _let_compute(self, daemon: Daemon) -> None:
+        """Or not, if all are idle. It remembers what it was told before it was killed."""
+        if self._is_idle:
+            daemon.ask("POST", "/node/pause", json={"until_s": None})
+        else:
+            daemon.ask("POST", "/node/resume")
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -194,6 +214,17 @@ class Job:
             return view if view["final"] >= count else None
 
         found = wait_for(far_enough, timeout_s=timeout_s, saying=f"{count} final tasks")
+        assert found is not None
+        return found
+
+    def wait_more(self, count: int, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The first view with more than `count` final tasks, up to all of them."""
+
+        def is_further() -> dict[str, Any] | None:
+            view = self.seen(but=but)
+            return view if view["final"] > count else None
+
+        found = wait_for(is_further, saying=f"more than {count} final tasks")
         assert found is not None
         return found
 
