@@ -250,6 +250,7 @@ class Node:
             rng=random.Random(rng.random()),  # noqa: S311
             on_accept=self._look_for_workers,
             in_thread=ports.in_thread,
+            members=self.members.machine.members,
             outlasts_jobs=settings.is_daemon,
         )
         self.online = Online(

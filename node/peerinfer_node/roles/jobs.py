@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import trio
@@ -23,9 +23,8 @@ from peerinfer.errors import JobFailed, PeerinferError, StateUnusable, UsageErro
 from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
-from peerinfer.lease_messages import (
-    JournalBatch,
-)
+from peerinfer.lease_messages import JournalBatch
+from peerinfer.membership_events import Member
 from peerinfer.messages import Manifest, Signed, Term
 from peerinfer.splitting import Split
 from peerinfer_node.log import Log
@@ -52,6 +51,7 @@ from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
 from peerinfer_node.roles.shown_jobs import ENDS_WITH_NODE, ShownJobs
 from peerinfer_node.roles.stored_job import read_results
 from peerinfer_node.roles.submitting import Submitting
+from peerinfer_node.roles.vigils import Vigils
 
 REVISIT_S = 20.0
 """A command without a daemon waits so long until it is known how a job of its home stands."""
@@ -82,6 +82,7 @@ class Jobs:
         on_accept: Callable[[], None],
         blob_server: BlobServer,
         in_thread: InThread,
+        members: Callable[[], Iterable[Member]],
         outlasts_jobs: bool,
     ) -> None:
         self._store = store
@@ -197,6 +198,16 @@ class Jobs:
             log=log,
             swarm=swarm,
         )
+        self._vigils = Vigils(
+            own=self._own,
+            live=self._live,
+            members=members,
+            elections=elections,
+            returning=self._returning,
+            rescuing=self.rescuing,
+            clock=clock,
+            log=log,
+        )
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Reports started once jobs can be taken up."""
@@ -205,6 +216,7 @@ class Jobs:
             self._nursery = nursery
             if self._outlasts_jobs:
                 nursery.start_soon(self._keeping.run)
+                nursery.start_soon(self._vigils.run)
             task_status.started()
             await trio.sleep_forever()
 

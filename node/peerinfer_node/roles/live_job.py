@@ -55,6 +55,8 @@ class LiveJob:
     is_unwanted: bool = False
     """Its owner, this node, has cancelled it: it ends as soon as its journal can say so."""
     waiting: str = "its coordinator is being elected"
+    going_on: str = ""
+    """While a quorum is missing of a job that its owner, this node, watches over: who goes on without it, and how."""
     picture: JobPicture | None = None
     end: JobEnded | None = None
     priority: JobPriority | None = None

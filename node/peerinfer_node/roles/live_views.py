@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peerinfer.candidacy import Candidacy
 from peerinfer.control import Json
+from peerinfer.ids import JobId
 from peerinfer.journal import Chain
 from peerinfer.splitting import Split
 from peerinfer_node.ports import LocalClock
@@ -74,4 +75,8 @@ def _missing(live: LiveJob, machine: Candidacy) -> str:
     told = f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
     if len(machine.committee) - len(picture.missing) >= machine.seated.quorum:
         return told
-    return f"{told}; if they are gone for good, its owner can go on without them: peerinfer jobs rescue {live.job[:8]}"
+    return f"{told}; {live.going_on or left_to_its_owner(live.job)}"
+
+
+def left_to_its_owner(job: JobId) -> str:
+    return f"if they are gone for good, its owner can go on without them: peerinfer jobs rescue {job[:8]}"

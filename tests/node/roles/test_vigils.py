@@ -1,0 +1,108 @@
+"""Which jobs an owner's node watches over, and what it asks before it goes on without a quorum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import trio
+from lease_setting import PEERS, Setting
+
+from peerinfer.control import JobRequest
+from peerinfer.errors import UsageError
+from peerinfer.membership_events import Member
+from peerinfer.vigil import GOES_ON_AFTER_S, LOOKS_EVERY_S
+from peerinfer_node.log import Log
+from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.vigils import Vigils
+
+JOB = Setting()
+OWNER = JOB.manifest.submitter
+ELECTORS = tuple(JOB.manifest.committee)
+
+
+class Clock:
+    holder_s = staticmethod(trio.current_time)
+
+
+class World:
+    """A job of which a quorum is missing, in a swarm that is there."""
+
+    def __init__(self, *, own=OWNER, **request):
+        self.live = LiveJob(JOB.job, JOB.manifest, JOB.signed, JobRequest("-", ("-",), **request), 0.0)
+        self.rescued: list[float] = []
+        self.told = None
+        self.alive = PEERS[3:7]
+        self.refusal: UsageError | None = None
+        picture = SimpleNamespace(waiting="1 of 3 electors answered", missing=ELECTORS[1:])
+        seated = SimpleNamespace(quorum=2, generation=0)
+        self.machine = SimpleNamespace(committee=ELECTORS, seated=seated, snapshot=lambda: picture)
+        self.vigils = Vigils(
+            own=own,
+            live={JOB.job: self.live},
+            members=lambda: [Member(peer, "alive") for peer in self.alive],
+            elections=SimpleNamespace(machine=lambda job: self.machine),
+            returning=self,
+            rescuing=self,
+            clock=Clock(),
+            log=Log(),
+        )
+
+    async def ask_others(self, live):
+        return self.told
+
+    async def rescue(self, live, *, confirmed):
+        assert confirmed
+        self.rescued.append(trio.current_time())
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def watch(self, nursery, for_s):
+        began_s = trio.current_time()
+        nursery.start_soon(self.vigils.run)
+        await trio.sleep_until(began_s + for_s)
+        nursery.cancel_scope.cancel()
+        return [at_s - began_s for at_s in self.rescued]
+
+
+async def test_an_attached_job_is_gone_on_with_once_its_quorum_has_been_missing_for_long_enough(
+    autojump_clock, nursery
+):
+    world = World()
+    (after_s,) = await world.watch(nursery, GOES_ON_AFTER_S + 2 * LOOKS_EVERY_S)
+    assert GOES_ON_AFTER_S <= after_s <= GOES_ON_AFTER_S + LOOKS_EVERY_S
+    assert "or at once: peerinfer jobs rescue" in world.live.going_on
+
+
+@pytest.mark.parametrize("case", ["detached", "another's", "cancelled", "over"])
+async def test_jobs_that_nobody_waits_for_here_are_left_alone(autojump_clock, nursery, case):
+    world = World(own=PEERS[5] if case == "another's" else OWNER, detach=case == "detached")
+    world.live.is_unwanted, world.live.is_over = case == "cancelled", case == "over"
+    assert await world.watch(nursery, 2 * GOES_ON_AFTER_S) == []
+    assert not world.live.going_on
+
+
+async def test_one_that_somebody_coordinates_out_of_reach_of_its_electors_is_left_alone(autojump_clock, nursery):
+    world = World()
+    world.told = {"state": "running"}
+    assert await world.watch(nursery, 3 * GOES_ON_AFTER_S) == []
+
+
+async def test_one_whose_electors_answer_after_all_is_watched_again_from_the_beginning(autojump_clock, nursery):
+    world = World()
+    world.refusal = UsageError("job needs no rescue: 2 of 3 electors answer, 2 are needed")
+    first_s, second_s = await world.watch(nursery, 2 * GOES_ON_AFTER_S + 4 * LOOKS_EVERY_S)
+    assert second_s - first_s >= GOES_ON_AFTER_S
+
+
+async def test_nobody_in_sight_means_that_a_person_decides(autojump_clock, nursery):
+    world = World()
+    world.alive = []
+    assert await world.watch(nursery, 2 * GOES_ON_AFTER_S) == []
+    assert world.live.going_on.startswith("this node sees 1 of ")
+    assert "its owner can go on without them: peerinfer jobs rescue" in world.live.going_on
+    # Unless nobody else was ever given the inputs.
+    world.live.request = replace(world.live.request, replicate=False)
+    async with trio.open_nursery() as again:
+        assert await world.watch(again, GOES_ON_AFTER_S + 2 * LOOKS_EVERY_S)
