@@ -53,10 +53,11 @@ from peerinfer.assignment import (
 from peerinfer.dispatch import Dispatch
 from peerinfer.frame_ends import FrameEnds
 from peerinfer.ids import JobId, PeerId
-from peerinfer.judgement import Judgement
+from peerinfer.judgement import UNVERIFIED, Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
+from peerinfer.units import format_count
 from peerinfer.vouching import Vouching
 from peerinfer.workforce import CoordinatedJob, Workforce
 
@@ -255,7 +256,7 @@ class Coordination:
             self._alarms.set(("copies", spec.job), job.doubles.look_s)
         gives_up_s = job.last_usable_s + spec.patience_s
         if job.closed and is_answered and not job.ledger.count(TaskState.PROVISIONAL):
-            self._end(job, "done", "", "")
+            self._end(job, *_how_it_ended(job))
         elif spec.deadline_s is not None and now_s >= job.accepted_s + spec.deadline_s:
             self._end(job, "failed", f"not done within its deadline of {spec.deadline_s:g} s", "JobFailed")
         elif job.usable or is_answered or spec.online:
@@ -379,3 +380,17 @@ class Coordination:
             assert waiting == assigned, f"job {job.spec.job}: {assigned} tasks are assigned, {waiting} are in frames"
             copies = {task: count for task, count in held.items() if count > 1}
             assert copies == job.copies, f"job {job.spec.job}: copies {job.copies}, but frames hold {copies}"
+
+
+def _how_it_ended(job: CoordinatedJob) -> tuple[Literal["done", "failed"], str, str]:
+    """State, reason and kind of a job whose tasks all have their end: one of which nothing came is not done."""
+    tasks = job.ledger.tasks
+    if not tasks or job.spec.online or job.ledger.count(TaskState.FAILED) < tasks:
+        return "done", "", ""
+    reasons = job.ledger.failed()
+    unverified = [reason for reason in reasons.values() if reason.startswith(f"{UNVERIFIED}: ")]
+    all_tasks = "the only task" if tasks == 1 else f"all {format_count(tasks, 'task')}"
+    if unverified:
+        which = all_tasks if len(unverified) == tasks else f"{format_count(len(unverified))} of {all_tasks}"
+        return "failed", f"results of {which} could not be verified: {unverified[0]}", "VerificationFailed"
+    return "failed", f"{all_tasks} failed: {next(iter(reasons.values()))}", "JobFailed"

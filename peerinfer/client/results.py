@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peerinfer import job_ends
 from peerinfer.control import Json, ResultBlock
-from peerinfer.errors import InputError, JobFailed, PartialFailure, PeerinferError, kinds
+from peerinfer.errors import InputError, PartialFailure, PeerinferError
 from peerinfer.strings import contents, packed, unpacked
 
 Arrays = dict[str, NDArray[Any]]
@@ -74,14 +75,7 @@ def _shown(rows: NDArray[Any]) -> NDArray[Any]:
 
 def error_of(job: Json) -> PeerinferError | None:
     """What an ended job raises, the same kind that gives the command line its exit code; None if all is well."""
-    state, said = job.get("state"), str(job.get("reason") or "")
-    if state == "done":
-        failed = job.get("failed_tasks") or 0
-        if not failed:
-            return None
-        line = f"{failed} of {job.get('tasks')} tasks failed; the items of the others can be had from results()"
-        return JobFailed(line) if failed == job.get("tasks") else PartialFailure(line)
-    kind = kinds().get(str(job.get("kind")), JobFailed)
-    error = kind.__new__(kind)
-    Exception.__init__(error, said or f"the job was {state}")
+    error = job_ends.error_of(job)
+    if isinstance(error, PartialFailure):
+        return PartialFailure(f"{error}; results() gives the others")
     return error

@@ -298,6 +298,17 @@ def test_a_task_that_fails_for_good_fails_alone_with_its_reason(bench):
     assert end.picture.final == 7
 
 
+@pytest.mark.parametrize(("tasks", "which"), [(1, "the only task"), (8, "all 8 tasks")])
+def test_a_job_of_which_every_task_failed_has_failed(bench, tasks, which):
+    bench.join(ADA).tell(JobAccepted(spec_of(tasks=tasks, retries=0)))
+    while frames := bench.take(SendFrame):
+        for frame in frames:
+            bench.answer(frame, failures=[(place, "model", "bad input") for place in range(len(frame.tasks))])
+    end = bench.end()
+    assert (end.state, end.kind, end.reason) == ("failed", "JobFailed", f"{which} failed: model: bad input")
+    assert len(end.picture.failed) == tasks
+
+
 def test_a_cancelled_attempt_is_no_failure(bench):
     bench.join(ADA).tell(JobAccepted(spec_of(tasks=1, retries=0)))
     bench.fail(bench.take(SendFrame)[0], kind="cancelled")

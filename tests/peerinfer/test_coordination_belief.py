@@ -121,7 +121,9 @@ def test_results_that_nobody_can_check_do_not_count(bench):
         bench.audit(agrees=None)
     bench.pass_time(10.0)
     end = bench.end()
-    assert (end.state, end.picture.final, len(end.picture.failed)) == ("done", 0, 4)
+    assert (end.state, end.kind, end.picture.final) == ("failed", "VerificationFailed", 0)
+    assert end.reason.startswith("results of all 4 tasks could not be verified: unverified: ")
+    assert len(end.picture.failed) == 4
     assert all(reason.startswith("unverified: ") for reason in end.picture.failed.values())
 
 

@@ -9,16 +9,17 @@ import trio
 
 from peerinfer.control import Control, JobRequest, Json
 from peerinfer.errors import PeerinferError
+from peerinfer.job_ends import count_of
 from peerinfer.units import format_size
-from peerinfer_node.cli.outcome import count_of
-from peerinfer_node.cli.output import say, show_json
+from peerinfer_node.cli.output import say
 from peerinfer_node.cli.progress import LiveLine
 from peerinfer_node.cli.reaching import reach
+from peerinfer_node.cli.report import Report
 
 LOOK_AGAIN_S = 0.5
 
 
-def detach(arguments: argparse.Namespace, request: JobRequest) -> int:
+def detach(arguments: argparse.Namespace, request: JobRequest, report: Report) -> int:
     """Returns 0 once the job is durable on a quorum, or, with a committee of one, on the daemon that took it."""
 
     async def submit() -> tuple[Json, bool]:
@@ -34,8 +35,7 @@ def detach(arguments: argparse.Namespace, request: JobRequest) -> int:
             return await reached.control.job(job_id), reached.is_daemon
 
     job, is_daemon = trio.run(submit)
-    if arguments.json:
-        show_json(job)
+    report.print_instead(job)
     committee = len(job.get("committee") or ())
     outlives = "its electors hold copies" if committee > 1 else "it goes on as long as the daemon here runs"
     words = ["peerinfer", "jobs", "fetch", job["job_id"][:8], "-o", "OUT"]

@@ -18,7 +18,8 @@ from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
 from peerinfer.units import format_count, format_duration, format_group
-from peerinfer_node.cli.output import say, show, show_json
+from peerinfer_node.cli.output import say, show
+from peerinfer_node.cli.report import Report
 from peerinfer_node.formats import check_writable, open_inputs
 from peerinfer_node.inference.static_check import check_model
 
@@ -28,7 +29,7 @@ PEERS_WAIT_S = 5.0
 _POLL_S = 0.1
 
 
-def dry_run(arguments: argparse.Namespace, request: JobRequest) -> int:
+def dry_run(arguments: argparse.Namespace, request: JobRequest, report: Report) -> int:
     """Raises as the job would before anything is sent."""
     if arguments.output is not None:
         try:
@@ -39,9 +40,8 @@ def dry_run(arguments: argparse.Namespace, request: JobRequest) -> int:
     for warning in plan.pop("warnings"):
         say(f"warning: {warning}")
     plan |= trio.run(_forecast, arguments, request)
-    if arguments.json:
-        show_json(plan)
-    else:
+    report.print_instead(plan)
+    if not arguments.json:
         show(plan_lines(plan))
     return 0
 

@@ -12,8 +12,9 @@ import trio
 
 from peerinfer.control import JOB_ENDED, Control, Json
 from peerinfer.errors import JobFailed, PeerinferError
+from peerinfer.job_ends import count_of, failed_items, failed_tasks
 from peerinfer_node.cli.interrupts import Stop
-from peerinfer_node.cli.outcome import Written, count_of, failed_items, failed_tasks, missing_items, ports_of
+from peerinfer_node.cli.outcome import Written, missing_items, ports_of
 from peerinfer_node.cli.progress import LiveLine, Speed, progress_of
 from peerinfer_node.formats import OutputWriter, open_writer, write_provenance
 

@@ -12,18 +12,11 @@ from typing import Any
 from peerinfer.control import JOB_ENDED, PRIORITIES, Control, Json
 from peerinfer.errors import Interrupted, JobFailed, UsageError
 from peerinfer.ids import is_job_id
+from peerinfer.job_ends import count_of, error_of, failed_items, failed_tasks, ranges_text
 from peerinfer.units import format_count, format_duration
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
-from peerinfer_node.cli.outcome import (
-    count_of,
-    error_of,
-    failed_items,
-    failed_tasks,
-    is_worth_writing,
-    level_text,
-    ranges_text,
-)
+from peerinfer_node.cli.outcome import is_worth_writing, level_text
 from peerinfer_node.cli.output import say, show_json, table
 from peerinfer_node.cli.place import add_place, with_daemon
 from peerinfer_node.cli.view import look

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peerinfer.control import Json
-from peerinfer.errors import DecodeError, JobFailed, PartialFailure, PeerinferError, VerificationFailed, kinds
+from peerinfer.errors import DecodeError, Interrupted
+from peerinfer.job_ends import count_of, failed_items, failed_tasks
 from peerinfer.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from peerinfer.tensors import Port
-
-RANGES_SHOWN_MAX = 20
-UNVERIFIED = "unverified: "
-"""How the reason begins of a task that failed since nobody could vouch for its results."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedTask:
-    """A task that failed for good, and its items."""
-
-    task: int
-    first_item: int
-    items: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +24,6 @@ class Written:
     failed_items: list[int]
 
 
-def failed_tasks(job: Json) -> list[FailedTask]:
-    """Raises `DecodeError` if the node says it in a way that this version does not know."""
-    found = []
-    for raw in job.get("failed") or ():
-        try:
-            task = FailedTask(int(raw["task"]), int(raw["first_item"]), int(raw["items"]), str(raw.get("reason") or ""))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise DecodeError("the node lists failed tasks in an unknown way; is it the same version?") from None
-        found.append(task)
-    return sorted(found, key=lambda task: task.first_item)
-
-
-def failed_items(tasks: Iterable[FailedTask]) -> list[int]:
-    return [item for task in tasks for item in range(task.first_item, task.first_item + task.items)]
-
-
 def ports_of(job: Json, side: str) -> list[Port]:
     """The model's "inputs" or "outputs". Raises `DecodeError`."""
     from peerinfer.tensors import Port
@@ -61,43 +32,6 @@ def ports_of(job: Json, side: str) -> list[Port]:
         return [Port(raw["name"], raw["dtype"], tuple(raw["shape"])) for raw in job[side]]
     except (KeyError, TypeError):
         raise DecodeError(f"the node does not say what the model's {side} are; is it the same version?") from None
-
-
-def count_of(job: Json, name: str) -> int:
-    value = job.get(name)
-    return value if type(value) is int else 0
-
-
-def error_of(job: Json) -> PeerinferError | None:
-    """Why the job is not wholly done, as the error that `run` ends with; None if all is well."""
-    state = job.get("state")
-    tasks = failed_tasks(job)
-    count = max(count_of(job, "failed_tasks"), len(tasks))
-    if state == "done" and not count:
-        return None
-    said = str(job.get("reason") or "")
-    if state == "done":
-        because = f": {tasks[0].reason}" if tasks and tasks[0].reason else ""
-        unverified = [task for task in tasks if task.reason.startswith(UNVERIFIED)]
-        if unverified:
-            which = f"{format_count(len(unverified), 'task')} of {format_count(count_of(job, 'tasks'))}"
-            items = ranges_text(failed_items(unverified))
-            return VerificationFailed(
-                f"results of {which} could not be verified (items {items}): {unverified[0].reason}"
-            )
-        if count >= count_of(job, "tasks"):
-            return JobFailed(f"all {format_count(count, 'task')} failed{because}")
-        more = f" and those of {format_count(count - len(tasks), 'task')} more" if count > len(tasks) else ""
-        failed = f"{format_count(count, 'task')} of {format_count(count_of(job, 'tasks'))} failed{because}"
-        return PartialFailure(f"{failed}; the failed items are {ranges_text(failed_items(tasks))}{more}")
-    if state == "cancelled":
-        return JobFailed("the job was cancelled")
-    kind = kinds().get(str(job.get("kind")), JobFailed)
-    if not said:
-        said = tasks[0].reason if tasks and tasks[0].reason else "the job failed and the node does not say why"
-    error = kind.__new__(kind)
-    Exception.__init__(error, said)
-    return error
 
 
 def is_worth_writing(job: Json) -> bool:
@@ -115,27 +49,17 @@ def missing_items(came: Iterable[tuple[int, int]], items: int) -> list[int]:
     return missing + list(range(expected, items))
 
 
-def ranges_text(indices: Sequence[int]) -> str:
-    """`0-3, 7, 9-12`; the rest is counted past `RANGES_SHOWN_MAX` ranges."""
-    ranges: list[list[int]] = []
-    for index in indices:
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    shown = [f"{first}" if first == last else f"{first}-{last}" for first, last in ranges[:RANGES_SHOWN_MAX]]
-    more = sum(last - first + 1 for first, last in ranges[RANGES_SHOWN_MAX:])
-    return ", ".join(shown) + (f" and {format_count(more)} more" if more else "")
+def summary_json(job: Json, *, seconds: float, written: Written | None, error: BaseException | None) -> Json:
+    """The object that `run --json` prints. `failed` counts tasks; `failed_items` are all items without an output.
 
-
-def summary_json(job: Json, *, seconds: float, written: Written | None) -> Json:
-    """The object that `run --json` prints. `failed` counts tasks; `failed_items` are all items without an output."""
+    `job` is empty where the command ended before there was one; then `error` says why.
+    """
     items = count_of(job, "items")
     done = items - len(written.failed_items) if written else 0
-    error = error_of(job)
+    state = "cancelled" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
     return {
         "job_id": job.get("job_id"),
-        "state": job.get("state"),
+        "state": job.get("state") if job else state,
         "items": items,
         "tasks": count_of(job, "tasks"),
         "accepted": count_of(job, "accepted"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from peerinfer.control import IMAGE_LAYOUTS, PRIORITIES, STRATEGIES, JobRequest
 from peerinfer.errors import UsageError
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.place import add_place
+
+if TYPE_CHECKING:
+    from peerinfer_node.cli.report import Report
 
 _EXAMPLE = "peerinfer run model.onnx images/ -o out.npz"
 
@@ -109,6 +113,14 @@ def request_from(arguments: argparse.Namespace) -> JobRequest:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from peerinfer_node.cli.report import Report
+
+    report = Report(wanted=arguments.json)
+    with report.at_the_latest():
+        return _reported(arguments, report)
+
+
+def _reported(arguments: argparse.Namespace, report: Report) -> int:
     if arguments.detach and arguments.no_replicate:
         raise UsageError(
             "--detach needs copies of the inputs elsewhere, --no-replicate refuses them; choose one of them"
@@ -124,11 +136,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from peerinfer_node.cli.dry_run import dry_run
 
-        return dry_run(arguments, request)
+        return dry_run(arguments, request, report)
     if arguments.detach:
         from peerinfer_node.cli.detaching import detach
 
-        return detach(arguments, request)
+        return detach(arguments, request, report)
     from peerinfer_node.cli.running import run
 
-    return run(arguments, request)
+    return run(arguments, request, report)

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import time
 from collections.abc import Sequence
 
 import trio
 
 from peerinfer.control import Control, JobRequest, Json
 from peerinfer.errors import InputError, Interrupted, StateUnusable, UsageError
+from peerinfer.job_ends import error_of
 from peerinfer.units import format_count
 from peerinfer_node.cli.following import begin_writing, bring_home, cancel, follow
 from peerinfer_node.cli.interrupts import Stop, open_stop
-from peerinfer_node.cli.outcome import error_of, is_worth_writing, ports_of, summary_json, summary_line
-from peerinfer_node.cli.output import say, show_json
+from peerinfer_node.cli.outcome import is_worth_writing, ports_of, summary_line
+from peerinfer_node.cli.output import say
 from peerinfer_node.cli.progress import LiveLine, items_done
 from peerinfer_node.cli.reaching import Reached, reach
+from peerinfer_node.cli.report import Report
 from peerinfer_node.formats import OutputWriter, check_writable, open_inputs
 from peerinfer_node.formats.images import IMAGE_EXTENSIONS
 
 LEAVE_TIMEOUT_S = 2.0
 
 
-def run(arguments: argparse.Namespace, request: JobRequest) -> int:
+def run(arguments: argparse.Namespace, request: JobRequest, report: Report) -> int:
     """Returns 0; everything else is raised as the error whose exit code it is."""
     output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
     try:
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace, request: JobRequest) -> int:
         # Nothing was sent, which is what the user must know about exit codes.
         raise InputError(str(error)) from None
     _check_overwrites_nothing(output, [arguments.model, *arguments.inputs])
-    return trio.run(_Run(arguments, request, output).run)
+    return trio.run(_Run(arguments, request, output, report).run)
 
 
 def _check_overwrites_nothing(output: str, read: Sequence[str]) -> None:
@@ -45,14 +46,14 @@ def _check_overwrites_nothing(output: str, read: Sequence[str]) -> None:
 
 
 class _Run:
-    def __init__(self, arguments: argparse.Namespace, request: JobRequest, output: str) -> None:
+    def __init__(self, arguments: argparse.Namespace, request: JobRequest, output: str, report: Report) -> None:
         self._arguments = arguments
         self._request = request
         self._output = output
         self._live = LiveLine()
         self._is_submitted = False
         self._keeps = True
-        self._last: Json = {}
+        self._report = report
 
     async def run(self) -> int:
         code: int | None = None
@@ -77,12 +78,12 @@ class _Run:
         control = reached.control
         self._keeps = reached.keeps
         self._live.show_text("reading the model and the inputs")
-        started_s = time.monotonic()
         self._is_submitted = True
+        self._report.begin()
         job_id = await control.submit(self._request)
         try:
             job = await control.job(job_id)
-            self._last = job
+            self._report.job = job
             for warning in job.get("warnings") or ():
                 self._live.note(f"warning: {warning}")
             writer = await trio.to_thread.run_sync(_begin, self._request, job, self._output)
@@ -90,29 +91,26 @@ class _Run:
             await self._cancel_within(control, job_id)
             raise
         try:
-            return await self._follow_and_write(control, job_id, writer, stop, started_s)
+            return await self._follow_and_write(control, job_id, writer, stop)
         except trio.Cancelled:
             await self._cancel_within(control, job_id)
             raise
         finally:
             writer.abort()
 
-    async def _follow_and_write(
-        self, control: Control, job_id: str, writer: OutputWriter, stop: Stop, started_s: float
-    ) -> int:
+    async def _follow_and_write(self, control: Control, job_id: str, writer: OutputWriter, stop: Stop) -> int:
         job = await follow(control, job_id, self._live, stop, cancels=True)
-        self._last = job
-        seconds = time.monotonic() - started_s
+        self._report.job = job
+        seconds = self._report.seconds
         written = None
+        error = error_of(job)
         if is_worth_writing(job):
             written = await bring_home(control, job, writer, self._output, self._live)
-        if self._arguments.json:
-            show_json(summary_json(job, seconds=seconds, written=written))
+        elif stop.asked.is_set():
+            error = self._interrupted()
+        self._report.print(written=written, error=error)
         if written is not None:
             say(summary_line(job, seconds=seconds, written=written))
-        elif stop.asked.is_set():
-            raise self._interrupted()
-        error = error_of(job)
         if error is not None:
             raise error
         return 0
@@ -122,9 +120,10 @@ class _Run:
             await cancel(control, job_id)
 
     def _interrupted(self) -> Interrupted:
-        if not self._last:
+        job = self._report.job
+        if not job:
             return Interrupted("interrupted; nothing was sent")
-        done = f"{format_count(items_done(self._last))} of {format_count(self._last.get('items') or 0)} items were done"
+        done = f"{format_count(items_done(job))} of {format_count(job.get('items') or 0)} items were done"
         if not self._keeps:
             return Interrupted(f"interrupted; {done}, and not kept, because another node uses this home")
         given = [argument for argument in self._arguments.given if argument != "--resume"]

@@ -7,7 +7,7 @@ import re
 _NODE = re.compile(
     r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", re.DOTALL
 )
-_SOURCE = re.compile(r"^/\S+:\d+ .*?\(.*?\) ", re.DOTALL)
+_SOURCE = re.compile(r"^/\S+:\d+ .*?\(.*?\) (?:const )?(?:\[with .*?\] )?", re.DOTALL)
 _MEMORY = re.compile(r"(std::)?bad_alloc|bad allocation", re.IGNORECASE)
 
 
@@ -17,7 +17,7 @@ def plain_words(message: str) -> str:
         message = message.split(" : ", 3)[-1]
     found = _NODE.match(message)
     if found is None:
-        return _MEMORY.sub("not enough memory", message)
+        return _MEMORY.sub("not enough memory", _SOURCE.sub("", message))
     operator, name, words = found.groups()
     words = _MEMORY.sub("not enough memory", _SOURCE.sub("", words))
     return f"{operator} {name!r}: {words}" if name else f"{operator}: {words}"

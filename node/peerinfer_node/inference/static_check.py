@@ -8,6 +8,7 @@ Each rule answers an attack that works on ONNX Runtime 1.32, or a way of wasting
     unknown domains, ops   custom operators, remote services, compiled contexts with file names
     loops                  may run for ever; allowed only for models that the owner trusts
     random numbers         no two answers agree: every honest worker would look like a liar, with a proof that it signed
+    versions               of the format or of the operators that nobody here knows: ONNX Runtime would say so in C++
     claimed sizes          tensors that claim more than the file brings, sparse tensors that unfold to terabytes
 
 What allocates or computes too much can only be met by limits on the process that runs it. The parser is itself exposed
@@ -36,6 +37,10 @@ SPARSE_ELEMENTS_MAX = 1 << 28
 """Elements of all sparse tensors together once they are unfolded, as ONNX Runtime does at load: 1 GiB of floats."""
 
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+
+IR_VERSION_MAX: int = onnx.IR_VERSION
+OPSET_MAX: int = onnx.defs.onnx_opset_version()
+"""Of the installed ONNX; ONNX Runtime 1.32 knows the same, IR version 14 and opset 28."""
 
 _LOOPS = frozenset(("Loop", "Scan", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"))
 _FORBIDDEN = frozenset(("EPContext", "PyOp", "ATen", "OpaqueOp"))
@@ -84,6 +89,7 @@ def check_model(data: Buffer, *, allow_loops: bool = False) -> None:
         raise ModelRefused("not an ONNX model: the file is of another kind, cut short, or nested too deeply") from error
     if not model.ir_version or not model.HasField("graph") or not model.graph.output or not model.opset_import:
         raise ModelRefused("not an ONNX model: it has no graph with outputs")
+    _check_versions(model)
     if model.functions:
         raise ModelRefused("the model defines functions of its own: inline them first (onnx.inliner)")
     ports = [*model.graph.input, *model.graph.output]
@@ -95,6 +101,20 @@ def check_model(data: Buffer, *, allow_loops: bool = False) -> None:
         if len(port.type.tensor_type.shape.dim) > TENSOR_RANK_MAX:
             raise ModelRefused(f"{port.name!r} has more than {TENSOR_RANK_MAX} dimensions")
     _Survey(allow_loops).graph(model.graph, 0)
+
+
+def _check_versions(model: Any) -> None:
+    if model.ir_version > IR_VERSION_MAX:
+        raise ModelRefused(
+            f"the model is written in IR version {model.ir_version} of ONNX, which is newer than any known here: "
+            f"save it with IR version {IR_VERSION_MAX} or lower (model.ir_version = 10 suits most)"
+        )
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= OPSET_MAX:
+            raise ModelRefused(
+                f"the model needs opset {opset.version}; 1 to {OPSET_MAX} are known here: "
+                f"export it with opset_version={OPSET_MAX} or lower, or convert it (onnx.version_converter)"
+            )
 
 
 class _Survey:

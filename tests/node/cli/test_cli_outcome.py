@@ -7,17 +7,13 @@ from typing import Any
 import pytest
 
 from peerinfer.errors import DecodeError, JobFailed, NoSuitablePeer, PartialFailure, PeerinferError, VerificationFailed
+from peerinfer.job_ends import RANGES_SHOWN_MAX, error_of, failed_items, failed_tasks, ranges_text
 from peerinfer_node.cli.outcome import (
-    RANGES_SHOWN_MAX,
     Written,
-    error_of,
-    failed_items,
-    failed_tasks,
     is_worth_writing,
     level_text,
     missing_items,
     ports_of,
-    ranges_text,
     summary_json,
     summary_line,
 )
@@ -120,7 +116,12 @@ def test_the_json_has_every_promised_field_and_its_totals_add_up() -> None:
         retried=4,
         peers=[{"peer_id": "p", "tasks": 3}],
     )
-    summary = summary_json(picture, seconds=2.0, written=Written("/o.npz", "/o.npz.provenance.json", [0, 1, 6, 7]))
+    summary = summary_json(
+        picture,
+        seconds=2.0,
+        written=Written("/o.npz", "/o.npz.provenance.json", [0, 1, 6, 7]),
+        error=error_of(picture),
+    )
     promised = [
         "job_id",
         "state",
@@ -147,7 +148,12 @@ def test_the_json_has_every_promised_field_and_its_totals_add_up() -> None:
 
 
 def test_the_json_of_a_job_without_output_says_none() -> None:
-    summary = summary_json(job(state="failed", kind="NoSuitablePeer", reason="nobody"), seconds=0.0, written=None)
+    summary = summary_json(
+        job(state="failed", kind="NoSuitablePeer", reason="nobody"),
+        seconds=0.0,
+        written=None,
+        error=NoSuitablePeer("nobody"),
+    )
     assert (summary["output"], summary["provenance"], summary["error"]) == (None, None, "nobody")
     assert summary["items_per_second"] == 0.0
 

@@ -130,11 +130,40 @@ def test_what_the_node_refuses_is_the_commands_error_and_nothing_is_written(
     fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.errors["submit"] = refusal()
-    assert main([*RUN, "--json"]) == 3
+    assert main(RUN) == 3
     assert capsys.readouterr().out == ""
     fake.errors["submit"] = NoSuitablePeer("nobody")
     assert main(RUN) == 4
     assert left_in(files) == ["in.npz", "model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "more", "code", "kind"),
+    [
+        (refusal(), [], 3, "InputError"),
+        (NoSuitablePeer("nobody"), [], 4, "NoSuitablePeer"),
+        (RuntimeError("a fault of ours"), [], 1, "PeerinferError"),
+        (refusal(), ["--detach"], 3, "InputError"),
+        (refusal(), ["--batch", "1", "--standalone", "--bootstrap", "/x"], 2, "UsageError"),
+        (refusal(), ["--dry-run"], 3, "ModelRefused"),
+        (refusal(), ["-o", "none/out.npz"], 3, "InputError"),
+    ],
+)
+def test_a_run_that_ends_before_there_is_a_job_prints_one_object_too(
+    fake: FakeControl,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    refused: Exception,
+    more: list[str],
+    code: int,
+    kind: str,
+) -> None:
+    fake.errors["submit"] = refused
+    assert main([*RUN, *more, "--json"]) == code
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert (summary["job_id"], summary["state"], summary["kind"], summary["output"]) == (None, "failed", kind, None)
+    assert err.splitlines()[-1] == f"peerinfer: error: {summary['error']}"
 
 
 @pytest.mark.parametrize(
@@ -170,9 +199,14 @@ def test_results_that_the_node_lost_are_an_error_and_no_short_file(
     assert left_in(files) == ["in.npz", "model.onnx"]
 
 
-def test_results_that_break_off_leave_nothing(fake: FakeControl, files: Path) -> None:
+def test_results_that_break_off_leave_nothing(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.errors["results"] = StateUnusable("the record at 0 is not whole")
-    assert main(RUN) == 1
+    assert main([*RUN, "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["job_id"], summary["output"]) == (f"{1:032x}", None)
+    assert (summary["kind"], summary["error"]) == ("StateUnusable", "the record at 0 is not whole")
     assert left_in(files) == ["in.npz", "model.onnx"]
 
 
@@ -232,7 +266,7 @@ def test_once_cancels_the_job_and_says_how_to_go_on(fake: FakeControl, files: Pa
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert fake.held_jobs[f"{1:032x}"].state == "cancelled"
-    assert json.loads(out)["state"] == "cancelled"
+    assert (json.loads(out)["state"], json.loads(out)["kind"]) == ("cancelled", "Interrupted")
     assert err.splitlines()[-1].endswith(
         "are kept. To go on: peerinfer run model.onnx in.npz -o out.npz --batch 2 --json --resume"
     )

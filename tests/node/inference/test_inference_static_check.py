@@ -6,6 +6,7 @@ from typing import Any
 
 import models
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
@@ -87,6 +88,38 @@ def external_data_in_an_attribute() -> bytes:
     made.external_data.add(key="location", value="secret.txt")
     node = helper.make_node("Constant", [], ["y"], value=made)
     return models.model([node], [], [models.port("y", TensorProto.FLOAT, [4])])
+
+
+def of_versions(*, ir: int = models.IR_VERSION, opset: int = models.OPSET) -> bytes:
+    model = ModelProto.FromString(models.mlp())
+    model.ir_version, model.opset_import[0].version = ir, opset
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@refused("IR version 99 of ONNX, which is newer than any known here: save it with IR version")
+def newer_than_the_format() -> bytes:
+    return of_versions(ir=99)
+
+
+@refused("needs opset 99; 1 to")
+def newer_than_the_operators() -> bytes:
+    return of_versions(opset=99)
+
+
+@refused("needs opset 0; 1 to")
+def without_operators() -> bytes:
+    return of_versions(opset=0)
+
+
+@pytest.mark.parametrize(
+    ("version", "newest"), [("ir", static_check.IR_VERSION_MAX), ("opset", static_check.OPSET_MAX)]
+)
+def test_the_newest_versions_that_pass_are_those_that_onnx_runtime_runs(version: str, newest: int) -> None:
+    check_model(of_versions(**{version: newest}))
+    onnxruntime.InferenceSession(of_versions(**{version: newest}))
+    with pytest.raises(ModelRefused):
+        check_model(of_versions(**{version: newest + 1}))
 
 
 @refused("functions")

@@ -24,6 +24,16 @@ FAILED = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while ru
             FAILED + "Tile node. Name:'' Status Message: Tile output (a) is too large",
             "Tile: Tile output (a) is too large",
         ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/core/graph/model.cc:256 onnxruntime::Model::Model("
+            "onnx::ModelProto&&, const onnxruntime::PathString&) Unsupported model IR version: 99, max supported: 14",
+            "Unsupported model IR version: 99, max supported: 14",
+        ),
+        (
+            FAILED + "Gemm node. Name:'' Status Message: /onnxruntime_src/a.cc:7 bool onnxruntime::Gemm<T>::Compute("
+            "onnxruntime::OpKernelContext*) const [with T = float] a was false. wrong axis",
+            "Gemm: a was false. wrong axis",
+        ),
         ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions : x", "Got invalid dimensions : x"),
         ("std::bad_alloc", "not enough memory"),
         ("anything else", "anything else"),
