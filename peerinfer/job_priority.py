@@ -9,6 +9,7 @@ back. What is not the owner's is passed over.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 
 from peerinfer.codec import message, text, uint, wire
 from peerinfer.envelope import Sign, seal, unseal
@@ -18,6 +19,9 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
 from peerinfer.limits import PRIORITY_CHANGES_MAX
+
+WRITTEN, ENDED = "priority_written", "ended"
+"""Fields of what an elector says of its journal: the number of the statement that counts there; whether the job is over."""
 
 
 @message(47)
@@ -69,6 +73,41 @@ def newest(chain: Chain, job: JobId, owner: PeerId) -> JobPriority | None:
     """The statement that counts, of all in a journal."""
     found = [statement for detail in chain.details(PRIORITY) if (statement := in_batch(detail, job, owner))]
     return max(found, key=lambda statement: statement.sequence, default=None)
+
+
+def told(chain: Chain | None, job: JobId, owner: PeerId) -> dict[str, object]:
+    """What an elector says of its journal to an owner that changes the priority."""
+    statement = newest(chain, job, owner) if chain is not None else None
+    return {WRITTEN: statement.sequence if statement else 0, ENDED: bool(chain is not None and chain.ended)}
+
+
+class Tally:
+    """What electors have told of their journals. One of them alone may be lying."""
+
+    def __init__(self, electors: Sequence[str], quorum: int, sequence: int) -> None:
+        self._electors = electors
+        self._quorum = quorum
+        self._sequence = sequence
+        self._written: dict[str, None] = {}
+        self._ended: dict[str, None] = {}
+
+    def count(self, elector: str, said: Mapping[str, object]) -> None:
+        if elector not in self._electors:
+            return
+        written = said.get(WRITTEN)
+        if isinstance(written, int) and written >= self._sequence:
+            self._written[elector] = None
+        if said.get(ENDED) is True:
+            self._ended[elector] = None
+
+    @property
+    def is_written(self) -> bool:
+        """A quorum has this statement, or a later one."""
+        return len(self._written) >= self._quorum
+
+    @property
+    def is_ended(self) -> bool:
+        return len(self._ended) >= self._quorum
 
 
 def check_room(chain: Chain) -> None:

@@ -22,7 +22,7 @@ PRIORITY_REVISION = 2
 
 @message(79)
 class JobPriorityWanted:
-    """From the submitter to whoever coordinates. Answered by `JobState`, when a quorum has it or soon after."""
+    """From the submitter to whoever coordinates. Each elector answers with what its journal says, in a `JobState`."""
 
     job: str = wire(_id)
     statement: bytes = wire(blob(4096))

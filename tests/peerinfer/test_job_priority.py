@@ -9,7 +9,18 @@ from peerinfer.envelope import seal
 from peerinfer.errors import ProtocolError
 from peerinfer.fairness import Priority
 from peerinfer.ids import JobId, PeerId
-from peerinfer.job_priority import JobPriority, check_room, detail_of, in_batch, newest, opened, stated
+from peerinfer.job_priority import (
+    ENDED,
+    WRITTEN,
+    JobPriority,
+    check_room,
+    detail_of,
+    in_batch,
+    newest,
+    opened,
+    stated,
+    told,
+)
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
 from peerinfer.limits import PRIORITY_CHANGES_MAX, REASON_CHARS_MAX
@@ -81,3 +92,13 @@ def test_nothing_changes_after_the_end() -> None:
     chain.take(JOB.batch(chain, ONE, event="cancelled"))
     with pytest.raises(ProtocolError, match="nothing follows"):
         write(chain, said("high"))
+
+
+def test_an_elector_tells_of_its_journal_the_statement_that_counts_and_whether_it_has_an_end() -> None:
+    assert told(None, JOB.job, OWNER) == {WRITTEN: 0, ENDED: False}
+    chain = JOB.written((ONE, [[1]]))
+    assert told(chain, JOB.job, OWNER) == {WRITTEN: 0, ENDED: False}
+    statement = said("high", wall_s=1e9)
+    write(chain, statement)
+    chain.extend(JOB.job, JOB.manifest, ONE, (JOB.batch(chain, ONE, event="cancelled"),))
+    assert told(chain, JOB.job, OWNER) == {WRITTEN: 10**12, ENDED: True}

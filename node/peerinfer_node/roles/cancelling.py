@@ -1,9 +1,10 @@
 """Ending a job that its owner does not want any more, whoever coordinates it, and however few of its electors answer.
 
 A job has ended when its journal says so, which needs a quorum. So the owner's word is written down here first. Then
-whoever coordinates the job is told; where nobody does, this node stands for it like any candidate, and when it has the
-lease it writes nothing but the end. For whoever cancels, the job is over at once. What its electors still have to hear they
-hear from this node, now or when they are back, over restarts too.
+whoever coordinates the job is told, until that is read in the journals of a quorum, whatever anybody says; where nobody
+does, this node stands for it like any candidate, and when it has the lease it writes nothing but the end. For whoever
+cancels, the job is over at once. What its electors still have to hear they hear from this node, now or when they are back,
+over restarts too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 import trio
 
 from peerinfer.assignment import JobCancelled
-from peerinfer.control import JOB_ENDED
+from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import UsageError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.limits import JOB_UNLED_MAX_S
@@ -65,8 +66,6 @@ class Cancelling:
         self._returning = returning
         self._forget = forget
         self._log = log
-        self._told: dict[JobId, None] = {}
-        """Jobs whose coordinator says that they have ended; this node has yet to read it in their journals."""
 
     async def cancel(self, live: LiveJob, nursery: trio.Nursery) -> bool:
         """Returns True when the job has ended; False if its electors were waited for long enough, and hear of it later.
@@ -85,9 +84,9 @@ class Cancelling:
                 live.is_unwanted = True
                 nursery.start_soon(self.see_to, live)
         with trio.move_on_after(CANCEL_TIMEOUT_S):
-            while live.job in self._live and live.job not in self._told:
+            while live.job in self._live:
                 await live.wait_change(live.changes)
-        return live.job not in self._live or live.job in self._told
+        return live.job not in self._live
 
     def is_wanted(self, row: JobRow) -> bool:
         """False if its owner, this node, has cancelled it, and not all who should have heard of it."""
@@ -99,16 +98,29 @@ class Cancelling:
         while live.job in self._live:
             if live.body is not None:
                 self._coordinator.post(JobCancelled(live.job, CANCELLED))
-            elif len(live.manifest.committee) > 1 and live.job not in self._told:
-                state = await self._returning.ask_others(live, JobCancelWanted(live.job))
-                if state is not None and state.get("state") in JOB_ENDED:
-                    self._told[live.job] = None
-                    live.note_change()
+            elif len(live.manifest.committee) > 1:
+                await self._tell(live)
             if self._clock.wall_s() > live.manifest.created_at_s + JOB_UNLED_MAX_S:
                 await self._forget(live, "cancelled", NEVER_HEARD, "")
                 return
             await trio.sleep(CANCEL_AGAIN_S if trio.current_time() < began_s + CANCEL_TIMEOUT_S else TELL_AGAIN_S)
-        self._told.pop(live.job, None)
+
+    async def _tell(self, live: LiveJob) -> None:
+        """Once. Whoever says that the job has ended may be lying: this node looks into the journals of a quorum then."""
+
+        def heard(peer: PeerId, state: Json) -> None:
+            if state.get("state") in JOB_ENDED:
+                self._elections.campaign(live.job)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_over, live, nursery.cancel_scope)
+            await self._returning.tell(live, JobCancelWanted(live.job), heard)
+            nursery.cancel_scope.cancel()
+
+    async def _wait_over(self, live: LiveJob, scope: trio.CancelScope) -> None:
+        while live.job in self._live:
+            await live.wait_change(live.changes)
+        scope.cancel()
 
     def won(self, live: LiveJob) -> None:
         """This node has the lease of a job that it does not want: it writes the end, and nothing else."""

@@ -177,6 +177,12 @@ class Elections:
         if candidate is not None:
             candidate.driver.post(HandOver(reason))
 
+    def campaign(self, job: JobId) -> None:
+        """Looks at once how the job stands: who campaigns reads the journals of a quorum. Nobody's lease is touched."""
+        candidate = self._candidates.get(job)
+        if candidate is not None:
+            candidate.driver.post(Campaign())
+
     def note_lease(self, job: JobId, holder: str) -> None:
         """Another candidate says who coordinates. Its term is not asked for: a liar's would spoil this node's own."""
         candidate = self._candidates.get(job)
@@ -210,7 +216,7 @@ class Elections:
         candidate = self._candidates.get(job)
         if candidate is not None:
             candidate.driver.post(ChangesSeen(changes))
-            candidate.driver.post(Campaign())
+            self.campaign(job)
 
     def candidates(self, job: JobId, manifest: Manifest) -> tuple[PeerId, ...]:
         """Who may coordinate the job now."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import trio
 
 from peerinfer.assignment import PriorityChanged
-from peerinfer.control import JOB_ENDED, PRIORITIES
+from peerinfer.control import PRIORITIES, Json
 from peerinfer.envelope import Sign
 from peerinfer.errors import UsageError
 from peerinfer.fairness import Priority
 from peerinfer.ids import PeerId
-from peerinfer.job_priority import JobPriority, check_room, detail_of, in_batch, newest, opened, stated
+from peerinfer.job_priority import JobPriority, Tally, check_room, detail_of, in_batch, newest, opened, stated, told
 from peerinfer.journal import Chain
 from peerinfer.journal_rules import PRIORITY
 from peerinfer.replica_messages import JobPriorityWanted
@@ -62,10 +62,10 @@ class Priorities:
                 if live.body is not None:
                     await self.change_for(live, signed)
                 else:
-                    state = await self._returning.ask_others(live, JobPriorityWanted(live.job, signed))
-                    if state is not None and state.get("state") in JOB_ENDED:
+                    heard = await self._tell(live, JobPriorityWanted(live.job, signed), statement)
+                    if heard.is_ended:
                         break
-                    if state is not None and state.get("priority") == word:
+                    if heard.is_written:
                         self._apply(live, statement)
                 if live.priority is not None and live.priority.sequence >= statement.sequence:
                     return
@@ -75,6 +75,22 @@ class Priorities:
             f"nobody coordinates job {live.job} now, so nobody can change its priority; "
             "try again when `peerinfer jobs show` says that it runs"
         )
+
+    async def _tell(self, live: LiveJob, request: JobPriorityWanted, statement: JobPriority) -> Tally:
+        """Whoever coordinates writes it down; what counts is what a quorum of the electors have in their journals."""
+        seated = self._elections.seated(live.job, live.manifest)
+        tally = Tally(seated.electors, seated.quorum, statement.sequence)
+        if self._own in seated.electors:
+            tally.count(self._own, told(self._elections.elector.chain(live.job), live.job, self._own))
+        with trio.CancelScope() as scope:
+
+            def heard(peer: PeerId, state: Json) -> None:
+                tally.count(peer, state)
+                if tally.is_written or tally.is_ended:
+                    scope.cancel()
+
+            await self._returning.tell(live, request, heard)
+        return tally
 
     async def change_for(self, live: LiveJob, signed: bytes) -> None:
         """As the coordinator: writes the owner's statement down and waits a while until a quorum has it.

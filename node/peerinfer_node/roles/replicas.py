@@ -19,6 +19,7 @@ from peerinfer.committees import number_of
 from peerinfer.elector import Elector
 from peerinfer.errors import DecodeError, PeerinferError, ProtocolError, StateUnusable, StreamClosed
 from peerinfer.ids import Cid, JobId, PeerId, digest_of_cid
+from peerinfer.job_priority import told
 from peerinfer.limits import BODY_BYTES_MAX, MODEL_BYTES_MAX
 from peerinfer.manifests import open_manifest
 from peerinfer.messages import Manifest, Term
@@ -180,7 +181,8 @@ class Replicas:
                 case JobPriorityWanted():
                     assert self.jobs is not None
                     await self.jobs.prioritise_for(job, request.statement)
-                    await stream.send(JobState(job, await self._state(job)))
+                    said = told(self._elector.chain(job), job, PeerId(manifest.submitter))
+                    await stream.send(JobState(job, json.dumps(said)))
         except (PeerinferError, KeyError, ValueError) as error:
             if isinstance(error, StreamClosed):
                 raise

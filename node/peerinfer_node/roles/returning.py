@@ -83,28 +83,40 @@ class Returning:
                 self._elections.note_lease(live.job, str(state.get("coordinator", "")))
             await trio.sleep(FOLLOW_INTERVAL_S)
 
-    async def ask_others(self, live: LiveJob, request: AboutJob | None = None) -> Json | None:
-        """What the job's coordinator says of it, and to `request`; None if nobody who knows can be reached.
+    async def ask_others(self, live: LiveJob) -> Json | None:
+        """What the first says that claims to know how the job stands; None if nobody who does can be reached.
 
-        All are asked at once: one that hangs must not hide one that knows.
+        All are asked at once: one that hangs must not hide one that knows. Whoever goes by the answer checks it.
         """
         found: list[Json] = []
+        with trio.CancelScope() as scope:
+
+            def heard(peer: PeerId, state: Json) -> None:
+                found.append(state)
+                scope.cancel()
+
+            await self.tell(live, JobStateWanted(live.job), heard)
+        return found[0] if found else None
+
+    async def tell(self, live: LiveJob, request: AboutJob, heard: Callable[[PeerId, Json], None]) -> None:
+        """Asks all who may coordinate the job; `heard` is called with each answer. Returns when no more can come.
+
+        None of them keeps the others from being told, whatever it answers.
+        """
+
+        async def ask(peer: PeerId) -> None:
+            try:
+                state = await self._replicas.state(peer, request)
+            except PeerinferError as error:
+                self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
+                return
+            if state is not None:
+                heard(peer, state)
+
         async with trio.open_nursery() as nursery:
-
-            async def ask(peer: PeerId) -> None:
-                try:
-                    state = await self._replicas.state(peer, request or JobStateWanted(live.job))
-                except PeerinferError as error:
-                    self._log.debug("candidate knows nothing", job=live.job, peer=peer, reason=str(error))
-                    return
-                if state is not None:
-                    found.append(state)
-                    nursery.cancel_scope.cancel()
-
             for peer in self._elections.candidates(live.job, live.manifest):
                 if peer != self._own:
                     nursery.start_soon(ask, peer)
-        return found[0] if found else None
 
     async def check_all_here(self, job: JobId, manifest: Manifest, chain: Chain, here: Sequence[RecordRow]) -> None:
         """Raises `JobFailed` if results that the journal names are not here, and electors say that they gave them up."""
