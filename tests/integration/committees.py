@@ -36,7 +36,9 @@ class Five:
         self._eligible_s = 0.0
         """From then on all that run may be elected."""
 
-        self._is_idle = False
+        self._computing: tuple[str, ...] | None = None
+        """Who may compute; None for all."""
+
         self._stopped: set[str] = set()
 
     def ensure_up(self, *names: str) -> None:
@@ -45,7 +47,7 @@ class Five:
         Without names they are all up for long enough to be elected then: `detach` waits for that too.
         """
         down = [name for name in names or self.names if not self.is_up(name)]
-        is_one_new = bool(down)
+        new = list(down)
         running = [daemon for daemon in self.daemons.values() if daemon.code is None]
         if not running:
             first = down.pop(0)
@@ -54,8 +56,9 @@ class Five:
         started = [self._start(name, bootstrap) for name in down]
         for daemon in started:
             daemon.wait_ready()
-            self._let_compute(daemon)
-        if is_one_new:
+        for name in new:
+            self._tell(name)
+        if new:
             self._eligible_s = time.monotonic() + ELIGIBLE_AFTER_S + 0.5
         self.wait_connected()
         if not names:
@@ -116,32 +119,38 @@ class Five:
         finally:
             daemon.send(signal.SIGCONT)
             self._stopped.discard(name)
-            self._let_compute(daemon)
+            self._tell(name)
 
     @contextlib.contextmanager
-    def idle(self) -> Iterator[None]:
-        """Nobody computes meanwhile, not even who is started: a job waits, however long things take.
+    def computing(self, *names: str) -> Iterator[None]:
+        """Only these compute meanwhile, and nobody else who is started: a job waits, however long things take.
 
-        Much may be computed already and not yet accepted: it waits for others to compute the same for comparison.
+        What a coordinator computes alone is final at once. Of what many compute most is provisional until nearly all is
+        computed: others have to compute the same for comparison first.
         """
-        self._set_idle(True)
+        before, self._computing = self._computing, names
+        self._tell_all()
         try:
             yield
         finally:
-            self._set_idle(False)
+            self._computing = before
+            self._tell_all()
 
-    def _set_idle(self, is_idle: bool) -> None:
-        self._is_idle = is_idle
-        for name, daemon in self.daemons.items():
-            if daemon.code is None and name not in self._stopped:
-                self._let_compute(daemon)
+    def idle(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody computes meanwhile."""
+        return self.computing()
 
-    def _let_compute(self, daemon: Daemon) -> None:
-        """Or not, if all are idle. It remembers what it was told before it was killed."""
-        if self._is_idle:
-            daemon.ask("POST", "/node/pause", json={"until_s": None})
+    def _tell_all(self) -> None:
+        for name in self.daemons:
+            if self.is_up(name) and name not in self._stopped:
+                self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        """Whether it may compute. It remembers what it was told before it was killed."""
+        if self._computing is None or name in self._computing:
+            self.daemons[name].ask("POST", "/node/resume")
         else:
-            daemon.ask("POST", "/node/resume")
+            self.daemons[name].ask("POST", "/node/pause", json={"until_s": None})
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,14 @@ FEW = 8
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
+    """Until "ada" is started again she sends so slowly that nobody can miss how she hands a job over."""
     with Swarm(tmp_path_factory.mktemp("three")) as swarm:
         daemons = Five(swarm, ("ada", "bob", "cyd"))
+        settings = daemons.home("ada") / "config.toml"
+        settings.parent.mkdir(mode=0o700)
+        settings.write_text('max_up = "2MiB/s"\n')
         daemons.ensure_up()
+        settings.unlink()
         yield daemons
 
 

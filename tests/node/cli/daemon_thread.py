@@ -34,11 +34,11 @@ def daemon(socket: Path, fake: FakeControl) -> Iterator[FakeControl]:
 
     thread = threading.Thread(target=trio.run, args=(serve,), daemon=True)
     thread.start()
-    assert is_up.wait(10)
+    assert is_up.wait(60)
     try:
         yield fake
     finally:
         with suppress(trio.RunFinishedError):
             tokens[0].run_sync_soon(stop[0].cancel)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
