@@ -99,6 +99,7 @@ class Coordination:
             refuse=self._refuse,
             touch=self._touch,
         )
+        self.whitewashing = self._judgement.whitewashing
         self._ends = FrameEnds(
             self._force,
             dispatch=self._dispatch,

@@ -69,7 +69,7 @@ class Judgement:
         self.reputation = reputation
         self.vouching = vouching
         self.now_s = 0.0
-        self._whitewashing = Whitewashing()
+        self.whitewashing = Whitewashing()
         self.kept_out: dict[PeerId, None] = {}
         """Workers that are here and get nothing, since too many new names came from their network."""
 
@@ -97,7 +97,7 @@ class Judgement:
 
     def joined(self, worker: Worker) -> None:
         offer, is_known = worker.offer, self.reputation.knows(worker.peer)
-        if not (offer.local or is_known or self._whitewashing.admits(worker.peer, offer.groups, self.wall_s)):
+        if not (offer.local or is_known or self.whitewashing.admits(worker.peer, offer.groups, self.wall_s)):
             self._force.keep_out(worker.peer, KEPT_OUT)
             self.kept_out[worker.peer] = None
         self._rate(worker.peer)
@@ -114,7 +114,7 @@ class Judgement:
         for peer, detail in self.reputation.barred(self.wall_s).items():
             self._force.bar(peer, f"gave a wrong result before this node started: {detail}")
         for caught_s, networks in self.reputation.networks():
-            self._whitewashing.caught(networks, caught_s)
+            self.whitewashing.caught(networks, caught_s)
 
     def answered(self, worker: Worker, *, late_s: float, weight: float = 1.0, energy_j: float = 0.0) -> None:
         """A frame was answered, so long after its time, or never; says nothing of whether it was right."""
@@ -261,7 +261,7 @@ class Judgement:
     def _catch(self, peer: PeerId, detail: str) -> None:
         reason = f"a result did not stand up to its check: {detail}"
         networks = self._workers[peer].offer.groups if peer in self._workers else ()
-        self._whitewashing.caught(networks, self.wall_s)
+        self.whitewashing.caught(networks, self.wall_s)
         self._force.bar(peer, reason)
         self.reputation.caught(peer, self.wall_s, detail, networks)
         self._tell_all(told.PeerCaught(peer, reason))

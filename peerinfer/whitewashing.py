@@ -11,7 +11,7 @@ work like all others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from peerinfer.ids import PeerId
@@ -27,6 +27,10 @@ SUBNETS_MAX = 4096
 """The one in which somebody was caught longest ago goes first."""
 
 KEPT_OUT = f"is one of more than {NEW_NAMES_PER_DAY_MAX} new names today from a network in which a peer was caught"
+
+
+Newcomer = tuple[str, PeerId, float]
+"""The network, the name, and when it was let in."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,22 @@ class Whitewashing:
         for network in networks:
             network.names.setdefault(name, now_s)
         return True
+
+    def newcomers(self, now_s: float) -> list[Newcomer]:
+        """Who was let in during the last day: to be remembered over a restart, which lets in nobody."""
+        return [
+            (subnet, name, at_s)
+            for subnet, network in self._networks.items()
+            for name, at_s in network.names.items()
+            if now_s < at_s + DAY_S
+        ]
+
+    def restore(self, newcomers: Iterable[Newcomer], now_s: float) -> None:
+        """After the networks of those that were caught; of others nobody is remembered."""
+        for subnet, name, at_s in newcomers:
+            network = self._networks.get(subnet)
+            if network is not None and len(network.names) < NEW_NAMES_PER_DAY_MAX and now_s < at_s + DAY_S:
+                network.names.setdefault(name, min(at_s, now_s))
 
     def check(self) -> None:
         assert len(self._networks) <= SUBNETS_MAX

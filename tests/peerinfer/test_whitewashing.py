@@ -41,3 +41,30 @@ def test_so_many_networks_are_remembered_and_those_of_today_longest() -> None:
     machine.check()
     assert sum(machine.admits(name(number), (NET,), 2.0) for number in range(10)) == NEW_NAMES_PER_DAY_MAX
     assert sum(machine.admits(name(number), ("network 0",), 2.0) for number in range(10)) == 10
+
+
+def test_who_was_let_in_today_is_known_after_a_restart_and_takes_the_place_of_another() -> None:
+    before = Whitewashing()
+    before.caught((NET,), 0.0)
+    before.caught((OTHER,), 0.0)
+    assert before.admits(name(1), (NET,), 100.0)
+    assert before.admits(name(2), (NET,), 200.0)
+    kept = before.newcomers(100.0 + DAY_S - 1.0)
+    assert kept == [(NET, name(1), 100.0), (NET, name(2), 200.0)]
+    assert before.newcomers(100.0 + DAY_S) == kept[1:]
+    after = Whitewashing()
+    after.caught((NET,), 0.0)
+    after.restore([*kept, (NET, name(3), 300.0), ("unmarked", name(3), 300.0)], 400.0)
+    after.check()
+    assert after.newcomers(400.0) == kept
+    assert not after.admits(name(4), (NET,), 500.0)
+    assert after.admits(name(1), (NET,), 500.0)
+    assert after.admits(name(4), (NET,), 100.0 + DAY_S), "since its own arrival, not since the restart"
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_out_for_longer_than_a_day() -> None:
+    machine = Whitewashing()
+    machine.caught((NET,), 0.0)
+    machine.restore([(NET, name(number), 90 * DAY_S) for number in range(NEW_NAMES_PER_DAY_MAX)], 10.0)
+    assert not machine.admits(name(9), (NET,), 20.0)
+    assert machine.admits(name(9), (NET,), 10.0 + DAY_S)

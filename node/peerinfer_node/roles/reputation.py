@@ -17,6 +17,7 @@ from peerinfer_node.ports import Keys, LocalClock, ReputationRow, Store
 from peerinfer_node.saving import OwnMark, save_every, was_saved
 
 SAVED_EVERY_S = 5.0
+_NEWCOMERS = "newcomers"
 
 
 class ReputationRole:
@@ -28,6 +29,7 @@ class ReputationRole:
         self._clock = clock
         self._log = log
         self._mark = OwnMark(keys)
+        self._saved = "[]"
 
     async def restore(self) -> None:
         rows: list[tuple[PeerId, Evidence]] = []
@@ -42,17 +44,43 @@ class ReputationRole:
         if refused:
             self._log.warning("evidence refused: these rows were not written by this node", rows=refused)
         self._machine.recall(self._clock.now_s())
+        self._saved = await self._restore_newcomers()
 
     async def run(self) -> None:
         await save_every(SAVED_EVERY_S, self.save)
 
+    async def _restore_newcomers(self) -> str:
+        """Names that were let in today where somebody was caught. Returns what stands in the file."""
+        text = await self._store.setting(_NEWCOMERS) or ""
+        mark, _, newcomers = text.partition(" ")
+        if not text:
+            return "[]"
+        try:
+            if not self._mark.is_on(newcomers.encode(), bytes.fromhex(mark)):
+                raise ValueError(mark)
+            rows = [(str(subnet), PeerId(name), float(at_s)) for subnet, name, at_s in json.loads(newcomers)]
+        except (ValueError, TypeError):
+            self._log.warning("newcomers of today are forgotten: this was not written by this node")
+            return ""
+        self._machine.whitewashing.restore(rows, self._clock.wall_s())
+        return newcomers
+
     async def save(self) -> None:
+        await self._save_newcomers()
         rows, gone = self._machine.reputation.changes()
         if not rows and not gone:
             return
         sealed = [self._seal(peer, row) for peer, row in rows]
         if not await was_saved("evidence", lambda: self._store.save_reputation(sealed, gone), self._log):
             self._machine.reputation.change_again([*(peer for peer, _ in rows), *gone])
+
+    async def _save_newcomers(self) -> None:
+        newcomers = json.dumps(self._machine.whitewashing.newcomers(self._clock.wall_s()))
+        text = f"{self._mark.of(newcomers.encode()).hex()} {newcomers}"
+        if newcomers != self._saved and await was_saved(
+            "who came today", lambda: self._store.set_setting(_NEWCOMERS, text), self._log
+        ):
+            self._saved = newcomers
 
     def _seal(self, peer: PeerId, row: Evidence) -> ReputationRow:
         evidence = json.dumps(asdict(row), sort_keys=True)

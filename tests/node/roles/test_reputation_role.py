@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,47 @@ async def test_networks_in_which_somebody_was_caught_let_in_few_new_names_after_
         for name in names:
             again._machine.handle(WorkerJoined(name, here), SystemClock().now_s())
         assert [again._machine.is_kept_out(name) for name in names] == [False] * NEW_NAMES_PER_DAY_MAX + [True] * 2
+
+
+async def test_new_names_of_today_count_over_restarts_however_many_there_are(tmp_path: Path) -> None:
+    here = WorkerOffer(False, ("cpu",), 1 << 33, groups=("9.9.9.0/24",))
+    let_in = []
+    for life in range(4):
+        with SqliteStore.open(tmp_path / "state.db") as store:
+            role = role_over(store)
+            await role.restore()
+            if not life:
+                role._machine.reputation.caught(EVE, SystemClock().wall_s(), "wrong", here.groups)
+                role._machine.recall(SystemClock().now_s())
+            name = PeerId(f"name {life}")
+            role._machine.handle(WorkerJoined(name, here), SystemClock().now_s())
+            let_in += [name] if not role._machine.is_kept_out(name) else []
+            await role.save()
+    assert let_in == ["name 0", "name 1"]
+    assert len(let_in) == NEW_NAMES_PER_DAY_MAX
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda text: text[:-2] + " ]", lambda text: "x" + text, lambda text: "[]", lambda text: " "]
+)
+async def test_newcomers_that_were_edited_by_hand_are_forgotten_and_said_to_be(
+    tmp_path: Path, edit: Callable[[str], str]
+) -> None:
+    lines: list[str] = []
+    with SqliteStore.open(tmp_path / "state.db") as store:
+        role = role_over(store)
+        role._machine.whitewashing.caught(("9.9.9.0/24",), SystemClock().wall_s())
+        assert role._machine.whitewashing.admits(ANN, ("9.9.9.0/24",), SystemClock().wall_s())
+        await role.save()
+        text = await store.setting("newcomers")
+        await store.set_setting("newcomers", edit(text))
+        again = role_over(store)
+        again._log = Log(lines.append)
+        await again.restore()
+        assert again._machine.whitewashing.newcomers(SystemClock().wall_s()) == []
+        assert any("newcomers of today are forgotten" in line for line in lines)
+        await again.save()
+        assert (await store.setting("newcomers") or "").endswith(" []"), "it is written anew"
 
 
 async def test_evidence_of_a_version_that_knew_no_networks_is_read(tmp_path: Path) -> None:
@@ -141,7 +183,9 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-async def test_whatever_a_hand_does_to_a_row_it_is_refused_and_the_node_lives(tmp_path: Path, edit) -> None:
+async def test_whatever_a_hand_does_to_a_row_it_is_refused_and_the_node_lives(
+    tmp_path: Path, edit: Callable[[str], str]
+) -> None:
     with SqliteStore.open(tmp_path / "state.db") as store:
         role = role_over(store)
         for _ in range(25):
