@@ -253,6 +253,10 @@ SNAPSHOT_PEERS_MAX = 4096
 SNAPSHOT_PART_BYTES = 512 * KIB
 """So much of a snapshot travels in one message."""
 
+SNAPSHOT_COPIES_MAX = 4
+"""So many times its bytes are sent of a snapshot to one elector, by its own word on how much of it is there. One that needs
+more has lost it on the way again and again, or lies: it is sent one part each time that it is asked or renewed."""
+
 REGISTERS_BYTES_MAX = 1 * GIB
 """Registers of all seats of an elector together, were all their tasks written: 53 million tasks."""
 

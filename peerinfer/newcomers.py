@@ -17,7 +17,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
 from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SeatTaken, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
-from peerinfer.snapshots import Assembly, Snapshot, SnapshotInHand
+from peerinfer.snapshots import Assembly, SnapshotInHand
 
 
 @dataclass(slots=True)
@@ -71,6 +71,7 @@ class Newcomers:
     def offer(self, elector: PeerId) -> Ask:
         """The seat alone. It says what it lacks, and is given that even if it was given it before: that may be lost."""
         self._given.pop(elector, None)
+        self._snapshot.renew(elector)
         return Ask(elector, self._seat)
 
     def heard(self, elector: PeerId, reply: Reply, term: Term, floor: int) -> list[Ask] | None:
@@ -94,8 +95,8 @@ class Newcomers:
         if not self._is_getting_on(elector, (first, offset)):
             return []
         if first < self._chain.base:
-            whole = self._whole()
-            return [Ask(elector, replace(self._seat, snapshot=encode(whole.part(self._job, 0, offset))))]
+            part = self._snapshot.part(self._chain, self._job, 0, elector, offset)
+            return [Ask(elector, replace(self._seat, snapshot=encode(part)))] if part is not None else []
         batches = self._chain.part(first)[: self._start.batches - first]
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
 
@@ -112,11 +113,6 @@ class Newcomers:
             return False
         given.is_forward, given.lacks = lacks > given.lacks, lacks
         return True
-
-    def _whole(self) -> Snapshot:
-        found = self._snapshot.of(self._chain)
-        assert found is not None, "batches are missing, and no snapshot is there"
-        return found
 
     def seek(self, elector: PeerId) -> list[Ask]:
         """This elector is ready."""

@@ -19,7 +19,7 @@ from peerinfer.lease_messages import (
     LeaseRefused,
 )
 from peerinfer.messages import Term
-from peerinfer.snapshots import Snapshot, SnapshotInHand
+from peerinfer.snapshots import SnapshotInHand
 
 APPENDS_IN_FLIGHT_MAX = 4
 
@@ -83,6 +83,7 @@ class Replication:
     def granted(self, elector: PeerId) -> None:
         """The elector serves this term: it may be sent batches."""
         self._copies[elector].is_open = True
+        self._snapshot.renew(elector)
 
     def appends(self) -> list[tuple[PeerId, Append]]:
         """What is to be sent now."""
@@ -91,7 +92,10 @@ class Replication:
             while copy.is_open and copy.next < len(self._chain) and len(copy.in_flight) < APPENDS_IN_FLIGHT_MAX:
                 if copy.next < self._chain.base and copy.in_flight:
                     break  # Parts of a snapshot go one after the other.
-                found.append((elector, self._append(copy)))
+                message = self._append(elector, copy)
+                if message is None:
+                    break
+                found.append((elector, message))
         if all(copy.next >= self._chain.base for copy in self._copies.values()):
             self._snapshot.drop()
         return found
@@ -149,24 +153,23 @@ class Replication:
         """True if every elector holds the whole journal."""
         return all(copy.matched == len(self._chain) for copy in self._copies.values())
 
-    def _append(self, copy: _Copy) -> Append:
+    def _append(self, elector: PeerId, copy: _Copy) -> Append | None:
+        """None for an elector that was sent a snapshot often enough."""
         nonce = self._new_nonce()
-        copy.in_flight[nonce] = copy.next
         if copy.next < self._chain.base:
             if copy.snapshot_base != self._chain.base:
                 # There was a checkpoint meanwhile: what the elector has is of another snapshot, which no part of this
                 # one follows. It would pass them over for ever.
                 copy.snapshot_base, copy.snapshot_bytes = self._chain.base, 0
-            part = self._whole().part(self._job, nonce, copy.snapshot_bytes)
+            part = self._snapshot.part(self._chain, self._job, nonce, elector, copy.snapshot_bytes)
+            if part is None:
+                return None
+            copy.in_flight[nonce] = copy.next
             return Append(self._job, self._epoch, self._term, nonce, (), encode(part))
+        copy.in_flight[nonce] = copy.next
         batches = self._chain.part(copy.next)
         copy.next += len(batches)
         return Append(self._job, self._epoch, self._term, nonce, batches)
-
-    def _whole(self) -> Snapshot:
-        found = self._snapshot.of(self._chain)
-        assert found is not None, "batches are missing, and no snapshot is there"
-        return found
 
     def _commit(self) -> bool:
         matched = sorted((copy.matched for copy in self._copies.values()), reverse=True)

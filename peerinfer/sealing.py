@@ -50,7 +50,12 @@ class Sealing:
 
     def asks(self) -> list[Ask]:
         """To everybody who has not sealed yet, as far as is known."""
-        return [self._ask(PeerId(elector), _NOTHING) for elector in self._seated.electors if elector not in self._seals]
+        return [
+            ask
+            for elector in self._seated.electors
+            if elector not in self._seals
+            for ask in self._asked_with(PeerId(elector), _NOTHING)
+        ]
 
     def given(self, given: SealGiven) -> None:
         self._take((given.statement,))
@@ -64,25 +69,26 @@ class Sealing:
             return []
         # Every answer brings it closer to its end, or begins anew from further back; one that does neither is left alone.
         lacks = refusal.sequence, refusal.snapshot_bytes
-        return [self._ask(elector, lacks)] if lacks != before else []
+        return self._asked_with(elector, lacks) if lacks != before else []
 
     @property
     def _end(self) -> tuple[int, bytes]:
         return self._batch.sequence + 1, self._digest
 
-    def _ask(self, elector: PeerId, lacks: tuple[int, int]) -> Ask:
+    def _asked_with(self, elector: PeerId, lacks: tuple[int, int]) -> list[Ask]:
+        """None for one that was sent a snapshot often enough."""
         nonce = self._new_nonce()
         self._asked[elector] = nonce, lacks
         proofs = tuple(self._seals.values())
         wanted = SealWanted(self._job, self._seated.epoch, self._term, nonce, self._change, proofs)
         first, snapshot_bytes = lacks
         if lacks == _NOTHING:
-            return Ask(elector, wanted)
+            self._snapshot.renew(elector)
+            return [Ask(elector, wanted)]
         if first < self._chain.base:
-            whole = self._snapshot.of(self._chain)
-            assert whole is not None, "batches are missing, and no snapshot is there"
-            return Ask(elector, replace(wanted, snapshot=encode(whole.part(self._job, nonce, snapshot_bytes))))
-        return Ask(elector, replace(wanted, batches=self._chain.part(first)[: self._batch.sequence + 1 - first]))
+            part = self._snapshot.part(self._chain, self._job, nonce, elector, snapshot_bytes)
+            return [Ask(elector, replace(wanted, snapshot=encode(part)))] if part is not None else []
+        return [Ask(elector, replace(wanted, batches=self._chain.part(first)[: self._batch.sequence + 1 - first]))]
 
     def _take(self, statements: Sequence[bytes]) -> None:
         found = open_statements(self._job, self._seated, self._digest, self._batch.term.round, statements)

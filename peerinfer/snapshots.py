@@ -18,7 +18,7 @@ from typing import Protocol
 from peerinfer.codec import decode_as, encode
 from peerinfer.errors import ProtocolError
 from peerinfer.lease_messages import JournalState, SnapshotPart
-from peerinfer.limits import MILESTONES_BYTES_MAX, SNAPSHOT_PART_BYTES, SNAPSHOT_PEERS_MAX
+from peerinfer.limits import MILESTONES_BYTES_MAX, SNAPSHOT_COPIES_MAX, SNAPSHOT_PART_BYTES, SNAPSHOT_PEERS_MAX
 from peerinfer.register import DIGEST_BYTES, Register
 
 STATE_BYTES_MAX = 1 << 20
@@ -52,6 +52,28 @@ class SnapshotInHand:
 
     def __init__(self) -> None:
         self._made: tuple[int, Snapshot] | None = None
+        self._sent: dict[str, int] = {}
+        """Bytes of it to each elector that claimed to need them."""
+        self._sent_of = 0
+        """The base of what was sent: of another snapshot everybody may need everything."""
+
+    def part(self, journal: _Journal, job: str, nonce: int, elector: str, offset: int) -> SnapshotPart | None:
+        """What the elector says that it needs of a snapshot that there is; None where it was sent it often enough."""
+        whole = self.of(journal)
+        assert whole is not None, "batches are missing, and no snapshot is there"
+        if self._sent_of != journal.base:
+            self._sent, self._sent_of = {}, journal.base
+        sent = self._sent.get(elector, 0)
+        if sent >= SNAPSHOT_COPIES_MAX * len(whole.data):
+            return None
+        part = whole.part(job, nonce, offset)
+        self._sent[elector] = min(sent + len(part.data), SNAPSHOT_COPIES_MAX * len(whole.data))
+        return part
+
+    def renew(self, elector: str) -> None:
+        """It is asked anew: it may be sent one part, however often it was sent it."""
+        if self._sent.get(elector, 0):
+            self._sent[elector] -= 1
 
     def of(self, journal: _Journal) -> Snapshot | None:
         """None if the journal has none."""

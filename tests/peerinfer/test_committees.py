@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ from peerinfer.lease_messages import (
     SeatTaken,
     SnapshotPart,
 )
-from peerinfer.limits import EPOCHS_MAX
+from peerinfer.limits import EPOCHS_MAX, SNAPSHOT_COPIES_MAX
 from peerinfer.messages import Signed, Term
 from peerinfer.sealing import Sealing
 
@@ -327,6 +328,35 @@ def test_an_elector_that_takes_no_part_of_a_snapshot_is_given_one_once_for_each_
             asks = sealing.refused(PeerId(PEERS[1]), refusal)
             given += len(asks)
         assert given == 1
+
+
+def test_an_elector_that_claims_a_byte_more_of_a_snapshot_each_time_is_given_it_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 200)
+    chain = JOB.written((HOLDER, [[1, 2], [3]]))
+    chain.take(JOB.batch(chain, HOLDER, event=CHECKPOINT, state=snapshots.digest(chain.state() or b"")))
+    chain.take(JOB.batch(chain, HOLDER, event=COMMITTEE, committee=NEXT))
+    assert chain.compact(len(chain))
+    whole = chain.snapshot()
+    assert whole is not None
+    sealing = Sealing(JOB.job, FIRST, term(5, 2), chain.link(4).signed, chain, count(1).__next__)
+
+    def sent() -> int:
+        found, held = 0, 0
+        asks = [ask for ask in sealing.asks() if ask.elector == PEERS[1]]
+        while asks:
+            assert isinstance(asks[0].request, SealWanted)
+            part = asks[0].request.snapshot
+            found += len(decode_as(SnapshotPart, part).data) if part else 0
+            held += 1
+            gap = LeaseRefused(JOB.job, asks[0].request.nonce, "gap", "", HOLDER, sequence=1, snapshot_bytes=held)
+            asks = sealing.refused(PeerId(PEERS[1]), gap)
+        return found
+
+    most = SNAPSHOT_COPIES_MAX * len(whole.data)
+    assert most <= sent() < most + 200
+    assert [sent() for _ in range(3)] == [200] * 3, "one part each time that all are asked"
 
 
 def test_a_seal_is_not_had_by_a_snapshot_of_anything_else() -> None:

@@ -10,7 +10,7 @@ from lease_setting import LEASE_S, PEERS, Setting, keys, term
 
 from peerinfer import journal, snapshots
 from peerinfer.candidacy_events import Ask
-from peerinfer.codec import encode
+from peerinfer.codec import decode_as, encode
 from peerinfer.committees import COMMITTEE, committees_of
 from peerinfer.elector import Elector
 from peerinfer.elector_events import Answer, Asked
@@ -30,6 +30,7 @@ from peerinfer.lease_messages import (
     SnapshotPart,
     SnapshotWanted,
 )
+from peerinfer.limits import SNAPSHOT_COPIES_MAX
 from peerinfer.messages import Term
 from peerinfer.newcomers import Newcomers
 
@@ -200,6 +201,29 @@ def test_an_elector_that_says_one_thing_and_another_is_left_alone_until_the_next
             len(table.newcomers.heard(table.peer, SeatTaken(JOB.job, 1, each, False), HOLDER, 0) or []) for each in said
         ]
         assert given == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_an_elector_that_claims_a_byte_more_of_a_snapshot_each_time_is_sent_it_a_few_times() -> None:
+    chain = JOB.written((HOLDER, [[1, 2], [3]]))
+    checkpoint(chain)
+    record = with_change(chain)
+    assert chain.compact(len(chain))
+    table = Table(chain, record, 1)
+    whole = chain.snapshot()
+    assert whole is not None
+
+    def sent() -> int:
+        found, held = 0, 0
+        table.newcomers.offer(table.peer)
+        while asks := table.newcomers.heard(table.peer, SeatTaken(JOB.job, 1, 0, False, held), HOLDER, 0):
+            assert isinstance(asks[0].request, SeatOffered)
+            found += len(decode_as(SnapshotPart, asks[0].request.snapshot).data)
+            held += 1
+        return found
+
+    most = SNAPSHOT_COPIES_MAX * len(whole.data)
+    assert most <= sent() < most + 200
+    assert [sent() for _ in range(3)] == [200] * 3, "one part for each offer"
 
 
 def test_a_candidate_without_the_journal_asks_for_it_again_in_its_next_campaign() -> None:

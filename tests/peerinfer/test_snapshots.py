@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -20,6 +21,7 @@ from peerinfer.journal import Chain, Divergence
 from peerinfer.journal_rules import CHECKPOINT
 from peerinfer.lease_messages import (
     Append,
+    Appended,
     JournalPart,
     JournalState,
     JournalWanted,
@@ -35,6 +37,7 @@ from peerinfer.limits import (
     JOB_TASKS_MAX,
     MILESTONES_BYTES_MAX,
     REGISTERS_BYTES_MAX,
+    SNAPSHOT_COPIES_MAX,
     SNAPSHOT_PART_BYTES,
     SNAPSHOT_PEERS_MAX,
 )
@@ -494,6 +497,71 @@ def test_a_checkpoint_while_a_snapshot_is_on_its_way_begins_anew_with_the_new_on
         go_on()
     assert (disk.chain.head, replication.committed) == (source.head, len(source))
     assert decode_as(SnapshotPart, lost[1].snapshot).offset == 0
+
+
+CLAIMS = {
+    "a byte more each time": count(1).__next__,
+    "nothing, ever": lambda: 0,
+    "more than there is": lambda: 1 << 40,
+    "ever less": count(10_000, -1).__next__,
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_an_elector_that_never_has_enough_of_a_snapshot_is_sent_it_a_few_times_and_then_a_part_for_each_renewal(
+    monkeypatch: pytest.MonkeyPatch, claim: Callable[[], int]
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 50)
+    source = cut()
+    replication = Replication(JOB.job, 0, TWO, source, PEERS[:2], 1, count(1).__next__)
+    source.take(JOB.batch(source, TWO, [9]))
+
+    def renewed() -> int:
+        """Bytes of a snapshot that it is sent until the next renewal."""
+        replication.granted(PEERS[0])
+        sent = 0
+        while asked := replication.appends():
+            [(elector, append)] = asked
+            assert elector == PEERS[0], "nobody else is sent anything"
+            sent += len(decode_as(SnapshotPart, append.snapshot).data) if append.snapshot else 0
+            if append.batches:
+                replication.refused(elector, LeaseRefused(JOB.job, append.nonce, "gap", "", TWO, sequence=1))
+            else:
+                replication.appended(elector, Appended(JOB.job, append.nonce, TWO, 1, bytes(32), claim()))
+        return sent
+
+    size = len(whole(source).data)
+    assert SNAPSHOT_COPIES_MAX * size <= renewed() < SNAPSHOT_COPIES_MAX * size + 50
+    assert [0 < renewed() <= 50 for _ in range(5)] == [True] * 5
+    # Of the next snapshot nobody was sent anything yet.
+    source.take(checkpoint(source, TWO))
+    assert source.compact(len(source))
+    assert renewed() >= SNAPSHOT_COPIES_MAX * len(whole(source).data)
+    replication.check()
+
+
+def test_an_elector_that_lost_a_snapshot_on_the_way_too_often_still_gets_it_part_by_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PART_BYTES", 200)
+    disk, source = Disk(), cut()
+    disk.hold(TWO, 1)
+    replication = Replication(JOB.job, 0, TWO, source, PEERS[:1], 1, count(1).__next__)
+    source.take(JOB.batch(source, TWO, [9]))
+    renewals = 0
+    while not replication.is_complete:
+        replication.granted(PEERS[0])
+        renewals += 1
+        assert renewals < 100
+        while asked := replication.appends():
+            [(_, append)] = asked
+            if renewals < 50 and append.snapshot:
+                replication.unheard(PEERS[0])
+                break
+            answer = disk.ask(1, append)
+            heard = replication.refused if isinstance(answer, LeaseRefused) else replication.appended
+            heard(PEERS[0], answer)
+    assert disk.chain.head == source.head
 
 
 def test_a_snapshot_that_comes_twice_changes_nothing_on_the_disk() -> None:
