@@ -260,8 +260,8 @@ class Tenure:
         if self.committed == len(self._chain) and not self._chain.change:
             if self._chain.is_long:
                 self._writer.checkpoint(self._term)
-            if self._writer.waiting:
-                self._flush()
+            if self._writer.waiting and self._flush_s == NEVER:
+                self._flush()  # They waited for the checkpoint alone; others go on waiting for company.
 
     @property
     def _final(self) -> int:

@@ -125,6 +125,18 @@ def test_entries_wait_a_moment_for_company(three: Bench) -> None:
     assert three.candidates[SUBMITTER].committed == 2
 
 
+def test_entries_that_come_while_others_are_committed_wait_no_less(three: Bench) -> None:
+    """Else there would be a message, and a sync of every elector's disk, for each round trip."""
+    three.elected(SUBMITTER)
+    three.tell(SUBMITTER, Write(entries(0), is_last=True))
+    three.tell(SUBMITTER, Write(entries(1)))
+    three.run(JOURNAL_COMMIT_S / 2)
+    candidate = three.candidates[SUBMITTER]
+    assert (candidate.committed, len(candidate.chain)) == (2, 2)
+    three.run(JOURNAL_COMMIT_S)
+    assert (candidate.committed, len(candidate.chain)) == (3, 3)
+
+
 @pytest.mark.parametrize(("missing", "appends"), [(1, 0), (0, 3)])
 def test_entries_that_fill_a_message_wait_no_longer(missing: int, appends: int) -> None:
     bench = Bench(Setting(tasks=JOURNAL_WAITING_TASKS_MAX))
