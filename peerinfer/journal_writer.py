@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from peerinfer.committees import COMMITTEE
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
-from peerinfer.journal_rules import CHECKPOINT
+from peerinfer.journal_rules import CHECKPOINT, MILESTONES
 from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
 )
-from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
+from peerinfer.limits import JOURNAL_BATCH_PEERS_MAX, JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Manifest, Term
 from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.snapshots import digest
+
+_WORKER = attrgetter("worker")
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """As few parts as they fit into, none of which names more workers than a batch may."""
+    while entries:
+        part = entries[:JOURNAL_BATCH_TASKS_MAX]
+        while len(set(map(_WORKER, part))) > JOURNAL_BATCH_PEERS_MAX:
+            part = part[: len(part) // 2]
+        yield part
+        entries = entries[len(part) :]
 
 
 class JournalWriter:
@@ -68,14 +81,14 @@ class JournalWriter:
         self._add_batch(term, (), "takeover" if len(self._chain) else "accepted", why, certificate)
 
     def write(self, term: Term, event: str = "", detail: str = "") -> None:
-        """Everything that waits, and the end of the job if `event` is one."""
-        fresh = list(self._waiting.values())
+        """Everything that waits, and the event; one that is kept for ever stands alone, so that it takes little room."""
+        parts = list(_batches(list(self._waiting.values())))
         self._waiting.clear()
-        while len(fresh) > JOURNAL_BATCH_TASKS_MAX:
-            self._add_batch(term, fresh[:JOURNAL_BATCH_TASKS_MAX], "", "", ())
-            fresh = fresh[JOURNAL_BATCH_TASKS_MAX:]
-        if fresh or event:
-            self._add_batch(term, fresh, event, detail, ())
+        last = parts.pop() if parts and event not in MILESTONES else ()
+        for part in parts:
+            self._add_batch(term, part, "", "", ())
+        if last or event:
+            self._add_batch(term, last, event, detail, ())
 
     def change(self, term: Term, committee: tuple[str, ...]) -> None:
         """Everything that waits, and who elects in the next epoch."""

@@ -7,6 +7,8 @@ from peerinfer.limits import (
     COMMITTEE_MAX,
     ELECTORS_BEFORE_MAX,
     EPOCHS_MAX,
+    JOURNAL_BATCH_BYTES_MAX,
+    JOURNAL_BATCH_PEERS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     MILESTONES_BYTES_MAX,
@@ -16,14 +18,15 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import Term
 
-JOURNAL_REVISION = 2
-"""The first whose electors and candidates know all events of journals."""
+JOURNAL_REVISION = 4
+"""The first whose electors and candidates know all events of journals, and batches as large as they may be."""
 
 _id = text(64)
 _reason = text(REASON_CHARS_MAX)
 _digest = blob(32, exactly=32)
 _statement = blob(4096)
 _change = blob(16384)
+_batch = blob(JOURNAL_BATCH_BYTES_MAX)
 _part = blob(SNAPSHOT_PART_BYTES + (1 << 15))
 
 
@@ -35,7 +38,7 @@ class SeatOffered:
     """A `Signed` `Manifest`."""
     changes: tuple[bytes, ...] = wire(listed(_change, EPOCHS_MAX), default=())
     """Every `CommitteeChange` since, in order: the seat is one of the last one's committee."""
-    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
+    batches: tuple[bytes, ...] = wire(listed(_batch, JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
     """Of the journal up to that change, as far as the elector said that it has not got them."""
     snapshot: bytes = wire(_part, default=b"")
     """As in `Append`."""
@@ -159,7 +162,7 @@ class JournalBatch:
     """16 bytes for each task: of its outputs, or of the reason for which it failed."""
     workers: tuple[int, ...] = wire(packed_u32(JOURNAL_BATCH_TASKS_MAX))
     """For each task the worker, as a position in `peers`; `FAILED_TASK` where the task failed for good."""
-    peers: tuple[str, ...] = wire(listed(_id, JOURNAL_BATCH_TASKS_MAX))
+    peers: tuple[str, ...] = wire(listed(_id, JOURNAL_BATCH_PEERS_MAX))
     event: str = wire(text(32), default="")
     """accepted, takeover, committee, or the job's end: done, failed, cancelled."""
     detail: str = wire(_reason, default="")
@@ -184,7 +187,7 @@ class Append:
     epoch: int = wire(uint(32))
     term: Term = wire(record(Term))
     nonce: int = wire(uint(63))
-    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
+    batches: tuple[bytes, ...] = wire(listed(_batch, JOURNAL_BATCHES_PER_MESSAGE_MAX))
     snapshot: bytes = wire(_part, default=b"")
     """In place of batches that the holder has not got any more: the next `SnapshotPart`."""
 
@@ -216,7 +219,7 @@ class JournalPart:
     job: str = wire(_id)
     nonce: int = wire(uint(63))
     first: int = wire(uint(32))
-    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX))
+    batches: tuple[bytes, ...] = wire(listed(_batch, JOURNAL_BATCHES_PER_MESSAGE_MAX))
     """None when there are no more."""
     base: int = wire(uint(32), default=0)
     """Batches before this one are to be had as a snapshot alone."""
@@ -238,7 +241,7 @@ class SealWanted:
     """A `Signed` `JournalBatch`."""
     proofs: tuple[bytes, ...] = wire(listed(_statement, COMMITTEE_MAX), default=())
     """`SealStatement`s of others."""
-    batches: tuple[bytes, ...] = wire(listed(blob(1 << 17), JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
+    batches: tuple[bytes, ...] = wire(listed(_batch, JOURNAL_BATCHES_PER_MESSAGE_MAX), default=())
     """Of the journal up to the change, as far as the elector said that it has not got them."""
     snapshot: bytes = wire(_part, default=b"")
     """As in `Append`."""
@@ -277,7 +280,7 @@ class JournalState:
     epoch: int = wire(uint(32))
     peers: tuple[str, ...] = wire(listed(_id, SNAPSHOT_PEERS_MAX))
     """Who computed, in the order of their names."""
-    milestones: tuple[bytes, ...] = wire(listed(blob(1 << 17), MILESTONES_BYTES_MAX // 64))
+    milestones: tuple[bytes, ...] = wire(listed(_batch, MILESTONES_BYTES_MAX // 64))
     """Batches with an event that is still to be known: who took over, and when the owner changed the priority."""
 
 

@@ -42,8 +42,8 @@ from peerinfer.tensors import Port, TensorSpec
 
 PROTOCOL_VERSION = 1
 
-PROTOCOL_REVISION = 3
-"""Grows with every message, and every dtype, that is added to version 1: a peer is sent only what its revision knows."""
+PROTOCOL_REVISION = 4
+"""Grows with every message, every dtype and every limit that is raised in version 1: a peer is sent only what it knows."""
 
 RESULTS_HELD_REVISION = 2
 STRINGS_REVISION = 2

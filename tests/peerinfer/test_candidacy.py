@@ -23,6 +23,7 @@ from peerinfer.candidacy_events import (
     Write,
 )
 from peerinfer.envelope import seal
+from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
     Append,
     Grant,
@@ -32,7 +33,12 @@ from peerinfer.lease_messages import (
     SeatOffered,
 )
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
-from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
+from peerinfer.limits import (
+    JOURNAL_BATCH_PEERS_MAX,
+    JOURNAL_BATCH_TASKS_MAX,
+    JOURNAL_COMMIT_S,
+    JOURNAL_WAITING_TASKS_MAX,
+)
 from peerinfer.machine import NEVER
 from peerinfer.messages import Term
 from peerinfer.register import Entry
@@ -152,17 +158,48 @@ def test_entries_that_fill_a_message_wait_no_longer(missing: int, appends: int) 
 
 
 def test_many_entries_are_several_batches_and_none_is_written_twice() -> None:
-    bench = Bench(Setting(tasks=5000))
+    many = 2 * JOURNAL_BATCH_TASKS_MAX + 1
+    bench = Bench(Setting(tasks=many + 1))
     bench.elected(SUBMITTER)
-    bench.tell(SUBMITTER, Write(entries(*range(2500), *range(100))))
+    bench.tell(SUBMITTER, Write(entries(*range(many), *range(100))))
     bench.run(0.5)
-    bench.tell(SUBMITTER, Write((Entry(0, bytes([9]) * 16, "other"), *entries(2500)), is_last=True))
+    bench.tell(SUBMITTER, Write((Entry(0, bytes([9]) * 16, "other"), *entries(many)), is_last=True))
     bench.run(0.5)
     chain = bench.candidates[SUBMITTER].chain
-    assert chain.register.written == 2501
+    assert chain.register.written == many + 1
     assert chain.register.get(0) == entries(0)[0]
-    assert max(len(chain.batch(sequence).tasks) for sequence in range(len(chain))) == JOURNAL_BATCH_TASKS_MAX
+    sizes = [len(chain.batch(sequence).tasks) for sequence in range(len(chain))]
+    assert sizes == [0, JOURNAL_BATCH_TASKS_MAX, JOURNAL_BATCH_TASKS_MAX, 1, 1]
     bench.check()
+
+
+def test_a_batch_names_no_more_workers_than_it_may() -> None:
+    many = Bench(Setting(tasks=3 * JOURNAL_BATCH_PEERS_MAX))
+    many.elected(SUBMITTER)
+    workers = [f"worker {number}" for number in range(JOURNAL_BATCH_PEERS_MAX + 1)]
+    written = [Entry(task, bytes(16), workers[task % len(workers)]) for task in range(3 * JOURNAL_BATCH_PEERS_MAX)]
+    many.tell(SUBMITTER, Write(tuple(written), is_last=True))
+    many.run(0.5)
+    chain = many.candidates[SUBMITTER].chain
+    assert list(chain.register.entries()) == written
+    batches = [chain.batch(sequence) for sequence in range(len(chain))]
+    assert max(len(batch.peers) for batch in batches) <= JOURNAL_BATCH_PEERS_MAX
+    assert [len(batch.tasks) for batch in batches] == [0, 192, 144, 216, 216]
+    many.check()
+
+
+def test_a_batch_of_an_event_that_is_kept_for_ever_names_no_tasks(three: Bench) -> None:
+    """Snapshots carry those batches: with tasks, a few would leave no room for the grants of the term."""
+    three.elected(SUBMITTER)
+    three.tell(SUBMITTER, Write(entries(1, 2)))
+    three.tell(SUBMITTER, Write(entries(3), PRIORITY, "what the owner signed"))
+    three.run(0.5)
+    chain = three.candidates[SUBMITTER].chain
+    assert [(chain.batch(number).event, chain.batch(number).tasks) for number in (1, 2)] == [
+        ("", (1, 2, 3)),
+        (PRIORITY, ()),
+    ]
+    assert three.candidates[SUBMITTER].committed == 3
 
 
 def test_the_first_of_two_contradicting_entries_counts(three: Bench) -> None:

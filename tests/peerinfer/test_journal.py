@@ -22,7 +22,15 @@ from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
 )
-from peerinfer.limits import JOURNAL_BATCHES_PER_MESSAGE_MAX, JOURNAL_MESSAGE_BYTES_MAX
+from peerinfer.limits import (
+    JOB_TASKS_MAX,
+    JOURNAL_BATCH_BYTES_MAX,
+    JOURNAL_BATCH_PEERS_MAX,
+    JOURNAL_BATCH_TASKS_MAX,
+    JOURNAL_BATCHES_PER_MESSAGE_MAX,
+    JOURNAL_MESSAGE_BYTES_MAX,
+    REASON_CHARS_MAX,
+)
 from peerinfer.messages import Signed
 from peerinfer.register import Entry, Register
 
@@ -443,10 +451,13 @@ def test_a_message_carries_no_more_batches_than_fit() -> None:
     ]
     big = Setting(tasks=100_000)
     heavy = big.written((ONE, []))
-    for number in range(20):
-        tasks = range(1000 * number, 1000 * number + 1000)
-        names = tuple(f"{'worker' * 8}-{task:06}" for task in tasks)
-        heavy.take(big.batch(heavy, ONE, tasks, peers=names, workers=tuple(range(1000))))
+    names = tuple(f"{number:064}" for number in range(JOURNAL_BATCH_PEERS_MAX))
+    for first in range(0, 20 * JOURNAL_BATCH_TASKS_MAX, JOURNAL_BATCH_TASKS_MAX):
+        tasks = range(first, first + JOURNAL_BATCH_TASKS_MAX)
+        workers = tuple(task % len(names) for task in tasks)
+        heavy.take(big.batch(heavy, ONE, tasks, peers=names, workers=workers, detail="é" * REASON_CHARS_MAX))
+    assert max(map(len, heavy.signed(0, 21))) <= JOURNAL_BATCH_BYTES_MAX, "a batch as large as it may be has room"
+    assert len(heavy.part(1)) == 4
     for first in range(21):
         part = heavy.part(first)
         assert part
