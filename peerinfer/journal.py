@@ -229,8 +229,7 @@ class Chain:
             return None
         register = self.register.copy()
         for link in self._links:
-            for task in _payload(link.signed).tasks:
-                register.erase(task)
+            register.erase(_payload(link.signed).tasks)
         data = self._packed(self.base, self._before, register, self._milestones)
         assert data is not None, "a snapshot became too large behind its checkpoint"
         return snapshots.Snapshot(data, self._checkpoint)
@@ -332,8 +331,6 @@ class Chain:
         if batch.sequence != len(self) or batch.previous != self.head:
             raise ProtocolError(f"batch {batch.sequence} does not continue a chain of {len(self)}")
         check_form(batch)
-        if self.register.holds_any(batch.tasks):
-            raise ProtocolError("a batch writes a task that is written already")
         self._add(Link.after(self._last, signed, digest, batch), batch, is_checked=True)
 
     def extend(
@@ -382,23 +379,23 @@ class Chain:
             fresh.append((Link.after(before, signed, digest, batch), batch))
         if place is None and batches:
             raise Divergence(self.base)
-        written = self._check_written_once(kept, [batch for _, batch in fresh])
-        if written < manifest.tasks and any(link.event == DONE for link, _ in fresh):
-            raise ProtocolError(f"a job is said to be done with {written} of {manifest.tasks} tasks written")
         if fresh:
-            self._replace(kept, fresh)
+            self._replace(kept, fresh, manifest.tasks)
         return (kept if fresh else len(self)), place or 0
 
-    def _replace(self, kept: int, fresh: Sequence[tuple[Link, JournalBatch]]) -> None:
-        given_up = self._links[kept - self.base :]
+    def _replace(self, kept: int, fresh: Sequence[tuple[Link, JournalBatch]], tasks: int) -> None:
+        given_up, names = self._links[kept - self.base :], self.register.names
         self._cut(kept)
         try:
             for link, batch in fresh:
                 self._add(link, batch)
+            if self.register.written < tasks and any(link.event == DONE for link, _ in fresh):
+                raise ProtocolError(f"a job is said to be done with {self.register.written} of {tasks} tasks written")
         except ProtocolError:
             self._cut(kept)
             for link in given_up:
                 self._add(link, _payload(link.signed), is_checked=True)
+            self.register.forget_names(names)
             raise
 
     def _link_before(self, sequence: int) -> Link | None:
@@ -433,21 +430,9 @@ class Chain:
             sequence -= 1
         return sequence
 
-    def _check_written_once(self, kept: int, fresh: Sequence[JournalBatch]) -> int:
-        """How many tasks will be written."""
-        given_up: set[int] = set()
-        for link in self._links[kept - self.base :]:
-            given_up.update(_payload(link.signed).tasks)
-        seen: set[int] = set()
-        for batch in fresh:
-            still_written = [task for task in batch.tasks if task not in given_up] if given_up else batch.tasks
-            if not seen.isdisjoint(batch.tasks) or self.register.holds_any(still_written):
-                raise ProtocolError("a batch writes a task that is written already")
-            seen.update(batch.tasks)
-        return self.register.written - len(given_up) + len(seen)
-
     def _add(self, link: Link, batch: JournalBatch, *, is_checked: bool = False) -> None:
-        """Raises `ProtocolError` for a checkpoint of something else than what is here, unless that was looked at."""
+        """Raises `ProtocolError` for a task that is written already, and for a checkpoint of something else than what is
+        here, unless that was looked at."""
         if link.event == CHECKPOINT and not is_checked:
             state = self.state()
             if state is None or batch.state != snapshots.digest(state):
@@ -468,8 +453,7 @@ class Chain:
             return
         for link in self._links[sequence - self.base :]:
             self._tail_bytes -= _size(link)
-            for task in _payload(link.signed).tasks:
-                self.register.erase(task)
+            self.register.erase(_payload(link.signed).tasks)
         del self._links[sequence - self.base :]
         self._checkpoints = [one for one in self._checkpoints if one < sequence]
         if self._end > sequence:

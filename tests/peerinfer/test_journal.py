@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_register_is_written_once_until_it_is_erased() -> None:
     register.put(Entry(5, bytes(16), ""))
     with pytest.raises(AssertionError, match="task 5 is written already"):
         register.put(Entry(5, bytes(16), ""))
-    register.erase(5)
+    register.erase([5])
     assert (register.written, register.failed, 5 in register) == (0, 0, False)
     register.put(Entry(5, bytes([3]) * 16, "bob"))
     assert register.get(5) == Entry(5, bytes([3]) * 16, "bob")
@@ -506,13 +507,19 @@ def test_a_register_takes_a_batch_as_it_takes_its_entries_one_by_one() -> None:
     assert whole.holds_any([2, 4, 5000])
     assert not whole.holds_any([2, 4, 4999, 9_000_000])
     assert not whole.holds_any([])
-    with pytest.raises(AssertionError, match="written already"):
-        whole.put_all(batch)
+    before = list(whole.entries())
+    with pytest.raises(ProtocolError, match="written already"):
+        whole.put_all(replace(batch, tasks=(6000, 8, 5000, 9)))
+    assert list(whole.entries()) == before, "none of a batch with one that is written already"
+    with pytest.raises(ProtocolError, match="no job has more than"):
+        whole.put_all(replace(batch, tasks=(1, 2, JOB_TASKS_MAX, 4)))
+    whole.erase(tasks)
+    assert (whole.written, whole.failed, list(whole.entries())) == (1, 0, [Entry(7, bytes(16), "bob")])
 
 
 def test_check_notices_a_register_that_says_something_else() -> None:
     chain = JOB.written((ONE, [[1]]))
-    chain.register.erase(1)
+    chain.register.erase([1])
     with pytest.raises(AssertionError, match="task 1 is not as batch 1 wrote it"):
         chain.check()
     chain.register.put(Entry(1, bytes(16), "worker"))
