@@ -212,12 +212,13 @@ async def test_an_elector_of_an_older_version_is_told_so_and_named_in_one_line(a
         world.ask(nonce)
         side = await streams.receive()
         await side.say(Hello(PROTOCOL_VERSION, "peerinfer/0.0.9", SWARM, JOURNAL_REVISION - 1))
-        assert (await side.hear(Goodbye)).reason.endswith("this needs 2; upgrade the older one")
+        assert (await side.hear(Goodbye)).reason.endswith(f"this needs {JOURNAL_REVISION}; upgrade the older one")
         assert await world.settle() == [(JOB, ADA.peer_id, None)]
         await trio.sleep(1)
     (line,) = world.log.recent
     assert (line["level"], line["event"], line["peer"]) == ("warning", "elector cannot be used", ADA.peer_id)
-    assert line["reason"] == f"{ADA.peer_id} speaks revision 1 of the protocol, and this needs 2; upgrade the older one"
+    spoken = f"speaks revision {JOURNAL_REVISION - 1} of the protocol, and this needs {JOURNAL_REVISION}"
+    assert line["reason"] == f"{ADA.peer_id} {spoken}; upgrade the older one"
     world.ask(3)  # upgraded meanwhile
     side = await streams.receive()
     await side.greet(revision=JOURNAL_REVISION)
