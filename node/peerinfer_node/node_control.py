@@ -14,10 +14,11 @@ from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.blobs import parse_index
 from peerinfer.classes import CPU_PROVIDER
 from peerinfer.control import JobRequest, Json, ResultBlock
-from peerinfer.errors import UsageError
+from peerinfer.errors import NoSuitablePeer, UsageError
 from peerinfer.forecast import forecast
 from peerinfer.governor import Reason
 from peerinfer.ids import JobId, PeerId
+from peerinfer.units import format_size
 from peerinfer_node.devices.fit import fit_words
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.peer_views import PeerViews
@@ -54,6 +55,9 @@ class NodeControl:
             "state": picture.state,
             "reasons": self._reasons(picture.reason),
             "reachability": "; ".join(filter(None, (node.reachability.text, node.punching.text))),
+            "unreached": [
+                {"address": address, "reason": reason} for address, reason in node.acquaintances.unreached.items()
+            ],
             "peers": {
                 "alive": sum(member.state == "alive" for member in members),
                 "suspect": sum(member.state == "suspect" for member in members),
@@ -205,7 +209,24 @@ class NodeControl:
         for path in (request.model, *request.inputs):
             if not Path(path).is_absolute():
                 raise UsageError(f"{path} is not an absolute path")
+        self._check_own_devices(request)
         return await self._node.jobs.submit(request)
+
+    def _check_own_devices(self, request: JobRequest) -> None:
+        """Nobody else will come to a job that stays here, so there is nothing to wait for."""
+        offer = self._node.recruiting.own_offer()
+        if not request.local_only:
+            return
+        if request.device_kind not in (None, *offer.kinds):
+            raise NoSuitablePeer(
+                f"this node computes with no {str(request.device_kind).upper()}, and nobody else is asked; a graphics card "
+                "of this machine is used by its daemon (peerinfer join), for runs without --standalone"
+            )
+        if request.min_vram_bytes > offer.memory_bytes:
+            raise NoSuitablePeer(
+                f"no device of this node has {format_size(request.min_vram_bytes)} of memory, the largest has "
+                f"{format_size(offer.memory_bytes)}, and nobody else is asked"
+            )
 
     async def jobs(self) -> list[Json]:
         return await self._node.jobs.everything()

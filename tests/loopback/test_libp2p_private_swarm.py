@@ -23,7 +23,11 @@ async def test_members_of_a_private_swarm_talk():
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "hint"),
-    [(LAB, OTHER, "swarm keys differ; check the invite"), (LAB, None, "another swarm"), (None, LAB, "another swarm")],
+    [
+        (LAB, OTHER, "swarm keys differ; check the invite"),
+        (LAB, None, "refused this swarm's key"),
+        (None, LAB, "give that"),
+    ],
     ids=["another key", "a key and none", "none and a key"],
 )
 async def test_who_has_another_key_is_refused_at_once_and_plainly(mine, theirs, hint):

@@ -49,6 +49,7 @@ class FakeControl:
         self.warnings: list[str] = []
         self.withheld: set[int] = set()
         self.missing: list[str] = []
+        self.unreached: list[Json] = []
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[str, Any]] = []
         self.state = "running"
@@ -73,6 +74,7 @@ class FakeControl:
             "reasons": [{"reason": "paused by its owner", "until": self.until_s}] * (self.state == "paused")
             + self.limits,
             "reachability": self.reachability,
+            "unreached": self.unreached,
             "peers": {"alive": 1, "suspect": 0, "relayed": 0},
             "devices": await self.devices(),
             "jobs_coordinated": sum(job.state == "running" for job in self.held_jobs.values()),

@@ -13,7 +13,7 @@ from peerinfer.job_ends import count_of
 from peerinfer.units import format_size
 from peerinfer_node.cli.output import say
 from peerinfer_node.cli.progress import LiveLine
-from peerinfer_node.cli.reaching import reach
+from peerinfer_node.cli.reaching import explained, reach
 from peerinfer_node.cli.report import Report
 
 LOOK_AGAIN_S = 0.5
@@ -29,7 +29,10 @@ def detach(arguments: argparse.Namespace, request: JobRequest, report: Report) -
             live = LiveLine()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_show_copies, reached.control, before, live)
-                job_id = await reached.control.submit(request)
+                try:
+                    job_id = await reached.control.submit(request)
+                except PeerinferError as error:
+                    raise await explained(reached.control, error) from None
                 nursery.cancel_scope.cancel()
             live.clear()
             return await reached.control.job(job_id), reached.is_daemon

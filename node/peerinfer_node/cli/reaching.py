@@ -16,7 +16,7 @@ from pathlib import Path
 from peerinfer.client.daemon import HttpControl
 from peerinfer.config import NodeConfig
 from peerinfer.control import Control
-from peerinfer.errors import HomeInUse, NoDaemon
+from peerinfer.errors import HomeInUse, NoDaemon, NoSuitablePeer, PeerinferError
 from peerinfer_node.cli.guard import leaf
 from peerinfer_node.cli.output import say
 from peerinfer_node.cli.place import home_of, resolved
@@ -38,7 +38,8 @@ class Reached:
 
 
 @asynccontextmanager
-async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
+async def reach(arguments: argparse.Namespace, note: Callable[[str], None] = say) -> AsyncGenerator[Reached, None]:
+    """`note` shows what a node of this command warns of while it runs."""
     home = home_of(arguments)
     if not (arguments.standalone or arguments.bootstrap or arguments.swarm):
         async with HttpControl(home.socket) as control:
@@ -49,7 +50,7 @@ async def reach(arguments: argparse.Namespace) -> AsyncGenerator[Reached, None]:
                 return
     flags = {"bootstrap": arguments.bootstrap, "swarm": arguments.swarm}
     config = settle(home, resolved(arguments, home, flags).config, wall_s=time.time(), keeps=False)
-    async with embedded(home, config, lends=False, networked=not arguments.standalone) as reached:
+    async with embedded(home, config, lends=False, networked=not arguments.standalone, note=note) as reached:
         yield reached
 
 
@@ -83,13 +84,23 @@ async def revisit(
 
 
 @asynccontextmanager
-async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bool) -> AsyncGenerator[Reached, None]:
+async def embedded(
+    home: Home, config: NodeConfig, *, lends: bool, networked: bool, note: Callable[[str], None] = say
+) -> AsyncGenerator[Reached, None]:
     """A node that ends with the context; in a home of its own where another node holds `home`."""
     from peerinfer_node.opening import open_node
 
-    # While the node opens, what it warns of is for the user: that state.db was damaged and moved aside.
+    # What it warns of is for the user: that state.db was damaged and moved aside, that a peer refuses its key.
     warnings: deque[str] = deque(maxlen=WARNINGS_SHOWN_MAX)
-    log = Log(warnings.append, level="warning")
+    is_open = False
+
+    def warn(line: str) -> None:
+        if is_open:
+            note(line)
+        else:
+            warnings.append(line)
+
+    log = Log(warn, level="warning")
     async with AsyncExitStack() as stack:
         keeps = True
         try:
@@ -101,7 +112,8 @@ async def embedded(home: Home, config: NodeConfig, *, lends: bool, networked: bo
             own = stack.enter_context(_temporary_home(home))
             node = await stack.enter_async_context(open_node(own, config, lends=lends, networked=networked, log=log))
         for warning in warnings:
-            say(warning)
+            note(warning)
+        is_open = True
         yield Reached(node.control, is_daemon=False, keeps=keeps)
 
 
@@ -111,6 +123,18 @@ async def _answers(control: HttpControl) -> bool:
     except NoDaemon:
         return False
     return True
+
+
+async def explained(control: Control, error: PeerinferError) -> PeerinferError:
+    """Where nobody fit was found, with what kept the node from those that it was told to ask."""
+    if not isinstance(error, NoSuitablePeer):
+        return error
+    try:
+        unreached = (await control.status()).get("unreached") or ()
+    except PeerinferError:
+        return error
+    reasons = [f"{each.get('address')} was not reached: {each.get('reason')}" for each in unreached]
+    return type(error)("; ".join([str(error), *reasons]))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from peerinfer_node.cli.interrupts import Stop, open_stop
 from peerinfer_node.cli.outcome import is_worth_writing, ports_of, summary_line
 from peerinfer_node.cli.output import say
 from peerinfer_node.cli.progress import LiveLine, items_done
-from peerinfer_node.cli.reaching import Reached, reach
+from peerinfer_node.cli.reaching import Reached, explained, reach
 from peerinfer_node.cli.report import Report
 from peerinfer_node.formats import OutputWriter, check_writable, open_inputs
 from peerinfer_node.formats.images import IMAGE_EXTENSIONS
@@ -66,7 +66,7 @@ class _Run:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_early)
-            async with reach(self._arguments) as reached:
+            async with reach(self._arguments, self._live.note) as reached:
                 code = await self._carry_out(reached, stop)
             nursery.cancel_scope.cancel()
         self._live.clear()
@@ -108,6 +108,8 @@ class _Run:
             written = await bring_home(control, job, writer, self._output, self._live)
         elif stop.asked.is_set():
             error = self._interrupted()
+        elif error is not None:
+            error = await explained(control, error)
         self._report.print(written=written, error=error)
         if written is not None:
             say(summary_line(job, seconds=seconds, written=written))

@@ -128,6 +128,7 @@ def status_lines(status: Json) -> list[str]:
         *(("address", address) for address in status.get("addresses") or ()),
         ("reachability", status.get("reachability")),
         ("peers", counts),
+        *(("not reached", f"{each.get('address')}: {each.get('reason')}") for each in status.get("unreached") or ()),
         *(("device", _device(device)) for device in status.get("devices") or ()),
         ("jobs", format_count(status["jobs_coordinated"]) if isinstance(status.get("jobs_coordinated"), int) else None),
         ("contribution", contribution_words(status["contribution"]) if status.get("contribution") else None),

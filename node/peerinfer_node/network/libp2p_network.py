@@ -51,6 +51,7 @@ from peerinfer_node.network.libp2p_session import Socket, shielded
 from peerinfer_node.network.libp2p_sockets import connect, dig, open_listeners
 from peerinfer_node.network.libp2p_stream import (
     CLOSE_TIMEOUT_S,
+    NO_KEY,
     OTHER_SWARM,
     Libp2pStream,
     close_connection,
@@ -387,7 +388,7 @@ class Libp2pNetwork:
             await connection.close()
             if isinstance(error, Exception):
                 raise DialFailed(
-                    f"met somebody at {host} who is not {peer}: {reason_of(error, OTHER_SWARM)}"
+                    f"met somebody at {host} who is not {peer}: {reason_of(error, self._refusal)}"
                 ) from error
             raise
 
@@ -398,8 +399,12 @@ class Libp2pNetwork:
         except BaseException as error:
             await connection.close()
             if isinstance(error, Exception):
-                raise DialFailed(f"cannot dial {what}: {reason_of(error, OTHER_SWARM)}") from error
+                raise DialFailed(f"cannot dial {what}: {reason_of(error, self._refusal)}") from error
             raise
+
+    @property
+    def _refusal(self) -> str:
+        return NO_KEY if self._private_swarm is None else OTHER_SWARM
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
         if not self._connections_to(peer):

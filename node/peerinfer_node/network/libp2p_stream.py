@@ -22,7 +22,11 @@ END_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 3.0
 """For all connections to say goodbye when the node stops."""
 
-OTHER_SWARM = "it belongs to another swarm, private or open, or is no peerinfer node; check the invite"
+OTHER_SWARM = "it refused this swarm's key: it belongs to another swarm, or is no peerinfer node; check the invite"
+NO_KEY = (
+    "it refused a node without a swarm's key: it belongs to another swarm, a private one, or is no peerinfer node; "
+    "ask a member for an invite, and give that (peerinfer join INVITE, or --swarm INVITE)"
+)
 
 
 class Libp2pStream:

@@ -54,6 +54,11 @@ class Acquaintances:
         """Why each was not reached: the same news every few seconds would hide everything else."""
         self._is_alone_told = False
 
+    @property
+    def unreached(self) -> dict[str, str]:
+        """Of the addresses that were named those that do not lead to a peer now, and why."""
+        return dict(self._told)
+
     async def run(self) -> None:
         if self._remembers:
             for row in (await self._store.peers())[:REMEMBERED_DIALLED_MAX]:
@@ -89,9 +94,10 @@ class Acquaintances:
             self._waiting.pop(address, None)
             self._told.pop(address, None)
         except PeerinferError as error:
-            if self._told.get(address) != str(error):
-                self._log.warning("bootstrap peer not reached", address=address, reason=str(error))
-            self._told[address] = str(error)
+            reason = str(error).removeprefix(f"cannot dial {address}: ")
+            if self._told.get(address) != reason:
+                self._log.warning("bootstrap peer not reached", address=address, reason=reason)
+            self._told[address] = reason
 
     async def _save_now_and_then(self) -> None:
         every_s = SAVED_FIRST_S

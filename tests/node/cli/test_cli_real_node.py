@@ -75,6 +75,20 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(work: Path, capsys
     assert "1 peer: has too little device memory" in said
 
 
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (["--device-kind", "gpu"], "computes with no GPU"),
+        (["--min-vram", "64TiB"], "has 64 TiB of memory, the largest"),
+    ],
+)
+def test_a_standalone_run_waits_for_no_device_that_this_machine_lacks(
+    work: Path, wish: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "model.onnx", "in.npy", "-o", "out.npz", "--standalone", "--timeout", "1h", *wish]) == 4
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [["--dry-run"], ["-o", "out.npz"]])
 def test_bad_models_and_inputs_have_code_3_and_one_line(
     work: Path, flags: list[str], capsys: pytest.CaptureFixture[str]

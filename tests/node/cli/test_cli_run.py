@@ -166,6 +166,23 @@ def test_a_run_that_ends_before_there_is_a_job_prints_one_object_too(
     assert err.splitlines()[-1] == f"peerinfer: error: {summary['error']}"
 
 
+def test_if_nobody_fit_was_found_it_is_said_who_could_not_be_asked(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.unreached = [{"address": "/ip4/192.0.2.9/tcp/4001", "reason": "it refused the key"}]
+    said = "nobody; /ip4/192.0.2.9/tcp/4001 was not reached: it refused the key"
+    fake.ends = ("failed", "nobody", "NoSuitablePeer")
+    assert main([*RUN, "--json"]) == 4
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == said
+    assert err.splitlines()[-1] == f"peerinfer: error: {said}"
+    fake.errors["submit"] = NoSuitablePeer("nobody")
+    assert main([*RUN, "--detach"]) == 4
+    assert capsys.readouterr().err.splitlines()[-1] == f"peerinfer: error: {said}"
+    main(["status"])
+    assert "not reached   /ip4/192.0.2.9/tcp/4001: it refused the key\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("output", "code"),
     [("out.csv", 2), ("model.onnx/out.npz", 3), ("/proc/out.npz", 3), ("in.npz/", 2), ("no/such/folder/o.npz", 3)],
