@@ -3,6 +3,7 @@
     PeerinferError
     ├── UsageError              2    the command or request was put together wrongly
     │   ├── UnknownModel        2    no model of this name or version is served here
+    │   ├── UnknownJob          2    this node knows no job of this id
     │   └── NotSupported        2    the request is sound, and asks for what peerinfer does not do
     ├── InputError              3    the model or the inputs cannot be used; nothing was sent
     │   └── ModelRefused        3    the static check or ONNX Runtime refused the model
@@ -48,6 +49,10 @@ class UsageError(PeerinferError):
 
 
 class UnknownModel(UsageError):
+    http_status = 404
+
+
+class UnknownJob(UsageError):
     http_status = 404
 
 

@@ -82,6 +82,13 @@ def resolve(
     cannot be read.
     """
     file = {} if path is None else read_file(path, must_exist=must_exist)
+    return _resolved(file, path, environ, flags)
+
+
+def _resolved(
+    file: Mapping[str, object], path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> Resolved:
+    """`file` is what stands in the file at `path`, or will. Raises `UsageError`, naming where the value comes from."""
     places: list[tuple[str, Mapping[str, object]]] = [(str(path), file), ("", _of_environment(environ)), ("", flags)]
     values: dict[str, Any] = {}
     sources = dict.fromkeys(SETTINGS, DEFAULT_SOURCE)
@@ -94,7 +101,11 @@ def resolve(
             setting = find_setting(key, label=f"{source}: " if source else "")
             values[setting.field] = _read(setting, value, source if number else f"{source}: {setting.key}")
             sources[setting.key] = source
-    return Resolved(NodeConfig(**values), sources)
+    try:
+        return Resolved(NodeConfig(**values), sources)
+    except UsageError as error:  # Values that are good each by itself: it begins with the setting.
+        source = sources.get(str(error).partition(":")[0], DEFAULT_SOURCE)
+        raise UsageError(f"{source}: {error}" if source == str(path) else str(error)) from None
 
 
 def read_file(path: Path, *, must_exist: bool = False) -> dict[str, object]:
@@ -121,7 +132,7 @@ def set_value(path: Path, key: str, value: object | None) -> None:
     wanted.pop(setting.key, None)
     line = None
     if value is not None:
-        written = _for_toml(setting, value, setting.read(value))
+        written = _for_toml(setting, value, _read(setting, value, setting.key))
         line = f"{setting.key} = {_toml(written)}"
         wanted[setting.key] = written
     new = _changed(old, setting.key, line)
@@ -131,7 +142,7 @@ def set_value(path: Path, key: str, value: object | None) -> None:
         is_as_wanted = False
     if not is_as_wanted:
         raise UsageError(f"{path} is written in a way that cannot be changed here; change {setting.key} in an editor")
-    resolve(wanted, {}, None)
+    _resolved(wanted, path, {}, {})
     _replace(path, new)
 
 

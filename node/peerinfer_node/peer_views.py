@@ -9,7 +9,7 @@ from peerinfer.blobs import index_of
 from peerinfer.breaker import FAILURES_MAX
 from peerinfer.contribution import CONFIRMATIONS_MAX
 from peerinfer.control import Json
-from peerinfer.errors import LimitExceeded, UsageError
+from peerinfer.errors import InputError, LimitExceeded, UsageError
 from peerinfer.ids import Cid, PeerId
 from peerinfer.limits import CHUNK_BYTES
 from peerinfer.membership_events import Member
@@ -207,14 +207,14 @@ CAUGHT = "gave a wrong result before"
 
 
 def _named(path: str) -> tuple[Cid, int]:
-    """The name and the size of the model in a file. Raises `UsageError`."""
+    """The name and the size of the model in a file. Raises `InputError`."""
     try:
         if not Path(path).is_file():
-            raise UsageError(f"there is no model file {path}")
+            raise InputError(f"there is no model file {path}; check the path")
         with open(path, "rb") as file:
             index = index_of(iter(lambda: file.read(CHUNK_BYTES), b""))
     except LimitExceeded as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
-        raise UsageError(f"cannot read the model {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the model {path}: {error.strerror}") from None
     return index.cid, index.size

@@ -20,22 +20,30 @@ from typing import IO, Any
 
 import anyio
 import httpx
-import numpy as np
 from numpy.typing import NDArray
 
-from peerinfer.client.daemon import HttpControl, refusal, translated
+from peerinfer.client.daemon import HttpControl, refusal
 from peerinfer.client.embedded import node_socket
+from peerinfer.client.handed import (
+    Inputs,
+    Model,
+    arrays_of,
+    check_job,
+    check_timeout,
+    check_url,
+    model_of,
+    options_of,
+    paths_of,
+    write_arrays,
+)
 from peerinfer.client.online import LENGTH, outputs_of, request_of
-from peerinfer.client.results import Arrays, Gathered, Item, error_of, storable, whole
-from peerinfer.control import JOB_ENDED, JobRequest, Json
-from peerinfer.errors import DecodeError, InputError
+from peerinfer.client.results import Arrays, Gathered, Item, error_of, whole
+from peerinfer.control import JOB_ENDED, PRIORITIES, JobRequest, Json
+from peerinfer.errors import DecodeError, InputError, UsageError
 
 PIECE_BYTES = 1 << 18
 NEW_SHARE = 0.05
 """Results are fetched again when so many more of a job's tasks are there: each time all of them travel."""
-
-Model = str | os.PathLike[str] | bytes
-Inputs = Mapping[str, NDArray[Any]] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @asynccontextmanager
@@ -46,15 +54,16 @@ async def connect(
     token: str = "",
     standalone: bool = False,
     invite: str | None = None,
-    bootstrap: Sequence[str] = (),
+    bootstrap: str | Sequence[str] = (),
 ) -> AsyncGenerator[Swarm, None]:
     """The daemon of `home` (else of `PEERINFER_HOME`, else the user's), or a node that ends with the context.
 
     `url` and `token` reach a node over TCP. `standalone` computes on this machine, by a node of its own in a home of its
     own; `invite` and `bootstrap` lead a node that must be started to its swarm.
     """
+    addresses = (bootstrap,) if isinstance(bootstrap, str) else bootstrap
     async with (
-        _found(home, url, standalone, invite, bootstrap) as socket,
+        _found(home, url, standalone, invite, addresses) as socket,
         HttpControl(socket, url=url, token=token) as control,
     ):
         yield Swarm(control)
@@ -65,6 +74,7 @@ async def _found(
     home: str | os.PathLike[str] | None, url: str, standalone: bool, invite: str | None, bootstrap: Sequence[str]
 ) -> AsyncGenerator[str, None]:
     if url:
+        check_url(url)
         yield ""
         return
     if standalone and home is None:
@@ -72,6 +82,8 @@ async def _found(
             async with node_socket(Path(folder), standalone=True, invite=invite, bootstrap=bootstrap) as socket:
                 yield socket
         return
+    if home is not None and not isinstance(home, str | os.PathLike):
+        raise UsageError("home: give a folder, or nothing for this user's own")
     path = None if home is None else Path(home)
     async with node_socket(path, standalone=standalone, invite=invite, bootstrap=bootstrap) as socket:
         yield socket
@@ -90,25 +102,28 @@ class Swarm:
 
         Arrays are sent to the node; paths must be readable for it. Nothing was started if this raises.
         """
+        given = model_of(model)
+        is_arrays = isinstance(inputs, Mapping)
+        arrays, paths = arrays_of(inputs) if is_arrays else {}, [] if is_arrays else paths_of(inputs)
         uploaded: list[str] = []
         try:
-            if isinstance(model, bytes):
-                uploaded.append(await self._upload_bytes("model.onnx", model))
-                model_path = uploaded[-1]
+            if isinstance(given, bytes):
+                path = await self._upload_bytes("model.onnx", given)
+                uploaded.append(path)
             else:
-                model_path = _absolute(model)
-            if isinstance(inputs, Mapping):
-                uploaded.append(await self._upload_arrays(inputs))
+                path = given
+            if arrays:
+                uploaded.append(await self._upload_arrays(arrays))
                 paths = [uploaded[-1]]
-            else:
-                several = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-                paths = [_absolute(path) for path in several]
-            request = JobRequest.from_mapping({"model": model_path, "inputs": paths, **options})
+            request = JobRequest.from_mapping({"model": path, "inputs": paths, **options_of(options)})
             return Job(self, await self.control.submit(request), uploaded)
-        except BaseException:
+        except BaseException as error:
             with anyio.move_on_after(5, shield=True):
                 for path in uploaded:
                     await self.remove_upload(path)
+            # What was uploaded lay under a path that says nothing to the caller.
+            for path in uploaded:
+                error.args = tuple(str(said).replace(path, os.path.basename(path)) for said in error.args)
             raise
 
     async def infer(
@@ -121,7 +136,8 @@ class Swarm:
         verify: str = "none",
     ) -> Arrays:
         """One online request: what the model makes of these inputs. A model's bytes are sent once."""
-        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        arrays = arrays_of(inputs)
+        check_timeout(timeout_s)
         asked = {"timeout": round(timeout_s * 1e6), "priority": priority, "verify": verify}
         body, headers = request_of(arrays, asked)
         path = f"/v2/models/{await self._cid(model)}/infer"
@@ -132,9 +148,10 @@ class Swarm:
         return await self.control.jobs()
 
     async def job(self, job_id: str) -> Job:
-        """A job that was submitted before. Raises `UsageError` if this node knows none of this id."""
-        await self.control.job(job_id)
-        return Job(self, job_id, [])
+        """A job that was submitted before, by its id or the beginning of it. Raises `UnknownJob`."""
+        check_job(job_id)
+        shown = await self.control.job(job_id)
+        return Job(self, str(shown.get("job_id") or job_id), [])
 
     async def status(self) -> Json:
         return await self.control.status()
@@ -148,9 +165,9 @@ class Swarm:
     # --- bytes on their way ----------------------------------------------------------------------------------------
 
     async def _cid(self, model: Model) -> str:
-        if isinstance(model, bytes):
-            return await self._put_blob(model)
-        path = _absolute(model)
+        path = model_of(model)
+        if isinstance(path, bytes):
+            return await self._put_blob(path)
         try:
             found = os.stat(path)
             key = (path, found.st_mtime_ns, found.st_size)
@@ -167,10 +184,9 @@ class Swarm:
         answer = await self._ask("POST", "/api/v1/uploads", params={"name": name}, content=data, timeout=None)
         return str(answer.json()["path"])
 
-    async def _upload_arrays(self, inputs: Mapping[str, NDArray[Any]]) -> str:
-        arrays = {name: storable(name, np.asarray(array)) for name, array in inputs.items()}
+    async def _upload_arrays(self, arrays: Arrays) -> str:
         with tempfile.TemporaryFile() as file:
-            await anyio.to_thread.run_sync(lambda: np.savez(file, allow_pickle=False, **arrays))
+            await anyio.to_thread.run_sync(write_arrays, file, arrays)
             size = file.tell()
             file.seek(0)
             headers = {"Content-Length": str(size)}
@@ -182,7 +198,7 @@ class Swarm:
         try:
             answer = await self.control.http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise translated(error) from None
+            raise self.control.translated(error) from None
         if not answer.is_success:
             raise refusal(answer)
         return answer
@@ -243,6 +259,8 @@ class Job:
 
     async def prioritise(self, priority: str) -> None:
         """urgent, high, normal or low, from now on; whoever coordinates goes by it when this returns."""
+        if priority not in PRIORITIES:
+            raise UsageError(f"priority: choose {', '.join(PRIORITIES)}")
         await self._swarm.control.prioritise(self.id, priority)
 
     async def _over(self, last: Json) -> None:
@@ -251,10 +269,6 @@ class Job:
         error = error_of(last)
         if error is not None:
             raise error
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(path)
 
 
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:

@@ -10,17 +10,20 @@ with peerinfer.connect() as swarm:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
 from peerinfer.client import asynchronous
-from peerinfer.client.asynchronous import Inputs, Model
+from peerinfer.client.handed import Inputs, Model
 from peerinfer.client.results import Arrays, Item
 from peerinfer.control import Json
+from peerinfer.errors import UsageError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def connect(
     token: str = "",
     standalone: bool = False,
     invite: str | None = None,
-    bootstrap: Sequence[str] = (),
+    bootstrap: str | Sequence[str] = (),
 ) -> Iterator[Swarm]:
     """As `peerinfer.aio.connect`."""
     with start_blocking_portal() as portal:
@@ -39,18 +42,33 @@ def connect(
             home, url=url, token=token, standalone=standalone, invite=invite, bootstrap=bootstrap
         )
         with portal.wrap_async_context_manager(opened) as swarm:
-            yield Swarm(portal, swarm)
+            yield Swarm(_Calls(portal), swarm)
+
+
+class _Calls:
+    """Runs coroutines in the loop, as long as it is there."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self._portal = portal
+
+    def __call__(self, function: Callable[..., Awaitable[T]], *given: Any) -> T:
+        try:
+            return self._portal.call(function, *given)
+        except RuntimeError as error:
+            if "portal is not running" not in str(error):
+                raise
+            raise UsageError("this swarm is closed; use it inside its `with` block") from None
 
 
 class Swarm:
     """As `peerinfer.aio.Swarm`; may be used by several threads at once."""
 
-    def __init__(self, portal: BlockingPortal, swarm: asynchronous.Swarm) -> None:
-        self._portal = portal
+    def __init__(self, call: _Calls, swarm: asynchronous.Swarm) -> None:
+        self._call = call
         self._swarm = swarm
 
     def submit(self, model: Model, inputs: Inputs, **options: Any) -> Job:
-        return Job(self._portal, self._portal.call(lambda: self._swarm.submit(model, inputs, **options)))
+        return Job(self._call, self._call(lambda: self._swarm.submit(model, inputs, **options)))
 
     def infer(
         self,
@@ -61,28 +79,28 @@ class Swarm:
         priority: str = "normal",
         verify: str = "none",
     ) -> Arrays:
-        return self._portal.call(
+        return self._call(
             lambda: self._swarm.infer(model, inputs, timeout_s=timeout_s, priority=priority, verify=verify)
         )
 
     def jobs(self) -> list[Json]:
-        return self._portal.call(self._swarm.jobs)
+        return self._call(self._swarm.jobs)
 
     def job(self, job_id: str) -> Job:
-        return Job(self._portal, self._portal.call(self._swarm.job, job_id))
+        return Job(self._call, self._call(self._swarm.job, job_id))
 
     def status(self) -> Json:
-        return self._portal.call(self._swarm.status)
+        return self._call(self._swarm.status)
 
     def peers(self) -> list[Json]:
-        return self._portal.call(self._swarm.peers)
+        return self._call(self._swarm.peers)
 
 
 class Job:
     """As `peerinfer.aio.Job`."""
 
-    def __init__(self, portal: BlockingPortal, job: asynchronous.Job) -> None:
-        self._portal = portal
+    def __init__(self, call: _Calls, job: asynchronous.Job) -> None:
+        self._call = call
         self._job = job
 
     @property
@@ -90,28 +108,28 @@ class Job:
         return self._job.id
 
     def show(self) -> Json:
-        return self._portal.call(self._job.show)
+        return self._call(self._job.show)
 
     def results(self) -> Iterator[Item]:
         items: Any = self._job.results()
         try:
             while True:
                 try:
-                    item: Item = self._portal.call(items.__anext__)
+                    item: Item = self._call(items.__anext__)
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            self._portal.call(items.aclose)
+            self._call(items.aclose)
 
     def wait(self) -> Json:
-        return self._portal.call(self._job.wait)
+        return self._call(self._job.wait)
 
     def result(self) -> Arrays:
-        return self._portal.call(self._job.result)
+        return self._call(self._job.result)
 
     def cancel(self) -> None:
-        self._portal.call(self._job.cancel)
+        self._call(self._job.cancel)
 
     def prioritise(self, priority: str) -> None:
-        self._portal.call(self._job.prioritise, priority)
+        self._call(self._job.prioritise, priority)

@@ -36,6 +36,7 @@ class HttpControl:
     """Implements `Control`. To be used as an async context; every call raises `NoDaemon` when nobody listens."""
 
     def __init__(self, socket_path: Path | str = "", *, url: str = "", token: str = "") -> None:
+        self._url = url
         self.http = httpx.AsyncClient(
             transport=None if url else httpx.AsyncHTTPTransport(uds=str(socket_path), limits=_LIMITS),
             base_url=url or "http://peerinfer",
@@ -148,19 +149,27 @@ class HttpControl:
         if not decoder.ended:
             raise StreamClosed(ended)
 
+    def translated(self, error: httpx.HTTPError) -> PeerinferError:
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
+            nobody = f"no peerinfer node answers at {self._url}; see that it runs, and its --api"
+            return NoDaemon(nobody if self._url else NO_DAEMON)
+        if isinstance(error, httpx.TimeoutException):
+            return StreamClosed(f"the daemon did not answer within {ANSWER_TIMEOUT_S:g} s; its log says what it does")
+        return StreamClosed("the daemon ended before it answered; see its log, and start it with: peerinfer join")
+
     @asynccontextmanager
     async def _streamed(self, path: str) -> AsyncGenerator[httpx.Response, None]:
         try:
             request = self.http.build_request("GET", _PREFIX + path, timeout=_PATIENT)
             response = await self.http.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise translated(error) from None
+            raise self.translated(error) from None
         try:
             if not response.is_success:
                 try:
                     await response.aread()
                 except httpx.HTTPError as error:
-                    raise translated(error) from None
+                    raise self.translated(error) from None
                 raise refusal(response)
             yield response
         finally:
@@ -170,7 +179,7 @@ class HttpControl:
         try:
             response = await self.http.request(method, _PREFIX + path, **options)
         except httpx.HTTPError as error:
-            raise translated(error) from None
+            raise self.translated(error) from None
         if not response.is_success:
             raise refusal(response)
         return _parsed(response.content) if response.content else None
@@ -187,14 +196,6 @@ async def _pieces(response: httpx.Response, ended: str) -> AsyncGenerator[bytes,
 
 def _path(job: str, rest: str = "") -> str:
     return f"/jobs/{quote(job, safe='')}{rest}"
-
-
-def translated(error: httpx.HTTPError) -> PeerinferError:
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return NoDaemon(NO_DAEMON)
-    if isinstance(error, httpx.TimeoutException):
-        return StreamClosed(f"the daemon did not answer within {ANSWER_TIMEOUT_S:g} s; its log says what it does")
-    return StreamClosed("the daemon ended before it answered; see its log, and start it with: peerinfer join")
 
 
 def refusal(response: httpx.Response) -> PeerinferError:

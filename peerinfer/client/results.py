@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from peerinfer import job_ends
 from peerinfer.control import Json, ResultBlock
-from peerinfer.errors import InputError, PartialFailure, PeerinferError
-from peerinfer.strings import contents, packed, unpacked
+from peerinfer.errors import PartialFailure, PeerinferError
+from peerinfer.strings import unpacked
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,19 +53,6 @@ def whole(blocks: list[ResultBlock], items: int) -> Arrays:
                 found[name] = np.full(shape, "", object) if is_text else np.zeros(shape, rows.dtype.newbyteorder("="))
             found[name][block.first_item : block.first_item + block.items] = _shown(rows)
     return found
-
-
-def storable(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Strings as an array that .npz takes without pickling. Raises `InputError` for objects that are none."""
-    if array.dtype.kind != "O":
-        return array
-    try:
-        texts = contents(packed(array))
-    except InputError as error:
-        raise InputError(f"input {name!r}: {error}") from None
-    if any(text.endswith(b"\0") for text in texts):
-        raise InputError(f"input {name!r}: strings that end in zeros do not travel in .npz; hand over a .jsonl file")
-    return np.array(texts, np.bytes_).reshape(array.shape)
 
 
 def _shown(rows: NDArray[Any]) -> NDArray[Any]:

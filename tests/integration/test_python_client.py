@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import numpy as np
+import onnx
 import onnxruntime
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from swarm import Daemon, Swarm, wait_for
 
 import peerinfer
 import peerinfer.aio
-from peerinfer.errors import InputError, JobFailed, ModelRefused, NoDaemon, NoSuitablePeer, UsageError
+from peerinfer.errors import InputError, JobFailed, ModelRefused, NoDaemon, NoSuitablePeer, UnknownJob, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,14 @@ def layer() -> bytes:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 4), ("y", 3)))
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weights])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def named_file() -> bytes:
+    """The same with a name that numpy.savez cannot write."""
+    made = onnx.ModelProto.FromString(layer())
+    made.graph.input[0].name = made.graph.node[0].input[0] = "file"
     content: bytes = made.SerializeToString()
     return content
 
@@ -140,13 +149,19 @@ def test_what_goes_wrong_is_raised_as_what_it_is(daemon: Daemon, model: Path, tm
             swarm.submit(model, {"x": ROWS}, verify="maybe")
         with pytest.raises(UsageError, match="unknown field"):
             swarm.submit(model, {"x": ROWS}, colour="red")
-        with pytest.raises(UsageError):
+        with pytest.raises(UnknownJob):
             swarm.job("0" * 32)
+        np.testing.assert_allclose(
+            swarm.submit(named_file(), {"file": ROWS}, batch=np.int64(8)).result()["y"], wanted(), rtol=1e-5
+        )
         with pytest.raises(InputError, match="not carried"):
             swarm.infer(model, {"x": np.array(["2026-01-01"], dtype="datetime64[D]")})
         with pytest.raises(InputError, match=r"the model takes x: float32.* given string"):
             swarm.infer(model, {"x": np.array(["a"])})
+        with pytest.raises(ModelRefused, match=r"^model\.onnx: not an ONNX model"):
+            swarm.submit(b"junk", {"x": ROWS})
         job = swarm.submit(model, {"x": np.tile(ROWS, (200, 1))}, verify="none", batch=1)
+        assert swarm.job(job.id[:8]).id == job.id
         job.cancel()
         assert job.wait()["state"] in ("cancelled", "done")
         if job.show()["state"] == "cancelled":

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import trio
 
+from peerinfer.contribution import Contribution
 from peerinfer.control import JOB_ENDED, JobRequest, Json, ResultBlock
-from peerinfer.errors import InputError, PeerinferError, UsageError
+from peerinfer.errors import InputError, PeerinferError, UnknownJob, UsageError
 
 PEER = "12D3KooWNkwB1AwPiBysGbgepv9Ldv7crtccTJWdER5oVB2mss5S"
 OTHER = "12D3KooWRBhwfeP2Y4TCx1SM6s9rUoHhR5STiGwxBhgFRcw3UERE"
@@ -103,13 +104,15 @@ class FakeControl:
     async def why(self, model: str) -> list[Json]:
         self._note("why", model)
         if not await trio.Path(model).is_file():
-            raise UsageError(f"there is no model file {model}")
+            raise InputError(f"there is no model file {model}")
         (peer,) = await self.peers()
         return [{**peer, "eligible": False, "why": "it lends no device"}]
 
     async def reputation(self, peer: str | None = None) -> list[Json]:
         self._note("reputation", peer)
-        return [{"peer_id": peer or "12D3KooWada", "integrity": 0.9, "reliability": 0.8, "words": ["passed 40 checks"]}]
+        given = Contribution(1.0, 2.0, 3, 4, 5.0, 6.0, 7.0).shown()
+        standing = {"integrity": 0.9, "reliability": 0.8, "contribution": given, "words": ["passed 40 checks"]}
+        return [{"peer_id": peer or "12D3KooWada", **standing}]
 
     async def forecast(self, request: JobRequest) -> Json:
         self._note("forecast", request)
@@ -310,7 +313,7 @@ class FakeControl:
 
     def _held(self, job: str) -> FakeJob:
         if job not in self.held_jobs:
-            raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
+            raise UnknownJob(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
         return self.held_jobs[job]
 
 

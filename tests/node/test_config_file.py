@@ -192,6 +192,22 @@ def test_set_leaves_the_file_alone_when_it_cannot_be_done(path: Path, before: st
     assert [each.name for each in path.parent.iterdir()] == ["config.toml"]
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value", "said"),
+    [
+        ("max_temp = 0\n", "name", "y", "PATH: max_temp: 0 is out of bounds"),
+        ("nonsense = 1\n", "name", "y", "PATH: there is no setting 'nonsense'"),
+        ("", "max_temp", "hot", "max_temp: not a number: 'hot'"),
+        ('listen = ["/ip4/0.0.0.0/tcp/1", "/ip4/0.0.0.0/tcp/1"]\n', "name", "y", "PATH: listen: "),
+    ],
+)
+def test_set_says_where_the_value_stands_that_is_wrong(path: Path, text: str, key: str, value: str, said: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        set_value(path, key, value)
+    assert str(caught.value).startswith(said.replace("PATH", str(path)))
+
+
 def test_set_repairs_a_value_that_was_wrong(path: Path) -> None:
     path.write_text("cpu_threads = 0\n")
     set_value(path, "cpu_threads", "auto")

@@ -16,7 +16,7 @@ from peerinfer.assignment import PeerProven
 from peerinfer.blobs import chunks_of, index_of
 from peerinfer.breaker import FAILURES_MAX
 from peerinfer.coordination import Coordination
-from peerinfer.errors import UsageError
+from peerinfer.errors import InputError
 from peerinfer.ids import Cid, PeerId
 from peerinfer.membership_events import Member
 from peerinfer.messages import Advert, DeviceAdvert
@@ -129,5 +129,5 @@ async def test_of_a_liar_its_lie_is_told_here_and_counted_with_others_elsewhere(
 async def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.file.unlink()
-    with pytest.raises(UsageError, match="there is no model file"):
+    with pytest.raises(InputError, match="there is no model file"):
         await room.why()

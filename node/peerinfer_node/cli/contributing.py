@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def export_statement(arguments: argparse.Namespace) -> int:
     own: Json = given[0] if given else {}
     found = from_shown(own.get("contribution") or {})
     text = statement_of(found, keys.peer_id, keys.sign, own.get("confirmations") or ())
-    if arguments.output is None:
+    if arguments.output is not None:
+        try:
+            Path(arguments.output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {arguments.output}: {error.strerror}") from None
+    if arguments.json:
+        show_json(json.loads(text))
+    elif arguments.output is None:
         show(text.splitlines())
-        return 0
-    try:
-        Path(arguments.output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {arguments.output}: {error.strerror}") from None
     return 0
 
 

@@ -6,21 +6,21 @@ Nothing is sent to anybody. One task is tried on this machine's processor, which
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 import trio
 
 from peerinfer.binding import quoted
 from peerinfer.control import Control, JobRequest, Json
-from peerinfer.errors import InputError, ModelRefused, StateUnusable
+from peerinfer.errors import InputError, ModelRefused
 from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
 from peerinfer.units import format_count, format_duration, format_group
 from peerinfer_node.cli.output import say, show
+from peerinfer_node.cli.place import output_of
 from peerinfer_node.cli.report import Report
-from peerinfer_node.formats import check_writable, open_inputs
+from peerinfer_node.formats import open_inputs
 from peerinfer_node.inference.static_check import check_model
 
 PEERS_WAIT_S = 5.0
@@ -32,10 +32,7 @@ _POLL_S = 0.1
 def dry_run(arguments: argparse.Namespace, request: JobRequest, report: Report) -> int:
     """Raises as the job would before anything is sent."""
     if arguments.output is not None:
-        try:
-            check_writable(os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else ""))
-        except StateUnusable as error:
-            raise InputError(str(error)) from None
+        output_of(arguments)
     plan = plan_of(request)
     for warning in plan.pop("warnings"):
         say(f"warning: {warning}")

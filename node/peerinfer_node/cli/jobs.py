@@ -18,7 +18,7 @@ from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
 from peerinfer_node.cli.outcome import is_worth_writing, level_text
 from peerinfer_node.cli.output import say, show_json, table
-from peerinfer_node.cli.place import add_place, with_daemon
+from peerinfer_node.cli.place import add_place, output_of, with_daemon
 from peerinfer_node.cli.view import look
 
 PREFIX_CHARS_MIN = 4
@@ -216,7 +216,6 @@ def _attach(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     if not arguments.output:
         raise UsageError("name the output with -o OUT, like -o out.npz")
-    output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
 
     async def fetch(control: Control, come_back_to: Callable[[str], Awaitable[None]]) -> None:
         import trio
@@ -242,9 +241,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
             say(f"{format_count(count_of(job, 'items'), 'item')}: {output}")
         _raise_error_of(job)
 
-    from peerinfer_node.formats import check_writable
-
-    check_writable(output)
+    output = output_of(arguments)
     _with_home(arguments, fetch)
     return 0
 

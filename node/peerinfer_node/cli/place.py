@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from peerinfer.control import Control
+from peerinfer.errors import InputError, StateUnusable
 from peerinfer_node.home import Home
 
 if TYPE_CHECKING:
@@ -43,6 +44,22 @@ def resolved(arguments: argparse.Namespace, home: Home, flags: Mapping[str, obje
 
     path, must_exist = config_path(os.environ, home.config_file, arguments.config)
     return resolve(flags, os.environ, path, must_exist=must_exist)
+
+
+def output_of(arguments: argparse.Namespace) -> str:
+    """Where `-o` leads, a folder with a slash at its end, if something can be written there.
+
+    Raises `UsageError`, and `InputError` where the disk refuses: nothing was sent yet, which is what the user must know
+    about exit codes.
+    """
+    from peerinfer_node.formats import check_writable
+
+    output: str = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
+    try:
+        check_writable(output)
+    except StateUnusable as error:
+        raise InputError(str(error)) from None
+    return output
 
 
 def with_daemon(arguments: argparse.Namespace, act: Callable[[Control], Awaitable[T]]) -> T:

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import trio
 
 from peerinfer.control import Control, JobRequest, Json
-from peerinfer.errors import InputError, Interrupted, StateUnusable, UsageError
+from peerinfer.errors import Interrupted, UsageError
 from peerinfer.job_ends import error_of
 from peerinfer.units import format_count
 from peerinfer_node.cli.following import begin_writing, bring_home, cancel, follow
 from peerinfer_node.cli.interrupts import Stop, open_stop
 from peerinfer_node.cli.outcome import is_worth_writing, ports_of, summary_line
 from peerinfer_node.cli.output import say
+from peerinfer_node.cli.place import output_of
 from peerinfer_node.cli.progress import LiveLine, items_done
 from peerinfer_node.cli.reaching import Reached, explained, reach
 from peerinfer_node.cli.report import Report
-from peerinfer_node.formats import OutputWriter, check_writable, open_inputs
+from peerinfer_node.formats import OutputWriter, open_inputs
 from peerinfer_node.formats.images import IMAGE_EXTENSIONS
 
 LEAVE_TIMEOUT_S = 2.0
@@ -28,12 +29,7 @@ LEAVE_TIMEOUT_S = 2.0
 
 def run(arguments: argparse.Namespace, request: JobRequest, report: Report) -> int:
     """Returns 0; everything else is raised as the error whose exit code it is."""
-    output = os.path.abspath(arguments.output) + ("/" if arguments.output.endswith("/") else "")
-    try:
-        check_writable(output)
-    except StateUnusable as error:
-        # Nothing was sent, which is what the user must know about exit codes.
-        raise InputError(str(error)) from None
+    output = output_of(arguments)
     _check_overwrites_nothing(output, [arguments.model, *arguments.inputs])
     return trio.run(_Run(arguments, request, output, report).run)
 

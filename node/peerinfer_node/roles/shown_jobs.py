@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 import trio
 
 from peerinfer.control import JOB_ENDED, Json
-from peerinfer.errors import UsageError
+from peerinfer.errors import UnknownJob, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer_node.ports import JobRow, Store
 from peerinfer_node.roles.elsewhere import Elsewhere
@@ -45,7 +45,7 @@ class ShownJobs:
         self._elsewhere = elsewhere
 
     async def row(self, job: str) -> JobRow:
-        """The row of the job with this id, or the only one whose id begins so. Raises `UsageError`."""
+        """The row of the job with this id, or the only one whose id begins so. Raises `UsageError`, `UnknownJob`."""
         if is_job_id(job):
             row = await self._store.job(JobId(job))
             if row is not None:
@@ -56,7 +56,7 @@ class ShownJobs:
                 return await self._newest(matches[0])
             if matches:
                 raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
-        raise UsageError(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
+        raise UnknownJob(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
 
     async def _newest(self, row: JobRow) -> JobRow:
         """The row, read again if the job has ended since: what it said then would be taken for how it ended."""

@@ -175,7 +175,38 @@ def test_why_names_the_reason_and_gives_the_node_an_absolute_path(
     (files / "model.onnx").write_bytes(models.mlp())
     assert "it lends no device" in answer(capsys, "peers --why model.onnx")
     assert ("why", str(files / "model.onnx")) in fake.calls
-    assert main(["peers", "--why", "nothing.onnx"]) == 2
+    assert main(["peers", "--why", "nothing.onnx"]) == 3, "as run says of it"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run model.onnx in.npz -o {out}",
+        "run model.onnx in.npz -o {out} --dry-run",
+        f"jobs fetch {'0' * 32} -o {{out}}",
+        "reputation export -o {out}",
+    ],
+)
+def test_a_place_where_nothing_can_be_written_has_one_code_whoever_finds_it(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main(command.format(out="/no/such/folder/out.npz").split()) == 3
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert "/no/such/folder" in err
+
+
+def test_a_statement_is_one_line_of_json_where_that_is_asked_for(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reputation", "export", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (files / "statement.json").write_text(line)
+    assert main(["reputation", "verify", "statement.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["peer_id"] == json.loads(line)["peer_id"]
+    assert main(["reputation", "export", "-o", "other.json", "--json"]) == 0
+    assert capsys.readouterr().out == f"{line}\n"
+    assert json.loads((files / "other.json").read_text()) == json.loads(line)
 
 
 def test_nothing_there_is_said(fake: FakeControl, capsys: pytest.CaptureFixture[str]) -> None:
