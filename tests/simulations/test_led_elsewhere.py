@@ -31,6 +31,20 @@ async def led_by_another(world: PlayedWorld, request: JobRequest) -> str:
     return job
 
 
+async def seen_where_it_is_led(world: PlayedWorld, job: str) -> None:
+    """By whoever looks at the coordinator's machine; an elector that stands by shows it to who knows its id."""
+    shown = await world.submitter.node.control.job(job)
+    assert shown["own"] is True
+    for sim in await world.electors(job):
+        listed, seen = await sim.node.control.jobs(), await sim.node.control.job(job[:8])
+        assert [each["job_id"] for each in listed] == ([job] if sim.peer_id == shown["coordinator"] else [])
+        assert (seen["job_id"], seen["own"], seen["submitter"]) == (job, False, world.submitter.peer_id)
+        assert (seen["coordinator"], seen["term"]) == (shown["coordinator"], shown["term"])
+        assert seen["handovers"][0]["why"] == "submitted"
+        assert seen["handovers"][-1]["at"] > seen["created"]
+        assert seen["model"] not in ("", "-")
+
+
 async def watched_to_its_end(world: PlayedWorld, job: str) -> Json:
     """Its owner is no elector of it any more afterwards."""
     pictures = [picture async for picture in world.submitter.node.control.watch(job)]
@@ -47,6 +61,7 @@ def test_a_job_is_over_for_its_owner_when_its_results_can_be_fetched() -> None:
     async def play(world: PlayedWorld, request: JobRequest) -> Json:
         job = await led_by_another(world, request)
         control = world.submitter.node.control
+        await seen_where_it_is_led(world, job)
         told: list[str] = []
         with trio.fail_after(300.0):
             while (shown := await control.job(job))["open"] + shown["assigned"]:  # noqa: ASYNC110  (a node is asked, not told)

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from string import hexdigits
 from typing import Any
 
 from peerinfer.control import JOB_ENDED, PRIORITIES, Control, Json
@@ -108,6 +110,9 @@ async def find(control: Control, text: str) -> str:
     if len(text) < PREFIX_CHARS_MIN:
         raise UsageError(f"{text!r} is too short for a job's id; give {PREFIX_CHARS_MIN} characters or more")
     found = [str(job.get("job_id")) for job in await control.jobs() if str(job.get("job_id")).startswith(text)]
+    if not found and all(character in hexdigits for character in text):
+        with suppress(UsageError):  # One that this node elects for is in no list unless it coordinates it.
+            found = [str((await control.job(text)).get("job_id"))]
     if len(found) != 1:
         which = "no job" if not found else f"{len(found)} jobs"
         raise UsageError(f"{which} here with an id that begins with {text!r}; see: peerinfer jobs")
@@ -271,11 +276,18 @@ def list_lines(jobs: list[Json]) -> list[str]:
             count_of(job, "items"),
             count_of(job, "failed_tasks"),
             _duration(job.get("elapsed_s")),
-            os.path.basename(str(job.get("model") or "")),
+            _whose_model(job),
         )
         for job in jobs
     ]
     return table(("JOB", "STATE", "TASKS", "ITEMS", "FAILED", "TIME", "MODEL"), rows)
+
+
+def _whose_model(job: Json) -> str:
+    """Of jobs that this node coordinates for another, whose they are: their files have no names here."""
+    if job.get("own") is False:
+        return f"coordinated for {str(job.get('submitter'))[-8:]}"
+    return os.path.basename(str(job.get("model") or ""))
 
 
 def rescue_lines(plan: Json) -> list[str]:
@@ -320,7 +332,7 @@ def job_lines(job: Json) -> list[str]:
         ("state", job.get("state")),
         ("why", job.get("reason") or job.get("blocked")),
         ("model", job.get("model")),
-        ("submitter", job.get("submitter")),
+        ("submitter", f"{job.get('submitter')}{', another node' if job.get('own') is False else ''}"),
         ("coordinator", job.get("coordinator")),
         ("term", _term(job)),
         ("committee", ", ".join(str(peer) for peer in job.get("committee") or ())),

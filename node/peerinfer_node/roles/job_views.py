@@ -135,10 +135,12 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
     """A job's JSON: what its row says, and what is known beyond it."""
     _, manifest = unseal(Manifest, row.manifest)
     request = json.loads(row.request)
-    request = request.get("replica", {}).get("request", request)
+    own = "replica" not in request
+    request = request if own else request["replica"].get("request", {})
     return {
         **_BLANK,
         "job_id": row.job,
+        "own": own,
         "state": state,
         "submitter": manifest.submitter,
         "committee": list(manifest.committee),
@@ -146,7 +148,7 @@ def job_json(row: JobRow, state: str, known: Json) -> Json:
         "items": manifest.items,
         "tasks": manifest.tasks,
         "items_per_task": manifest.items_per_task,
-        "model": request.get("model", manifest.model),
+        "model": request.get("model", manifest.model) if own else manifest.model,
         "inputs": _ports(manifest.inputs),
         "outputs": _ports(manifest.outputs),
         "verify": manifest.verify,

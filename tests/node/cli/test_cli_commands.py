@@ -14,10 +14,11 @@ import models
 import pytest
 from fake_control import OTHER, PEER, FakeControl, FakeJob, crash, refusal
 
-from peerinfer.control import JobRequest
+from peerinfer.control import JobRequest, Json
 from peerinfer.errors import HomeInUse
 from peerinfer_node.cli import main
 from peerinfer_node.cli.guard import leaf
+from peerinfer_node.cli.jobs import job_lines, list_lines
 from peerinfer_node.cli.output import printable, short, table
 from peerinfer_node.cli.switch import until_s
 from peerinfer_node.cli.view import status_lines
@@ -212,6 +213,37 @@ def test_a_statement_is_one_line_of_json_where_that_is_asked_for(
 def test_nothing_there_is_said(fake: FakeControl, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(capsys, "jobs") == "no jobs\n"
     assert answer(capsys, "jobs --json") == "[]\n"
+
+
+def test_a_job_that_is_coordinated_for_somebody_else_says_so() -> None:
+    theirs = {
+        "job_id": "3f" * 16,
+        "own": False,
+        "submitter": OTHER,
+        "model": "bafk" * 15,
+        "coordinator": PEER,
+        "term": 2,
+    }
+    assert f"coordinated for {OTHER[-8:]}" in list_lines([theirs])[1]
+    assert f"submitter    {OTHER}, another node" in job_lines(theirs)
+    own = theirs | {"own": True, "submitter": PEER, "model": "/home/ada/digits.onnx"}
+    assert list_lines([own])[1].endswith("digits.onnx")
+    assert f"submitter    {PEER}" in job_lines(own)
+
+
+def test_a_job_that_is_in_no_list_is_found_by_the_beginning_of_its_id_where_it_is_known(
+    fake: FakeControl, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that this node elects for."""
+
+    async def none() -> list[Json]:
+        return []
+
+    monkeypatch.setattr(fake, "jobs", none)
+    monkeypatch.setattr(fake, "_held", lambda text: fake.held_jobs[job])
+    assert json.loads(answer(capsys, f"jobs show {job} --json"))["job_id"] == job
+    assert json.loads(answer(capsys, "jobs show 3f3f --json"))["state"]
+    assert main(["jobs", "show", "../../etc/passwd"]) == 2
 
 
 def test_a_job_is_found_by_the_beginning_of_its_id(
