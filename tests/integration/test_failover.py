@@ -107,7 +107,7 @@ def test_a_detached_job_survives_its_submitter_and_the_next_coordinator(five, jo
     listed = wait_for(lambda: _listed_as_running(five["ada"], job), saying=lambda: f"its list: {job.seen()}")
     assert five.name_of(listed["coordinator"]) == next_name
     assert listed["accepted"] >= second["final"]
-    before = job.seen()
+    before = job.wait_term(before["term"])
     killed_s = five.kill(next_name)
     third = job.wait_term(before["term"], but=(next_name,))
     report(record_property, "second coordinator killed, taken over after", time.monotonic() - killed_s)

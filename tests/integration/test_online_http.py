@@ -417,6 +417,7 @@ def test_the_openai_client_gets_embeddings_of_a_text_model(served: Served) -> No
         client.embeddings.create(model="nothing", input="x")
     with pytest.raises(openai.BadRequestError, match="empty"):
         client.embeddings.create(model="text", input="")
+    client.close()
 
 
 # --- bytes, pages, figures -----------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import gc
 import logging
 import socket
 
@@ -17,6 +18,12 @@ def port_of(network):
     return int(network.addresses()[0].split("/")[4])
 
 
+@pytest.fixture
+def collected():
+    """What other tests left to the garbage collector does not go while sockets are counted."""
+    gc.collect()
+
+
 def open_sockets():
     return sorted(str(connection.laddr) for connection in psutil.Process().net_connections("tcp"))
 
@@ -32,6 +39,7 @@ class TaskCount(trio.abc.Instrument):
         self.alive.discard(task.name)
 
 
+@pytest.mark.usefixtures("collected")
 async def test_a_node_stops_without_leaving_a_socket_a_task_or_a_line(capfd):
     before, sockets = TaskCount(), open_sockets()
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -51,6 +59,7 @@ async def test_a_node_stops_without_leaving_a_socket_a_task_or_a_line(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("collected")
 async def test_a_node_that_is_cancelled_stops_as_cleanly(capfd):
     sockets, tasks = open_sockets(), trio.lowlevel.current_statistics().tasks_living
     a, b = node(), node()
@@ -112,6 +121,7 @@ async def test_libp2p_logs_nothing_and_leaves_the_root_logger_alone(capfd):
 # --- addresses -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("collected")
 async def test_a_taken_port_is_said_in_one_line_and_nothing_stays_open():
     a = node()
     async with a.run():
