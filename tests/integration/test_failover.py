@@ -20,7 +20,7 @@ from peerinfer.limits import EPOCHS_MAX
 
 pytestmark = pytest.mark.slow
 
-ITEMS = 240
+ITEMS = 150
 """Of up to a tenth of a second each."""
 
 BATCH = 3
