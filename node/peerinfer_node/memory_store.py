@@ -10,7 +10,8 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId, is_job_id
 from peerinfer.limits import JOBS_KEPT_MAX, PEERS_REMEMBERED_MAX
 from peerinfer.tensors import Buffer
-from peerinfer_node.ports import JobRow, PeerRow, ReputationRow, StatementRow
+from peerinfer_node.peer_rows import PeerRow, ReputationRow, StatementRow
+from peerinfer_node.ports import JobRow
 from peerinfer_node.record_rows import RecordRow, counting, in_order, with_keys
 from peerinfer_node.spool import HEADER_BYTES, RECORD_BYTES_MAX
 

@@ -39,11 +39,12 @@ class PeerViews:
         cid, size = await self._node.ports.in_thread(lambda: _named(model))
         answers = []
         for member in self._node.members.machine.members():
-            reason, offer = self.why_not(member) or self._resting(member.peer), offer_of(member)
+            picture, offer = self._picture(member), offer_of(member)
+            reason = picture["why_not"]
             if not reason and offer is not None and 0 < offer.memory_bytes < size:
                 reason = f"has {format_size(offer.memory_bytes)} of device memory, less than the model alone takes"
             said = self._against(member.peer, reason) if reason else self._for(member, cid, size)
-            answers.append({**self._picture(member), "eligible": not reason, "why": said})
+            answers.append({**picture, "eligible": not reason, "why": said})
         return answers
 
     def why_not(self, member: Member) -> str:

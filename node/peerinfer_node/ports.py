@@ -19,6 +19,7 @@ from peerinfer.ids import Cid, JobId, PeerId
 from peerinfer.messages import Execution
 from peerinfer.snapshots import Snapshot
 from peerinfer.tensors import Buffer, Port, TensorSpec
+from peerinfer_node.peer_rows import PeerRow, ReputationRow, StatementRow
 from peerinfer_node.record_rows import RecordRow
 
 T = TypeVar("T")
@@ -157,36 +158,6 @@ class JobRow:
     ended_at_s: float | None
     summary: str
     """JSON object with the totals; "{}" while it runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReputationRow:
-    """What was seen of a peer: JSON, and a code that only this node can make for it."""
-
-    peer: PeerId
-    evidence: str
-    mac: bytes
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StatementRow:
-    """What somebody said of a peer, as it was signed; what came of it here; and a code that only this node can make."""
-
-    kind: str
-    signed: bytes
-    note: str
-    mac: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRow:
-    peer: PeerId
-    addresses: tuple[str, ...]
-    advert: bytes
-    """The newest `Signed` `Advert`, or b""."""
-    last_seen_s: float
-    """Wall clock."""
 
 
 class Store(Protocol):

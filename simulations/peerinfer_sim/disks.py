@@ -18,7 +18,8 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.snapshots import Snapshot
 from peerinfer.tensors import Buffer
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow, PeerRow, ReputationRow, StatementRow
+from peerinfer_node.peer_rows import PeerRow, ReputationRow, StatementRow
+from peerinfer_node.ports import JobRow
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.seat_store import MemorySeatStore
 

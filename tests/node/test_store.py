@@ -20,7 +20,8 @@ from peerinfer.errors import LimitExceeded, StateUnusable
 from peerinfer.ids import JobId, PeerId
 from peerinfer_node import memory_store, store, store_schema
 from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow, PeerRow, Store
+from peerinfer_node.peer_rows import PeerRow
+from peerinfer_node.ports import JobRow, Store
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.spool import RECORD_BYTES_MAX
 from peerinfer_node.store import SqliteStore

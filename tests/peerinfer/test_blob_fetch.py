@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peerinfer.blob_fetch import (
-    HOLDING_AGAIN_S,
+from peerinfer.blob_fetch import HOLDING_AGAIN_S, Fetch
+from peerinfer.blob_fetch_events import (
     AskChunks,
     AskHolding,
     AskIndex,
@@ -19,7 +19,6 @@ from peerinfer.blob_fetch import (
     Completed,
     Drop,
     Failed,
-    Fetch,
     FetchEffect,
     FetchEvent,
     HoldingArrived,

@@ -13,7 +13,8 @@ import trio
 
 from peerinfer.errors import PeerinferError, StateUnusable
 from peerinfer_node.log import Log
-from peerinfer_node.ports import LocalClock, Network, PeerRow, Store
+from peerinfer_node.peer_rows import PeerRow
+from peerinfer_node.ports import LocalClock, Network, Store
 from peerinfer_node.roles.members import DIAL_STAGGER_S, MembersRole
 
 AGAIN_S = 5.0

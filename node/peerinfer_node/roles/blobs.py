@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 import trio
 
-from peerinfer.blob_fetch import (
+from peerinfer.blob_fetch import Fetch
+from peerinfer.blob_fetch_events import (
     AskChunks,
     AskHolding,
     AskIndex,
@@ -23,7 +24,6 @@ from peerinfer.blob_fetch import (
     Completed,
     Drop,
     Failed,
-    Fetch,
     FetchEffect,
     FetchEvent,
     HoldingArrived,

@@ -49,6 +49,11 @@ class Link:
     """Blobs that were made for it."""
     end: str = "the node stops"
 
+    def break_off(self, reason: str) -> None:
+        """Ends the stream without another word."""
+        self.end = reason
+        self.scope.cancel()
+
     def introduce(self, brief: JobBrief, now_s: float) -> Introduced:
         """Remembers the job, under the name that its coordinator can show. Raises `ProtocolError`."""
         introduced = _introduced(self.stream.peer, brief, now_s)

@@ -13,7 +13,8 @@ from peerinfer.fault_proofs import KIND as FAULT
 from peerinfer.fault_proofs import LARGE_KIND
 from peerinfer.vouching import Vouching
 from peerinfer_node.log import Log
-from peerinfer_node.ports import Keys, LocalClock, StatementRow, Store
+from peerinfer_node.peer_rows import StatementRow
+from peerinfer_node.ports import Keys, LocalClock, Store
 from peerinfer_node.roles.attesting import KIND as ATTESTATION
 from peerinfer_node.roles.proving import ProvingRole
 from peerinfer_node.roles.statements import StatementsRole

@@ -13,7 +13,8 @@ from peerinfer.coordination import Coordination
 from peerinfer.ids import PeerId
 from peerinfer.reputation import Evidence
 from peerinfer_node.log import Log
-from peerinfer_node.ports import Keys, LocalClock, ReputationRow, Store
+from peerinfer_node.peer_rows import ReputationRow
+from peerinfer_node.ports import Keys, LocalClock, Store
 from peerinfer_node.saving import OwnMark, save_every, was_saved
 
 SAVED_EVERY_S = 5.0

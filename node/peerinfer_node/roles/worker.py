@@ -246,15 +246,13 @@ class WorkerRole:
             async for message in unsent:
                 await link.stream.send(message)
         except PeerinferError as error:
-            link.end = str(error)
-            link.scope.cancel()
+            link.break_off(str(error))
 
     def _tell(self, link: Link, message: Window | Refused | ResultsHeld) -> None:
         try:
             link.outbox.send_nowait(message)
         except trio.WouldBlock:
-            link.end = f"did not read {OUTBOX_MAX} messages"
-            link.scope.cancel()
+            link.break_off(f"did not read {OUTBOX_MAX} messages")
 
     # --- what coordinators say ---------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from peerinfer.whitewashing import NEW_NAMES_PER_DAY_MAX
 from peerinfer_node.clock import SystemClock
 from peerinfer_node.keys import MemoryKeys
 from peerinfer_node.log import Log
-from peerinfer_node.ports import ReputationRow
+from peerinfer_node.peer_rows import ReputationRow
 from peerinfer_node.roles.reputation import ReputationRole
 from peerinfer_node.store import SqliteStore
 
