@@ -7,7 +7,7 @@ up to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from peerinfer.candidacy_events import Ask, Reply
 from peerinfer.codec import encode
@@ -15,18 +15,10 @@ from peerinfer.committees import Seated, Start
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
+from peerinfer.lacking import Lacking
 from peerinfer.lease_messages import JournalPart, JournalWanted, SeatOffered, SeatTaken, SnapshotPart, SnapshotWanted
 from peerinfer.messages import Manifest, Term
 from peerinfer.snapshots import Assembly, SnapshotInHand
-
-
-@dataclass(slots=True)
-class _Given:
-    """What an elector said that it lacked, and was given: the first batch, and how much of a snapshot it had."""
-
-    lacks: tuple[int, int]
-    is_forward: bool = False
-    """Since then it has lacked less than before."""
 
 
 class Newcomers:
@@ -52,7 +44,7 @@ class Newcomers:
         self._new_nonce = new_nonce
         self._waiting: dict[PeerId, int] = {}
         """Those that lack it while it is not here either, and from where on."""
-        self._given: dict[PeerId, _Given] = {}
+        self._given: dict[PeerId, Lacking] = {}
         """Those that were given something since they were offered the seat last."""
         self._snapshot = SnapshotInHand()
         self._assembly: Assembly | None = None
@@ -92,27 +84,13 @@ class Newcomers:
             return []
         # One that followed another holder may have more batches than there are; it says where the journals part.
         first = min(first, max(self._start.batches - 1, 0))
-        if not self._is_getting_on(elector, (first, offset)):
+        if not self._given.setdefault(elector, Lacking()).is_getting_on((first, offset)):
             return []
         if first < self._chain.base:
             part = self._snapshot.part(self._chain, self._job, 0, elector, offset)
             return [Ask(elector, replace(self._seat, snapshot=encode(part)))] if part is not None else []
         batches = self._chain.part(first)[: self._start.batches - first]
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
-
-    def _is_getting_on(self, elector: PeerId, lacks: tuple[int, int]) -> bool:
-        """False where it did not take what it was given, or lacks more again: it is left alone until the next offer.
-
-        First it may say from further and further back where the journals part; then every answer is a step ahead.
-        """
-        given = self._given.get(elector)
-        if given is None:
-            self._given[elector] = _Given(lacks)
-            return True
-        if lacks == given.lacks or (given.is_forward and lacks < given.lacks):
-            return False
-        given.is_forward, given.lacks = lacks > given.lacks, lacks
-        return True
 
     def seek(self, elector: PeerId) -> list[Ask]:
         """This elector is ready."""

@@ -22,6 +22,8 @@ from peerinfer.messages import Term
 from peerinfer.snapshots import SnapshotInHand
 
 APPENDS_IN_FLIGHT_MAX = 4
+GAPS_PER_RENEWAL_MAX = 16
+"""So often an elector is given more from further back at its word. Journals part within a few batches of their ends."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class _Copy:
     """So much of a snapshot it has, while that is on its way."""
     snapshot_base: int = 0
     """The batches that the snapshot on its way is of."""
+    gaps: int = 0
+    """How often it has said, since the last renewal, that it lacks more than it was sent."""
     is_open: bool = False
     """It has granted the term, and neither refused nor lost a message since."""
 
@@ -82,7 +86,8 @@ class Replication:
 
     def granted(self, elector: PeerId) -> None:
         """The elector serves this term: it may be sent batches."""
-        self._copies[elector].is_open = True
+        copy = self._copies[elector]
+        copy.is_open, copy.gaps = True, 0
         self._snapshot.renew(elector)
 
     def appends(self) -> list[tuple[PeerId, Append]]:
@@ -133,6 +138,8 @@ class Replication:
         if refusal.kind == "gap" and copy.matched <= refusal.sequence < first:
             copy.in_flight.clear()
             copy.next = refusal.sequence
+            copy.gaps += 1
+            copy.is_open = copy.gaps < GAPS_PER_RENEWAL_MAX
         else:
             if refusal.kind == "gap":
                 # It has lost what it acknowledged, or lies. It gets everything again, but not at once.

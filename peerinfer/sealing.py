@@ -10,12 +10,10 @@ from peerinfer.codec import encode
 from peerinfer.committees import Seated, open_change, open_statements
 from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain
+from peerinfer.lacking import Lack, Lacking
 from peerinfer.lease_messages import CommitteeChange, LeaseRefused, SealGiven, SealWanted
 from peerinfer.messages import Term
 from peerinfer.snapshots import SnapshotInHand
-
-_NOTHING = (-1, 0)
-"""What an elector lacks that has not said yet."""
 
 SEALINGS_MAX = 8
 """So often electors are asked to seal before a candidate begins anew."""
@@ -43,8 +41,8 @@ class Sealing:
         self._new_nonce = new_nonce
         self._digest, self._batch = open_change(job, seated, change)
         self._seals: dict[str, bytes] = {}
-        self._asked: dict[PeerId, tuple[int, tuple[int, int]]] = {}
-        """What was asked last: the nonce, the first batch that the elector lacked, the bytes of a snapshot that it had."""
+        self._asked: dict[PeerId, tuple[int, Lacking]] = {}
+        """The nonce of what was asked last, and what was answered since all were asked."""
         self._snapshot = SnapshotInHand()
         self._take(statements)
 
@@ -54,7 +52,7 @@ class Sealing:
             ask
             for elector in self._seated.electors
             if elector not in self._seals
-            for ask in self._asked_with(PeerId(elector), _NOTHING)
+            for ask in self._asked_with(PeerId(elector), Lacking(), None)
         ]
 
     def given(self, given: SealGiven) -> None:
@@ -64,27 +62,26 @@ class Sealing:
         """It may have sealed already, or lack the journal."""
         if refusal.statement and refusal.change == self._change:
             self._take((refusal.statement,))
-        nonce, before = self._asked.get(elector, (0, _NOTHING))
+        nonce, lacking = self._asked.get(elector, (0, Lacking()))
         if refusal.kind != "gap" or refusal.nonce != nonce or not self._chain.holds(*self._end):
             return []
-        # Every answer brings it closer to its end, or begins anew from further back; one that does neither is left alone.
         lacks = refusal.sequence, refusal.snapshot_bytes
-        return self._asked_with(elector, lacks) if lacks != before else []
+        return self._asked_with(elector, lacking, lacks) if lacking.is_getting_on(lacks) else []
 
     @property
     def _end(self) -> tuple[int, bytes]:
         return self._batch.sequence + 1, self._digest
 
-    def _asked_with(self, elector: PeerId, lacks: tuple[int, int]) -> list[Ask]:
-        """None for one that was sent a snapshot often enough."""
+    def _asked_with(self, elector: PeerId, lacking: Lacking, lacks: Lack | None) -> list[Ask]:
+        """With what it lacks, if it has said so. None for one that was sent a snapshot often enough."""
         nonce = self._new_nonce()
-        self._asked[elector] = nonce, lacks
+        self._asked[elector] = nonce, lacking
         proofs = tuple(self._seals.values())
         wanted = SealWanted(self._job, self._seated.epoch, self._term, nonce, self._change, proofs)
-        first, snapshot_bytes = lacks
-        if lacks == _NOTHING:
+        if lacks is None:
             self._snapshot.renew(elector)
             return [Ask(elector, wanted)]
+        first, snapshot_bytes = lacks
         if first < self._chain.base:
             part = self._snapshot.part(self._chain, self._job, nonce, elector, snapshot_bytes)
             return [Ask(elector, replace(wanted, snapshot=encode(part)))] if part is not None else []

@@ -359,6 +359,23 @@ def test_an_elector_that_claims_a_byte_more_of_a_snapshot_each_time_is_given_it_
     assert [sent() for _ in range(3)] == [200] * 3, "one part each time that all are asked"
 
 
+def test_an_elector_that_says_one_thing_and_another_before_it_seals_is_left_alone_until_all_are_asked_again() -> None:
+    chain = JOB.written((HOLDER, [[1], [2], [3]]))
+    chain.take(JOB.batch(chain, HOLDER, event=COMMITTEE, committee=NEXT))
+    change = chain.link(len(chain) - 1).signed
+    sealing = Sealing(JOB.job, FIRST, term(5, 2), change, chain, count(1).__next__)
+    for _ in range(2):
+        (asked,) = [ask for ask in sealing.asks() if ask.elector == PEERS[1]]
+        given = []
+        for sequence in (4, 3, 2, 0, 4, 0, 4, 0, 4):
+            assert isinstance(asked.request, SealWanted)
+            gap = LeaseRefused(JOB.job, asked.request.nonce, "gap", "", HOLDER, sequence=sequence)
+            asks = sealing.refused(PeerId(PEERS[1]), gap)
+            asked = asks[0] if asks else asked
+            given.append(len(asks))
+        assert given == [1, 1, 1, 1, 1, 0, 0, 0, 0]
+
+
 def test_a_seal_is_not_had_by_a_snapshot_of_anything_else() -> None:
     seat = Seat(1)
     seat.hold(JOB.written((HOLDER, [])))

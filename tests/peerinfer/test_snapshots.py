@@ -43,7 +43,7 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import Term
 from peerinfer.register import Entry, Register
-from peerinfer.replication import Replication
+from peerinfer.replication import GAPS_PER_RENEWAL_MAX, Replication
 from peerinfer.snapshots import Assembly, Snapshot, bytes_max, digest, newest, packed, unpacked
 
 JOB = Setting()
@@ -562,6 +562,34 @@ def test_an_elector_that_lost_a_snapshot_on_the_way_too_often_still_gets_it_part
             heard = replication.refused if isinstance(answer, LeaseRefused) else replication.appended
             heard(PEERS[0], answer)
     assert disk.chain.head == source.head
+
+
+def test_an_elector_that_lacks_a_batch_more_each_time_is_given_more_so_often_for_each_renewal() -> None:
+    source = JOB.written((TWO, [[task] for task in range(60)]))
+    replication = Replication(JOB.job, 0, TWO, source, PEERS[:1], 1, count(1).__next__)
+    source.take(JOB.batch(source, TWO, [90]))
+    asked_for = len(source) - 1
+
+    def renewed() -> int:
+        nonlocal asked_for
+        replication.granted(PEERS[0])
+        given = 0
+        while asks := replication.appends():
+            (_, append), asked_for = asks[0], asked_for - 1
+            given += 1
+            replication.refused(PEERS[0], LeaseRefused(JOB.job, append.nonce, "gap", "", TWO, sequence=asked_for))
+        return given
+
+    assert [renewed() for _ in range(3)] == [GAPS_PER_RENEWAL_MAX] * 3
+    disk = Disk()
+    disk.hold(TWO, 1)
+    while not replication.is_complete:
+        replication.granted(PEERS[0])
+        for _, append in replication.appends():
+            answer = disk.ask(1, append)
+            heard = replication.refused if isinstance(answer, LeaseRefused) else replication.appended
+            heard(PEERS[0], answer)
+    assert disk.chain.head == source.head, "an honest one is told all the same"
 
 
 def test_a_snapshot_that_comes_twice_changes_nothing_on_the_disk() -> None:
