@@ -17,6 +17,9 @@ from peerinfer_sim.sim_node import SimNode
 from peerinfer_sim.whole import WholeWorld
 
 ITEMS = 1500
+CHECK_EVERY = 7
+"""Steps from one look at a machine's invariants to the next: what is broken stays so, and looking each time is a third of
+all that these tests cost."""
 
 Play = Callable[["PlayedWorld", JobRequest], Awaitable[Json]]
 
@@ -28,7 +31,7 @@ class PlayedWorld(WholeWorld):
         """Fewer items take as long as `ITEMS` do, and less of the machine that plays them."""
         calm = replace(scenario.load("failover").smaller(nodes=6, items=items), faults=())
         slow = tuple(replace(group, items_per_s=group.items_per_s * items / ITEMS) for group in calm.groups)
-        super().__init__(replace(calm, groups=slow), 1, EventLog())
+        super().__init__(replace(calm, groups=slow, check_every=CHECK_EVERY), 1, EventLog())
         self._play = play
 
     @property
