@@ -180,6 +180,7 @@ class NodeControl:
                 "bandwidth_gbs": device.bandwidth_gbs,
                 "conv_images_s": device.conv_images_s,
                 "resnet50_images_s": device.resnet50_images_s,
+                "measured_at": device.measured_at_s or None,
             },
             "good_for": fit_words(device),
             "agreement": device.agreement,

@@ -44,13 +44,20 @@ def _within_limits(network: Network, config: NodeConfig, traffic: Traffic) -> Ne
 
 @asynccontextmanager
 async def open_node(
-    home: Home, config: NodeConfig, *, lends: bool, networked: bool, stays: bool = False, log: Log | None = None
+    home: Home,
+    config: NodeConfig,
+    *,
+    lends: bool,
+    networked: bool,
+    stays: bool = False,
+    measures_anew: bool = False,
+    log: Log | None = None,
 ) -> AsyncIterator[Node]:
     """A real node: libp2p, SQLite, files, one process for the device. `home` belongs to it while it is open.
 
     `lends` offers its device to others; without a network it serves the node's own jobs. A node that `stays` is a daemon
-    though it lends nothing. Raises `HomeInUse`, `StateUnusable` (a port is taken, a file cannot be used) before
-    anything has happened.
+    though it lends nothing; one that `measures_anew` does not go by what its devices were measured at before. Raises
+    `HomeInUse`, `StateUnusable` (a port is taken, a file cannot be used) before anything has happened.
     """
     from peerinfer_node.blob_store import FileBlobStore
     from peerinfer_node.clock import SystemClock
@@ -96,7 +103,7 @@ async def open_node(
             traffic = Traffic(store, log)
             await traffic.restore()
             network = _within_limits(network, config, traffic)
-            devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today)
+            devices = lend(config, gpus, store, clock, log, lambda: traffic.bytes_today, measures_anew=measures_anew)
             stack.callback(devices.sampler.close)
             ports = Ports(
                 network=network,

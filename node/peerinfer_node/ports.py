@@ -328,6 +328,8 @@ class Device:
     """The same of ResNet-50; 0 also where it would take too long to measure."""
     answers: tuple[float, ...] = field(default=(), repr=False)
     """What the small network said to an image that is always the same."""
+    measured_at_s: float = 0.0
+    """When its figures were measured, by the wall clock; 0 if they were not."""
     agreement: float | None = None
     """How far a card's answers to it were from the processor's, as a share of the largest one."""
     has_fp16: bool | None = None

@@ -35,8 +35,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     config = resolved(arguments, home, {}).config
 
     async def measure() -> list[Json]:
-        """A node measures its devices before it is open."""
-        async with embedded(home, config, lends=True, networked=False) as node:
+        """A node measures its devices before it is open, and keeps the figures for the daemons that come."""
+        async with embedded(home, config, lends=True, networked=False, measures_anew=True) as node:
             return await node.control.devices()
 
     say("measuring, best while nothing else runs")

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from peerinfer.client.daemon import HttpControl
@@ -85,7 +86,13 @@ async def revisit(
 
 @asynccontextmanager
 async def embedded(
-    home: Home, config: NodeConfig, *, lends: bool, networked: bool, note: Callable[[str], None] = say
+    home: Home,
+    config: NodeConfig,
+    *,
+    lends: bool,
+    networked: bool,
+    measures_anew: bool = False,
+    note: Callable[[str], None] = say,
 ) -> AsyncGenerator[Reached, None]:
     """A node that ends with the context; in a home of its own where another node holds `home`."""
     from peerinfer_node.opening import open_node
@@ -103,14 +110,17 @@ async def embedded(
     log = Log(warn, level="warning")
     async with AsyncExitStack() as stack:
         keeps = True
+        opened = partial(
+            open_node, config=config, lends=lends, networked=networked, measures_anew=measures_anew, log=log
+        )
         try:
-            node = await stack.enter_async_context(open_node(home, config, lends=lends, networked=networked, log=log))
+            node = await stack.enter_async_context(opened(home))
         except (HomeInUse, ExceptionGroup) as error:
             if not isinstance(leaf(error), HomeInUse):
                 raise
             keeps = False
             own = stack.enter_context(_temporary_home(home))
-            node = await stack.enter_async_context(open_node(own, config, lends=lends, networked=networked, log=log))
+            node = await stack.enter_async_context(opened(own))
         for warning in warnings:
             note(warning)
         is_open = True

@@ -220,7 +220,13 @@ def device_lines(devices: list[Json]) -> list[str]:
     headers = ("--DEVICE", "NAME", "KIND", "PROVIDER", "MEMORY", "GEMM", "BANDWIDTH", "TEMP", "STATE", "BECAUSE")
     used = [device for device in devices if device.get("good_for") and device.get("state") != "refused"]
     lost = [f"{device.get('name')}: {_loss(device)}" for device in devices if device.get("losses")]
-    return [*_table(headers, rows), *(f"{device['name']}: {device['good_for']}" for device in used), *lost]
+    return [*_table(headers, rows), *map(_fit, used), *lost]
+
+
+def _fit(device: Json) -> str:
+    at_s: Any = (device.get("benchmark") or {}).get("measured_at")
+    measured = f" (measured on {datetime.fromtimestamp(at_s):%Y-%m-%d %H:%M})" if _is_number(at_s) else ""
+    return f"{device['name']}: {device['good_for']}{measured}"
 
 
 def _loss(device: Json) -> str:

@@ -19,6 +19,7 @@ from peerinfer_node.devices.sysfs import Readings, read_sensors
 from peerinfer_node.inference.certificates import Certificates
 from peerinfer_node.inference.certified_executor import CertifiedExecutor
 from peerinfer_node.inference.device_access import DeviceAccess, gpu_access
+from peerinfer_node.inference.remembered_figures import RememberedFigures
 from peerinfer_node.inference.remembered_sizes import RememberedSizes
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
 from peerinfer_node.log import Log
@@ -50,16 +51,20 @@ def lend(
     clock: LocalClock,
     log: Log,
     bytes_today: Callable[[], int] = lambda: 0,
+    *,
+    measures_anew: bool = False,
 ) -> LentDevices:
-    """Starts nothing yet. `bytes_today` counts towards the daily quota.
+    """Starts nothing yet. `bytes_today` counts towards the daily quota. With `measures_anew` no figures are remembered.
 
     Raises `UsageError` if a card was asked for by number that is not there or not usable, or OpenVINO where it is not
     installed.
     """
     threads = config.cpu_threads or default_threads()
     own = cpu_device()
-    sizes = RememberedSizes(store, clock, own, f"{_software(None)} {threads} threads")
-    processor = SubprocessExecutor(own, threads=threads, sizes=sizes)
+    software = f"{_software(None)} {threads} threads"
+    sizes = RememberedSizes(store, clock, own, software)
+    figures = RememberedFigures(store, clock, own, software, anew=measures_anew)
+    processor = SubprocessExecutor(own, threads=threads, sizes=sizes, figures=figures)
     processor.on_hung = lambda reason: log.warning("device hung", device=own.name, reason=reason)
     chosen = _chosen(config.device, gpus)
     executors: list[Executor] = [processor]
@@ -68,9 +73,12 @@ def lend(
         if not version_of(OPENVINO.package):
             raise UsageError(f"OpenVINO is not installed; {advice_for(OPENVINO)}")
         device = replace(own, provider=OPENVINO.provider, selector="openvino")
-        sizes = RememberedSizes(store, clock, device, f"{_software(None)} {threads} threads")
         through = SubprocessExecutor(
-            device, threads=threads, access=DeviceAccess(provider=OPENVINO.provider), sizes=sizes
+            device,
+            threads=threads,
+            access=DeviceAccess(provider=OPENVINO.provider),
+            sizes=RememberedSizes(store, clock, device, software),
+            figures=RememberedFigures(store, clock, device, software, anew=True),
         )
         certificates = Certificates(store, clock, device, _software(None))
         executors.append(_certified(through, processor, certificates, clock, log))
@@ -81,7 +89,8 @@ def lend(
             device = replace(device, memory_bytes=config.max_vram_bytes)
         software = _software(found)
         sizes = RememberedSizes(store, clock, device, software)
-        card = SubprocessExecutor(device, threads=1, access=gpu_access(found), sizes=sizes)
+        figures = RememberedFigures(store, clock, device, software, anew=True)
+        card = SubprocessExecutor(device, threads=1, access=gpu_access(found), sizes=sizes, figures=figures)
         certificates = Certificates(store, clock, device, software)
         executors.append(_certified(card, processor, certificates, clock, log))
         sources.append(Source("gpu", found.card, lambda card=card: card.pid))  # type: ignore[misc]
@@ -134,7 +143,13 @@ def _refused(found: FoundGpu) -> Json:
         "temperature_c": sensors.temperature_c,
         "power_w": sensors.power_w,
         "busy_ratio": sensors.busy_ratio,
-        "benchmark": {"gemm_gflops": 0.0, "bandwidth_gbs": 0.0, "conv_images_s": 0.0, "resnet50_images_s": 0.0},
+        "benchmark": {
+            "gemm_gflops": 0.0,
+            "bandwidth_gbs": 0.0,
+            "conv_images_s": 0.0,
+            "resnet50_images_s": 0.0,
+            "measured_at": None,
+        },
         "good_for": found.good_for,
         "agreement": None,
         "fp16": device.has_fp16,

@@ -1,4 +1,7 @@
-"""A short benchmark of a device: what the balancer believes of it before it has run anything."""
+"""A short benchmark of a device: what the balancer believes of it before it has run anything.
+
+Whoever changes what is measured raises `remembered_figures.REVISION`.
+"""
 
 from __future__ import annotations
 

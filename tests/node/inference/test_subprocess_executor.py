@@ -19,8 +19,11 @@ from peerinfer.errors import InputError, ModelRefused, OutOfMemory
 from peerinfer.ids import cid_of
 from peerinfer.strings import packed, unpacked
 from peerinfer.tensors import Port, TensorSpec
+from peerinfer_node.clock import SystemClock
 from peerinfer_node.devices.probe import cpu_device
+from peerinfer_node.inference.remembered_figures import RememberedFigures
 from peerinfer_node.inference.subprocess_executor import SubprocessExecutor
+from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.ports import Batch, Executor
 
 pytestmark = pytest.mark.slow
@@ -338,13 +341,24 @@ async def test_a_large_batch_comes_back_whole(executor: Executor) -> None:
     assert np.array_equal(outputs_of(result, [12_000])[0]["y"], x)
 
 
-async def test_the_benchmark_measures_the_device(executor: Executor) -> None:
-    assert executor.sandbox == "none"
-    device = await executor.benchmark()
-    assert device.gemm_gflops > 0.5
-    assert device.bandwidth_gbs > 0.1
-    assert executor.device == device
-    assert executor.sandbox in ("full", "partial", "none")
+async def test_the_benchmark_measures_the_device_once_and_then_only_starts_the_process() -> None:
+    store, found = MemoryStore(), cpu_device()
+    for anew in (True, False):
+        executor = SubprocessExecutor(found, figures=RememberedFigures(store, SystemClock(), found, "1", anew=anew))
+        try:
+            assert executor.sandbox == "none"
+            device = await executor.benchmark()
+            assert executor.device == device
+            assert device.gemm_gflops > 0.5
+            assert device.bandwidth_gbs > 0.1
+            assert device.answers
+            assert abs(SystemClock().wall_s() - device.measured_at_s) < 600
+            assert executor.pid is not None
+            if anew:
+                measured = device
+        finally:
+            await executor.close()
+    assert device == measured
 
 
 async def test_closing_leaves_no_process_and_no_descriptor() -> None:
