@@ -273,6 +273,10 @@ class Coordination:
         self._changed |= dict.fromkeys(self._jobs)
         self._dispatch.workers_changed()
 
+    def bytes_per_s(self, peer: PeerId) -> float:
+        """How fast inputs reached this peer, or a guess."""
+        return self._force.records.bytes_per_s(peer)
+
     def breaker(self, peer: PeerId, now_s: float) -> tuple[str, float]:
         """The state of this peer's breaker, and for how long it is open still."""
         return self._force.breaker(peer, now_s)

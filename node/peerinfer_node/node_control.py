@@ -94,7 +94,9 @@ class NodeControl:
 
     async def forecast(self, request: JobRequest) -> Json:
         node = self._node
+        started_s = node.ports.clock.now_s()
         prepared = await node.jobs.prepare(request)
+        prepare_s = node.ports.clock.now_s() - started_s
         spec = JobSpec(
             job=JobId("0" * 32),
             model=prepared.model,
@@ -116,7 +118,8 @@ class NodeControl:
                 excluded.setdefault(reason or "takes no work now", []).append(member.peer)
             else:
                 offers[member.peer] = offer
-        found = forecast(spec, offers, node.coordinator.machine.estimates)
+        machine = node.coordinator.machine
+        found = forecast(spec, offers, machine.estimates, bytes_per_s=machine.bytes_per_s, prepare_s=prepare_s)
         for requirement, peers in found.excluded.items():
             excluded.setdefault(requirement, []).extend(peers)
         return {

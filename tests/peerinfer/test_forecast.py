@@ -6,7 +6,7 @@ import pytest
 
 from peerinfer.assignment import JobSpec, WorkerOffer
 from peerinfer.estimates import Estimates
-from peerinfer.forecast import forecast
+from peerinfer.forecast import AROUND_FACTOR, BEGIN_S, END_S, forecast
 from peerinfer.ids import Cid, JobId, PeerId
 
 OWN, ADA, BEN = PeerId("own"), PeerId("ada"), PeerId("ben")
@@ -26,23 +26,23 @@ def offer(
 
 def test_a_job_takes_as_long_as_its_items_on_this_machine_alone() -> None:
     found = forecast(spec(), {OWN: offer(local=True)}, Estimates())
-    assert found.expected_s == pytest.approx(100.0, rel=0.01)
+    assert found.expected_s == pytest.approx(100 + BEGIN_S + END_S, rel=0.01)
     assert found.low_s is not None
     assert found.high_s is not None
-    assert found.low_s < 100 < found.high_s < 130
+    assert found.low_s < 100 < found.high_s < 135
 
 
 def test_a_benchmark_scales_the_guess_and_a_measurement_replaces_it() -> None:
     offers = {OWN: offer(local=True, speed=100.0), ADA: offer(speed=900.0)}
     guessed = forecast(spec(), offers, Estimates())
-    assert guessed.expected_s == pytest.approx(10.0, rel=0.05)
+    assert guessed.expected_s == pytest.approx(10 + BEGIN_S + END_S, rel=0.05)
     assert guessed.measured == 0
     estimates = Estimates()
     for peer, seconds in ((OWN, 0.1), (ADA, 0.1)):
         for _ in range(20):
             estimates.observe(peer, MODEL, 10, seconds)
     measured = forecast(spec(), offers, estimates)
-    assert measured.expected_s == pytest.approx(50.0, rel=0.05)
+    assert measured.expected_s == pytest.approx(50 + BEGIN_S + END_S, rel=0.05)
     assert measured.measured == 2
     assert guessed.high_s is not None
     assert guessed.low_s is not None
@@ -60,9 +60,26 @@ def test_who_cannot_run_it_is_counted_by_the_reason() -> None:
 
 def test_what_several_peers_are_to_compute_takes_as_many_times_as_long() -> None:
     offers = {OWN: offer(local=True), ADA: offer(), BEN: offer()}
-    once, thrice = (forecast(spec(verify=verify), offers, Estimates()).expected_s for verify in ("spot", "quorum:3"))
+    once, thrice = (forecast(spec(verify=verify), offers, Estimates()).expected_s for verify in ("none", "quorum:3"))
     assert once is not None
     assert thrice == pytest.approx(3 * once, rel=0.05)
+    spot = forecast(spec(verify="spot"), offers, Estimates()).expected_s
+    assert spot == pytest.approx(1.05 * once, rel=0.02)
+
+
+def test_a_small_job_takes_what_comes_before_and_after_it_and_that_is_uncertain() -> None:
+    found = forecast(spec(1, seconds_per_item=1e-6), {OWN: offer(local=True)}, Estimates(), prepare_s=0.5)
+    around_s = 0.5 + BEGIN_S + END_S
+    assert found.expected_s == pytest.approx(around_s, rel=0.01)
+    assert found.low_s == pytest.approx(around_s / AROUND_FACTOR, rel=0.01)
+    assert found.high_s == pytest.approx(around_s * AROUND_FACTOR, rel=0.01)
+
+
+def test_inputs_that_travel_longer_than_they_are_computed_take_that_long() -> None:
+    tasks, line = 100, 1e6
+    quick = spec(tasks, seconds_per_item=1e-6, bytes_per_task=10_000_000)
+    found = forecast(quick, {ADA: offer(), BEN: offer()}, Estimates(), bytes_per_s=lambda peer: line)
+    assert found.expected_s == pytest.approx(tasks * 10_000_000 / line / 2, rel=0.1)
 
 
 def test_with_nobody_there_is_no_time() -> None:
