@@ -17,28 +17,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from peerinfer import snapshots
 from peerinfer.codec import decode_as, encode
-from peerinfer.committees import COMMITTEE, Seated, first_committee
-from peerinfer.envelope import Sign, author_of, unseal
+from peerinfer.committees import COMMITTEE, Seated
+from peerinfer.envelope import Sign, author_of
 from peerinfer.envelope import signed as sealed
 from peerinfer.errors import ProtocolError
 from peerinfer.ids import JobId, PeerId
+from peerinfer.journal_base import Base, vouched_for
 from peerinfer.journal_rules import (
     CHECKPOINT,
     DONE,
     ENDED,
     GENESIS,
-    MILESTONES,
     NO_TERM,
     OPENING,
     Link,
     check,
     check_form,
 )
-from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
@@ -68,24 +66,24 @@ class Chain:
     def __init__(self) -> None:
         self._links: list[Link] = []
         """From `base` on."""
-        self.base = 0
-        self._before: Link | None = None
-        """The last batch before the base, without its bytes."""
-        self._checkpoint = b""
+        self._base = Base()
         self._checkpoints: list[int] = []
         """Of the batches from the base on."""
-        self._milestones: tuple[bytes, ...] = ()
-        """Of batches before the base: those with an event that is still to be known."""
         self._tail_bytes = 0
         self._end = 0
         self.register = Register()
 
     def __len__(self) -> int:
-        return self.base + len(self._links)
+        return self._base.sequence + len(self._links)
+
+    @property
+    def base(self) -> int:
+        """The first batch that is here; those before were given up for a snapshot."""
+        return self._base.sequence
 
     @property
     def _last(self) -> Link | None:
-        return self._links[-1] if self._links else self._before
+        return self._links[-1] if self._links else self._base.last
 
     @property
     def head(self) -> bytes:
@@ -129,8 +127,8 @@ class Chain:
 
     def epoch_at(self, sequence: int) -> int:
         """Of this batch, or of the last one if there are fewer."""
-        if self._before is not None and (sequence < self.base or not self._links):
-            return self._before.epoch
+        if self._base.last is not None and (sequence < self.base or not self._links):
+            return self._base.last.epoch
         return self.link(min(sequence, len(self) - 1)).epoch if self._links else 0
 
     def cut(self, count: int) -> None:
@@ -144,8 +142,8 @@ class Chain:
 
     def term_of(self, sequence: int) -> Term:
         """Of this batch; of those before the base, that of the last one."""
-        if sequence < self.base and self._before is not None:
-            return self._before.term
+        if sequence < self.base and self._base.last is not None:
+            return self._base.last.term
         return self.link(sequence).term
 
     def batch(self, sequence: int) -> JournalBatch:
@@ -181,7 +179,7 @@ class Chain:
 
     def _told(self, events: Sequence[str]) -> list[bytes]:
         """Every batch with one of these events, those that a snapshot has kept included."""
-        kept = [signed for signed in self._milestones if _payload(signed).event in events]
+        kept = [signed for signed in self._base.milestones if _payload(signed).event in events]
         return kept + [link.signed for link in self._links if link.event in events]
 
     def certificate(self, term: Term) -> tuple[bytes, ...]:
@@ -195,8 +193,7 @@ class Chain:
     def hash_before(self, sequence: int) -> bytes:
         """b"" where that is not known any more."""
         if sequence <= self.base:
-            before = self._before.hash if self._before is not None else GENESIS
-            return before if sequence == self.base else b""
+            return self._base.head if sequence == self.base else b""
         return self.link(sequence - 1).hash
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
@@ -211,17 +208,7 @@ class Chain:
 
     def state(self) -> bytes | None:
         """The snapshot of all that is here, for a checkpoint that follows; None if it would be too large."""
-        milestones = snapshots.newest((*self._milestones, *self._events(len(self))))
-        return self._packed(len(self), self._last, self.register, milestones)
-
-    def _events(self, sequence: int) -> tuple[bytes, ...]:
-        """Batches from the base up to this one that a snapshot has to keep."""
-        return tuple(link.signed for link in self._links[: sequence - self.base] if link.event in MILESTONES)
-
-    @staticmethod
-    def _packed(sequence: int, last: Link | None, register: Register, milestones: tuple[bytes, ...]) -> bytes | None:
-        assert last is not None, "a snapshot of nothing"
-        return snapshots.packed(JournalState(sequence, last.hash, last.term, last.epoch, (), milestones), register)
+        return self._base.followed_by(self._links).packed(self.register)
 
     def snapshot(self) -> snapshots.Snapshot | None:
         """Of what is before the base; None while nothing is."""
@@ -230,23 +217,19 @@ class Chain:
         register = self.register.copy()
         for link in self._links:
             register.erase(_payload(link.signed).tasks)
-        data = self._packed(self.base, self._before, register, self._milestones)
+        data = self._base.packed(register)
         assert data is not None, "a snapshot became too large behind its checkpoint"
-        return snapshots.Snapshot(data, self._checkpoint)
+        return snapshots.Snapshot(data, self._base.checkpoint)
 
     def compact(self, known: int) -> bool:
         """Gives up what is before the last checkpoint among the first `known` batches; False if there is none."""
         for sequence in reversed(self._checkpoints):
-            link = self.link(sequence)
             if self.base < sequence < known:
-                self._milestones = snapshots.newest((*self._milestones, *self._events(sequence)))
-                self._before = replace(self.link(sequence - 1), signed=b"")
-                self._checkpoint = link.signed
-                gone = self._links[: sequence - self.base]
-                self._tail_bytes -= sum(_size(one) for one in gone)
-                self._links = self._links[sequence - self.base :]
+                count = sequence - self.base
+                self._base = self._base.followed_by(self._links[:count], self.link(sequence).signed)
+                self._tail_bytes -= sum(map(_size, self._links[:count]))
+                del self._links[:count]
                 self._checkpoints = [one for one in self._checkpoints if one >= sequence]
-                self.base = sequence
                 return True
         return False
 
@@ -266,24 +249,9 @@ class Chain:
         checkpoint is of a term that a quorum granted, not above `term`, and nothing final (`floor`) is lost; the chain is
         then as it was.
         """
-        author, batch = unseal(JournalBatch, taken.checkpoint)
-        state, register = snapshots.unpacked(taken.data, manifest.tasks)
-        known = committees or (first_committee(manifest),)
-        said = (batch.job, batch.event, batch.sequence, batch.previous, batch.epoch, batch.term)
-        if said != (job, CHECKPOINT, state.sequence, state.head, state.epoch, state.term):
-            raise ProtocolError("a checkpoint is of something else than its snapshot")
-        if author != batch.term.candidate or batch.state != snapshots.digest(taken.data):
-            raise ProtocolError("a checkpoint does not vouch for its snapshot")
-        check_form(batch)
-        if batch.term.order > term.order or self.last_term.order > term.order:
-            raise ProtocolError("a snapshot is of a higher term than its holder's, or takes the place of one")
-        if not 0 <= batch.epoch - known[0].epoch < len(known):
-            raise ProtocolError(f"a snapshot is of epoch {batch.epoch}, whose committee is not known")
-        opened = [one for signed in state.milestones if (one := unseal(JournalBatch, signed)[1]).event in OPENING]
-        if not opened or opened[-1].term != batch.term:
-            raise ProtocolError("a snapshot does not say who granted its term")
-        electors = known[batch.epoch - known[0].epoch].electors
-        check_grants(electors, manifest.byzantine, job, batch.epoch, batch.term, opened[-1].certificate)
+        state, register = vouched_for(job, manifest, term, taken, committees)
+        if self.last_term.order > term.order:
+            raise ProtocolError("a snapshot takes the place of a higher term than its holder's")
         if self.holds(state.sequence, state.head) and len(self) > state.sequence:
             return False
         if state.sequence < max(floor, self.base):
@@ -302,11 +270,9 @@ class Chain:
 
     def _begin_with(self, state: JournalState, register: Register, checkpoint: bytes) -> None:
         self._links, self._checkpoints, self._tail_bytes, self._end = [], [], 0, 0
-        self.base, self.register = state.sequence, register
-        self._before = Link(b"", state.head, state.term, "", state.epoch)
-        self._milestones, self._checkpoint = state.milestones, checkpoint
+        self._base, self.register = Base.of(state, checkpoint), register
         digest, batch = _opened(checkpoint)
-        self._add(Link.after(self._before, checkpoint, digest, batch), batch, is_checked=True)
+        self._add(Link.after(self._last, checkpoint, digest, batch), batch, is_checked=True)
 
     def _drop_tail(self) -> None:
         """What follows a stored snapshot is stored as well."""
@@ -399,15 +365,14 @@ class Chain:
             raise
 
     def _link_before(self, sequence: int) -> Link | None:
-        return self._before if sequence == self.base else self.link(sequence - 1)
+        return self._base.last if sequence == self.base else self.link(sequence - 1)
 
     def copy(self) -> Chain:
         """A chain of its own, for somebody who writes on it; the batches are shared."""
         other = Chain()
         other._links, other.register = list(self._links), self.register.copy()
-        other._checkpoints = list(self._checkpoints)
-        other.base, other._before, other._checkpoint = self.base, self._before, self._checkpoint
-        other._milestones, other._tail_bytes, other._end = self._milestones, self._tail_bytes, self._end
+        other._base, other._checkpoints = self._base, list(self._checkpoints)
+        other._tail_bytes, other._end = self._tail_bytes, self._end
         return other
 
     def _joint(self, batch: JournalBatch) -> int:
@@ -460,7 +425,7 @@ class Chain:
             self._end = 0
 
     def check(self) -> None:
-        before = self._before.hash if self._before is not None else GENESIS
+        before = self._base.head
         written = 0
         for sequence, link in enumerate(self._links, self.base):
             digest, batch = _opened(link.signed)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from cryptography.exceptions import InvalidSignature
 
-from peerinfer import committee, committees, envelope, journal, lease_certificate, manifests, tenure
+from peerinfer import committee, committees, envelope, journal, journal_base, lease_certificate, manifests, tenure
 from peerinfer.ids import PeerId, peer_id_of, public_key_of
 
 _KEPT = 4096
@@ -53,7 +53,7 @@ def cheap() -> Iterator[None]:
         stack.enter_context(patch.object(envelope, "public_key_of", keys))
         stack.enter_context(patch.object(committee, "public_key_of", keys))
         unseal = lru_cache(_KEPT)(envelope.unseal)
-        for module in (committees, journal, lease_certificate, manifests, tenure):
+        for module in (committees, journal_base, lease_certificate, manifests, tenure):
             stack.enter_context(patch.object(module, "unseal", unseal))
         stack.enter_context(patch.object(journal, "_opened", lru_cache(_KEPT)(journal._opened)))
         yield
