@@ -256,6 +256,8 @@ class Rescuing:
 
     async def _begin(self, live: LiveJob, survey: _Survey, journal: Chain, committee: Sequence[PeerId]) -> Json:
         job, manifest = live.job, live.manifest
+        if live.is_over:
+            raise UsageError(f"job {job} has ended meanwhile; there is nothing to rescue")
         named, _ = in_journal(journal)
         others = [PeerId(elector) for elector in survey.standings.answering if elector != self._own]
         await self._coordinating.fetch(job, manifest, list(named), named_in(journal), peers=others)

@@ -96,6 +96,8 @@ class Vigils:
         self._vigils[live.job].begin_anew()
         if await self._returning.ask_others(live) is not None:
             return  # Somebody coordinates it, with electors that are out of reach from here.
+        if not self._is_watched(live):
+            return  # It has ended meanwhile.
         try:
             await self._rescuing.rescue(live, confirmed=True)
         except PeerinferError as error:

@@ -233,6 +233,14 @@ async def test_what_is_named_and_at_hand_is_carried_and_those_that_come_back_are
         assert len(world.chain(number)) == 0
 
 
+async def test_a_job_that_has_ended_while_its_electors_were_asked_is_not_begun_again(autojump_clock, world):
+    await world.lost_quorum(0, 1)
+    world.live.is_over = True
+    with pytest.raises(UsageError, match="has ended meanwhile"):
+        await world.rescue()
+    assert await world.store.setting(generation_key(JOB.job)) is None
+
+
 async def test_an_elector_that_greets_and_says_nothing_counts_as_missing(autojump_clock, world):
     streams = await world.by_hand(1)
     await world.lost_quorum(0)

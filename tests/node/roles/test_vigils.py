@@ -89,6 +89,16 @@ async def test_one_that_somebody_coordinates_out_of_reach_of_its_electors_is_lef
     assert await world.watch(nursery, 3 * GOES_ON_AFTER_S) == []
 
 
+async def test_one_that_ends_while_others_are_asked_is_left_alone(autojump_clock, nursery):
+    world = World()
+
+    async def ask_others(live):
+        live.is_over = True
+
+    world.ask_others = ask_others
+    assert await world.watch(nursery, 2 * GOES_ON_AFTER_S) == []
+
+
 async def test_one_whose_electors_answer_after_all_is_watched_again_from_the_beginning(autojump_clock, nursery):
     world = World()
     world.refusal = UsageError("job needs no rescue: 2 of 3 electors answer, 2 are needed")
