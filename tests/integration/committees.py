@@ -222,7 +222,7 @@ class Job:
             assert view["state"] not in ENDED, f"the job is {view['state']} already: {view}"
             return view if view["final"] >= count else None
 
-        found = wait_for(far_enough, timeout_s=timeout_s, saying=f"{count} final tasks")
+        found = wait_for(far_enough, timeout_s=timeout_s, saying=lambda: f"{count} final tasks: {self.seen(but=but)}")
         assert found is not None
         return found
 
@@ -233,7 +233,7 @@ class Job:
             view = self.seen(but=but)
             return view if view["final"] > count else None
 
-        found = wait_for(is_further, saying=f"more than {count} final tasks")
+        found = wait_for(is_further, saying=lambda: f"more than {count} final tasks: {self.seen(but=but)}")
         assert found is not None
         return found
 
@@ -253,7 +253,7 @@ class Job:
             view = self.seen(but=but)
             return view if view["state"] in ENDED else None
 
-        found = wait_for(ended, timeout_s=timeout_s, saying="the job's end")
+        found = wait_for(ended, timeout_s=timeout_s, saying=lambda: f"the end: {self.seen(but=but)}")
         assert found is not None
         return found
 
