@@ -110,5 +110,5 @@ def _executions(policy: Policy) -> float:
     return float(policy.copies) if policy.kind == "quorum" else 1.0 + policy.audit_share
 
 
-_SPREAD_OF_TASKS = 0.1
+_SPREAD_OF_TASKS = 0.2
 """Even where everything is known, machines do other things too."""

@@ -105,6 +105,7 @@ def _with_home(arguments: argparse.Namespace, act: Act) -> None:
 
 async def find(control: Control, text: str) -> str:
     """The id of the job that `text` begins. Raises `UsageError` if none or several do."""
+    text = text.lower()
     if is_job_id(text):
         return text
     if len(text) < PREFIX_CHARS_MIN:
@@ -272,9 +273,9 @@ def list_lines(jobs: list[Json]) -> list[str]:
         (
             str(job.get("job_id"))[:12],
             job.get("state"),
-            f"{count_of(job, 'accepted')}/{count_of(job, 'tasks')}",
-            count_of(job, "items"),
-            count_of(job, "failed_tasks"),
+            f"{format_count(count_of(job, 'accepted'))}/{format_count(count_of(job, 'tasks'))}",
+            format_count(count_of(job, "items")),
+            format_count(count_of(job, "failed_tasks")),
             _duration(job.get("elapsed_s")),
             _whose_model(job),
         )

@@ -11,7 +11,7 @@ import trio
 from peerinfer.batch_size import DID_NOT_FIT, BatchSize
 from peerinfer.config import NodeConfig
 from peerinfer.control import Json
-from peerinfer.errors import ExecutionError, InputError
+from peerinfer.errors import ExecutionError, InputError, ModelRefused
 from peerinfer.ids import Cid, cid_of
 from peerinfer.limits import MIB
 from peerinfer.tensors import FREE, TensorSpec, dtype_name
@@ -48,6 +48,8 @@ async def measure_model(path: Path, config: NodeConfig) -> list[Json]:
     try:
         for executor in executors:
             found.append(await _measured(executor, data))
+    except ModelRefused as error:
+        raise ModelRefused(f"{path}: {error}") from None
     finally:
         for executor in devices.executors:
             with trio.CancelScope(shield=True):

@@ -96,16 +96,18 @@ async def embedded(
 ) -> AsyncGenerator[Reached, None]:
     """A node that ends with the context; in a home of its own where another node holds `home`."""
     from peerinfer_node.opening import open_node
+    from peerinfer_node.roles.acquaintances import ALONE, NOT_REACHED
 
-    # What it warns of is for the user: that state.db was damaged and moved aside, that a peer refuses its key.
+    # What it warns of is for the user: that state.db was damaged and moved aside. Once it is open, what becomes of the job
+    # is told otherwise; that a peer refuses its key, nobody else says.
     warnings: deque[str] = deque(maxlen=WARNINGS_SHOWN_MAX)
     is_open = False
 
     def warn(line: str) -> None:
-        if is_open:
-            note(line)
-        else:
+        if not is_open:
             warnings.append(line)
+        elif NOT_REACHED in line or ALONE in line:
+            note(line)
 
     log = Log(warn, level="warning")
     async with AsyncExitStack() as stack:

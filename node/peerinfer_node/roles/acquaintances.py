@@ -26,6 +26,12 @@ SAVED_FIRST_S = 2.0
 SAVED_EVERY_S = 30.0
 """A node that is killed soon after its start finds its way back too; later, what changes is worth less."""
 
+NOT_REACHED = "bootstrap peer not reached"
+ALONE = (
+    "none of the peers that were named answers, so this node is alone; it goes on trying. If they moved, "
+    "ask a member for a new invite (peerinfer swarm invite) or give another --bootstrap"
+)
+
 REMEMBERED_DIALLED_MAX = 128
 """Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
 
@@ -79,10 +85,7 @@ class Acquaintances:
                     await trio.sleep(DIAL_STAGGER_S)
             if not self._network.connected() and not self._is_alone_told:
                 self._is_alone_told = True
-                self._log.warning(
-                    "none of the peers that were named answers, so this node is alone; it goes on trying. If they moved, "
-                    "ask a member for a new invite (peerinfer swarm invite) or give another --bootstrap"
-                )
+                self._log.warning(ALONE)
             await trio.sleep(again_s)
             if self._is_alone_told and self._network.connected():
                 self._is_alone_told = False
@@ -97,7 +100,7 @@ class Acquaintances:
         except PeerinferError as error:
             reason = str(error).removeprefix(f"cannot dial {address}: ")
             if self._told.get(address) != reason:
-                self._log.warning("bootstrap peer not reached", address=address, reason=reason)
+                self._log.warning(NOT_REACHED, address=address, reason=reason)
             self._told[address] = reason
 
     async def _save_now_and_then(self) -> None:

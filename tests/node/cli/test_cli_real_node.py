@@ -75,6 +75,23 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(work: Path, capsys
     assert "1 peer: has too little device memory" in said
 
 
+def test_a_run_of_which_every_task_failed_has_failed_and_says_why_once(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "model.onnx").write_bytes(models.poisonable())
+    np.save(work / "in.npy", np.full((20, 1), 99))
+    words = ["run", "model.onnx", "in.npy", "-o", "out.npz", "--standalone", "--json", "--retries", "0"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert (summary["state"], summary["failed"], summary["kind"]) == ("failed", 20, "JobFailed")
+    assert [line for line in err.splitlines() if "items" not in line] == [
+        "reading the model and the inputs",
+        f"peerinfer: error: {summary['error']}",
+    ]
+    assert summary["error"].startswith("all 20 tasks failed: model: Gather: indices element out of data bounds")
+
+
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
@@ -128,7 +145,7 @@ def test_bench_tells_how_fast_a_model_is_by_the_items_joined(work: Path, capsys:
 
 def test_bench_of_what_is_no_model_says_so_in_one_line(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (work / "cut.onnx").write_bytes(models.mlp()[:-100])
-    for name, reason in (("cut.onnx", "not an ONNX model"), ("none.onnx", "cannot read none.onnx")):
+    for name, reason in (("cut.onnx", "cut.onnx: not an ONNX model"), ("none.onnx", "cannot read none.onnx")):
         assert main(["bench", name]) == 3
         *_, error = capsys.readouterr().err.splitlines()
         assert error.startswith(f"peerinfer: error: {reason}")
