@@ -13,26 +13,29 @@ from peerinfer.lease_messages import (
     FAILED_TASK,
     JournalBatch,
 )
-from peerinfer.limits import JOURNAL_BATCH_PEERS_MAX, JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
+from peerinfer.limits import JOURNAL_BATCH_TASKS_MAX, REASON_CHARS_MAX
 from peerinfer.messages import Manifest, Term
 from peerinfer.register import DIGEST_BYTES, Entry
 from peerinfer.snapshots import digest
+
+PEERS_WRITTEN_MAX = 256
+"""Workers that are named in one batch: with as many tasks as it may hold, it takes 115 kB then."""
 
 _WORKER = attrgetter("worker")
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """As few parts as they fit into, none of which names more workers than a batch may."""
+    """Few parts, of which none names more workers than are written into one batch."""
     while entries:
         part = entries[:JOURNAL_BATCH_TASKS_MAX]
-        while len(set(map(_WORKER, part))) > JOURNAL_BATCH_PEERS_MAX:
+        while len(set(map(_WORKER, part))) > PEERS_WRITTEN_MAX:
             part = part[: len(part) // 2]
         yield part
         entries = entries[len(part) :]
 
 
 class JournalWriter:
-    """Gathers entries and writes those that are new, as few batches as they fit into."""
+    """Gathers entries and writes those that are new, in few batches."""
 
     def __init__(
         self,

@@ -226,8 +226,8 @@ GENERATIONS_MAX = 63
 JOURNAL_BATCH_TASKS_MAX = 4096
 """Each batch is signed, and the signature checked by every elector: of a batch of 1,024 that was a third of its cost."""
 
-JOURNAL_BATCH_PEERS_MAX = 256
-"""Workers that one batch names: a batch of as many tasks and names as it may hold takes 115 kB."""
+JOURNAL_BATCH_PEERS_MAX = 1024
+"""Workers that one batch names: journals of before batches of 4,096 tasks hold as many. Whoever writes names fewer."""
 
 JOURNAL_BATCH_BYTES_MAX = 128 * KIB
 """As it is signed."""

@@ -24,6 +24,7 @@ from peerinfer.candidacy_events import (
 )
 from peerinfer.envelope import seal
 from peerinfer.journal_rules import PRIORITY
+from peerinfer.journal_writer import PEERS_WRITTEN_MAX
 from peerinfer.lease_messages import (
     Append,
     Grant,
@@ -34,7 +35,6 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LAN, WAN, LeaseProfile
 from peerinfer.limits import (
-    JOURNAL_BATCH_PEERS_MAX,
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_COMMIT_S,
     JOURNAL_WAITING_TASKS_MAX,
@@ -173,17 +173,17 @@ def test_many_entries_are_several_batches_and_none_is_written_twice() -> None:
     bench.check()
 
 
-def test_a_batch_names_no_more_workers_than_it_may() -> None:
-    many = Bench(Setting(tasks=3 * JOURNAL_BATCH_PEERS_MAX))
+def test_a_batch_names_no_more_workers_than_are_written_into_one() -> None:
+    many = Bench(Setting(tasks=3 * PEERS_WRITTEN_MAX))
     many.elected(SUBMITTER)
-    workers = [f"worker {number}" for number in range(JOURNAL_BATCH_PEERS_MAX + 1)]
-    written = [Entry(task, bytes(16), workers[task % len(workers)]) for task in range(3 * JOURNAL_BATCH_PEERS_MAX)]
+    workers = [f"worker {number}" for number in range(PEERS_WRITTEN_MAX + 1)]
+    written = [Entry(task, bytes(16), workers[task % len(workers)]) for task in range(3 * PEERS_WRITTEN_MAX)]
     many.tell(SUBMITTER, Write(tuple(written), is_last=True))
     many.run(0.5)
     chain = many.candidates[SUBMITTER].chain
     assert list(chain.register.entries()) == written
     batches = [chain.batch(sequence) for sequence in range(len(chain))]
-    assert max(len(batch.peers) for batch in batches) <= JOURNAL_BATCH_PEERS_MAX
+    assert max(len(batch.peers) for batch in batches) <= PEERS_WRITTEN_MAX
     assert [len(batch.tasks) for batch in batches] == [0, 192, 144, 216, 216]
     many.check()
 

@@ -18,6 +18,7 @@ from peerinfer.envelope import seal
 from peerinfer.errors import DecodeError, ProtocolError
 from peerinfer.journal import Chain, Divergence, entries_of
 from peerinfer.journal_rules import GENESIS, NO_TERM
+from peerinfer.journal_writer import PEERS_WRITTEN_MAX
 from peerinfer.lease_certificate import check_grants
 from peerinfer.lease_messages import (
     FAILED_TASK,
@@ -452,7 +453,7 @@ def test_a_message_carries_no_more_batches_than_fit() -> None:
     ]
     big = Setting(tasks=100_000)
     heavy = big.written((ONE, []))
-    names = tuple(f"{number:064}" for number in range(JOURNAL_BATCH_PEERS_MAX))
+    names = tuple(f"{number:064}" for number in range(PEERS_WRITTEN_MAX))
     for first in range(0, 20 * JOURNAL_BATCH_TASKS_MAX, JOURNAL_BATCH_TASKS_MAX):
         tasks = range(first, first + JOURNAL_BATCH_TASKS_MAX)
         workers = tuple(task % len(names) for task in tasks)
@@ -463,6 +464,23 @@ def test_a_message_carries_no_more_batches_than_fit() -> None:
         part = heavy.part(first)
         assert part
         assert len(part) == 1 or sum(map(len, part)) <= JOURNAL_MESSAGE_BYTES_MAX
+
+
+def test_a_journal_from_before_full_batches_named_fewer_workers_is_read() -> None:
+    many = Setting(tasks=JOURNAL_BATCH_PEERS_MAX + 1)
+    chain = many.written((ONE, []))
+
+    def named(count: int) -> bytes:
+        names = tuple(f"{number:064}" for number in range(count))
+        return many.batch(chain, ONE, range(count), peers=names, workers=tuple(range(count)))
+
+    full = named(JOURNAL_BATCH_PEERS_MAX)
+    assert PEERS_WRITTEN_MAX < JOURNAL_BATCH_PEERS_MAX == 1024
+    assert len(full) <= JOURNAL_BATCH_BYTES_MAX
+    with pytest.raises(DecodeError):
+        chain.copy().take(named(JOURNAL_BATCH_PEERS_MAX + 1))
+    chain.take(full)
+    assert len(chain.register.tasks()[0]) == JOURNAL_BATCH_PEERS_MAX
 
 
 def test_a_copy_is_a_chain_of_its_own() -> None:
