@@ -65,8 +65,10 @@ class Vigil:
     """Over one job."""
 
     def __init__(self) -> None:
-        self.since_s: float | None = None
-        """Since when a quorum has been missing; None while it is not."""
+        self.gone_s: float | None = None
+        """When the quorum went; None while it is there. Neither sleep nor a rescue in vain changes who was there then."""
+        self._since_s: float | None = None
+        """From when on it is waited for."""
         self._looked_s: float | None = None
 
     def look(self, now_s: float, *, is_missing: bool) -> None:
@@ -74,16 +76,19 @@ class Vigil:
         has_slept = self._looked_s is not None and now_s - self._looked_s > SLEPT_S
         self._looked_s = now_s
         if not is_missing:
-            self.since_s = None
-        elif self.since_s is None or has_slept:
-            self.since_s = now_s
+            self.gone_s = self._since_s = None
+            return
+        if self.gone_s is None:
+            self.gone_s = now_s
+        if self._since_s is None or has_slept:
+            self._since_s = now_s
 
     def is_over(self, now_s: float) -> bool:
-        return self.since_s is not None and now_s - self.since_s >= GOES_ON_AFTER_S
+        return self._since_s is not None and now_s - self._since_s >= GOES_ON_AFTER_S
 
     def begin_anew(self) -> None:
         """It was over in vain, or for now."""
-        self.since_s = None
+        self._since_s = None
 
 
 def objection(there: int, known: int, generation: int, *, may_be_led: bool) -> str:

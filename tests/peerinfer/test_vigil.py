@@ -56,6 +56,31 @@ def test_a_machine_that_slept_has_yet_to_see_who_is_there(asleep_s, is_over):
     assert vigil.is_over(woken_s) is is_over
 
 
+@pytest.mark.parametrize("case", ["asleep", "over in vain"])
+def test_those_who_were_there_when_the_quorum_went_count_after_a_sleep_and_after_a_rescue_in_vain(case):
+    """Four of ten are not the larger part of them, however often this node begins to wait anew."""
+    vigil, company, now_s = Vigil(), Company(), 0.0
+    everybody = [f"node {n}" for n in range(9)]
+
+    def look(alive, *, is_missing):
+        vigil.look(now_s, is_missing=is_missing)
+        company.note(now_s, alive, [], (vigil.gone_s if vigil.gone_s is not None else now_s) - COMPANY_S)
+
+    look(everybody, is_missing=False)
+    for _ in range(3):
+        for _ in range(int(GOES_ON_AFTER_S / LOOKS_EVERY_S) + 1):
+            now_s += LOOKS_EVERY_S
+            look(everybody[:3], is_missing=True)
+        assert vigil.is_over(now_s)
+        assert company.share(everybody[:3], vigil.gone_s - COMPANY_S, (), "me") == (4, 10)
+        if case == "over in vain":
+            vigil.begin_anew()
+        else:
+            now_s += SLEPT_S
+    look(everybody, is_missing=False)
+    assert vigil.gone_s is None, "it is back"
+
+
 def test_a_vigil_that_was_over_in_vain_begins_anew():
     vigil = Vigil()
     assert watched(vigil, from_s=0.0, to_s=GOES_ON_AFTER_S)

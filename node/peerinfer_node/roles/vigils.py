@@ -51,10 +51,13 @@ class Vigils:
         self._vigils: dict[JobId, Vigil] = {}
 
     async def run(self) -> None:
-        while True:
-            for live in self._look():
-                await self._go_on(live)
-            await trio.sleep(LOOKS_EVERY_S)
+        async with trio.open_nursery() as nursery:
+            while True:
+                for live in self._look():
+                    # A rescue may take minutes. Whoever does not look meanwhile would seem to have slept.
+                    self._vigils[live.job].begin_anew()
+                    nursery.start_soon(self._go_on, live)
+                await trio.sleep(LOOKS_EVERY_S)
 
     def _look(self) -> list[LiveJob]:
         """At all of them; returns those that nobody need be waited for any more."""
@@ -63,11 +66,11 @@ class Vigils:
         self._vigils = {job: self._vigils.get(job) or Vigil() for job in watched}
         for job, live in watched.items():
             self._vigils[job].look(now_s, is_missing=self._is_missing(live))
-        began = [vigil.since_s for vigil in self._vigils.values() if vigil.since_s is not None]
+        went = [vigil.gone_s for vigil in self._vigils.values() if vigil.gone_s is not None]
         members = list(self._members())
         alive = [member.peer for member in members if member.state == "alive"]
         left = [member.peer for member in members if member.state == "left"]
-        self._company.note(now_s, alive, left, min(began, default=now_s) - COMPANY_S)
+        self._company.note(now_s, alive, left, min(went, default=now_s) - COMPANY_S)
         return [live for live in watched.values() if self._is_due(live, alive, now_s)]
 
     def _is_watched(self, live: LiveJob) -> bool:
@@ -84,16 +87,15 @@ class Vigils:
 
     def _is_due(self, live: LiveJob, alive: list[PeerId], now_s: float) -> bool:
         vigil, machine = self._vigils[live.job], self._elections.machine(live.job)
-        if vigil.since_s is None or machine is None:
+        if vigil.gone_s is None or machine is None:
             live.going_on = ""
             return False
-        there, known = self._company.share(alive, vigil.since_s - COMPANY_S, machine.committee, self._own)
+        there, known = self._company.share(alive, vigil.gone_s - COMPANY_S, machine.committee, self._own)
         against = objection(there, known, machine.seated.generation, may_be_led=live.request.replicate)
         live.going_on = f"{against}; {left_to_its_owner(live.job)}" if against else _by_itself(live.job)
         return not against and vigil.is_over(now_s)
 
     async def _go_on(self, live: LiveJob) -> None:
-        self._vigils[live.job].begin_anew()
         if await self._returning.ask_others(live) is not None:
             return  # Somebody coordinates it, with electors that are out of reach from here.
         if not self._is_watched(live):

@@ -11,8 +11,9 @@ from lease_setting import PEERS, Setting
 
 from peerinfer.control import JobRequest
 from peerinfer.errors import UsageError
+from peerinfer.ids import JobId
 from peerinfer.membership_events import Member
-from peerinfer.vigil import GOES_ON_AFTER_S, LOOKS_EVERY_S
+from peerinfer.vigil import GOES_ON_AFTER_S, LOOKS_EVERY_S, SLEPT_S
 from peerinfer_node.log import Log
 from peerinfer_node.roles.live_job import LiveJob
 from peerinfer_node.roles.vigils import Vigils
@@ -31,6 +32,7 @@ class World:
 
     def __init__(self, *, own=OWNER, **request):
         self.live = LiveJob(JOB.job, JOB.manifest, JOB.signed, JobRequest("-", ("-",), **request), 0.0)
+        self.jobs = {JOB.job: self.live}
         self.rescued: list[float] = []
         self.told = None
         self.alive = PEERS[3:7]
@@ -40,7 +42,7 @@ class World:
         self.machine = SimpleNamespace(committee=ELECTORS, seated=seated, snapshot=lambda: picture)
         self.vigils = Vigils(
             own=own,
-            live={JOB.job: self.live},
+            live=self.jobs,
             members=lambda: [Member(peer, "alive") for peer in self.alive],
             elections=SimpleNamespace(machine=lambda job: self.machine),
             returning=self,
@@ -104,6 +106,28 @@ async def test_one_whose_electors_answer_after_all_is_watched_again_from_the_beg
     world.refusal = UsageError("job needs no rescue: 2 of 3 electors answer, 2 are needed")
     first_s, second_s = await world.watch(nursery, 2 * GOES_ON_AFTER_S + 4 * LOOKS_EVERY_S)
     assert second_s - first_s > GOES_ON_AFTER_S - 0.1
+
+
+async def test_a_job_left_to_a_person_stays_so_while_another_takes_long_to_be_gone_on_with(autojump_clock, nursery):
+    """Eight nodes were there, and this one sees three; nobody else can coordinate the other job."""
+    world = World()
+    world.alive = [peer for peer in PEERS if peer != OWNER]
+    other = LiveJob(JobId("e" * 64), JOB.manifest, JOB.signed, replace(world.live.request, replicate=False), 0.0)
+    world.jobs[other.job] = other
+    rescued = []
+
+    async def rescue(live, *, confirmed):
+        rescued.append(live.job)
+        await trio.sleep(SLEPT_S + 10.0)
+
+    world.rescue = rescue
+    nursery.start_soon(world.vigils.run)
+    await trio.sleep(LOOKS_EVERY_S / 2)
+    world.alive = [PEERS[2], PEERS[3]]
+    await trio.sleep(4 * GOES_ON_AFTER_S)
+    nursery.cancel_scope.cancel()
+    assert set(rescued) == {other.job}
+    assert world.live.going_on.startswith("this node sees 3 of 8 ")
 
 
 async def test_nobody_in_sight_means_that_a_person_decides(autojump_clock, nursery):
