@@ -226,7 +226,8 @@ class Daemon(Process):
         self.ready = self.json
         assert self.ready["event"] == "ready"
         if not _figures:
-            _figures.update(_settings(self.home, "figures/%"))
+            with contextlib.suppress(sqlite3.Error):  # the next daemon will do
+                _figures.update(_settings(self.home, "figures/%"))
 
     @property
     def peer_id(self) -> str:
