@@ -8,6 +8,7 @@ import pytest
 from lease_bench import SUBMITTER, Bench, entries, write
 from lease_setting import PEERS, Setting, keys, term
 
+from peerinfer import journal
 from peerinfer.candidacy_events import (
     HAND_OVER_S,
     Campaign,
@@ -141,6 +142,20 @@ def test_entries_that_come_while_others_are_committed_wait_no_less(three: Bench)
     assert (candidate.committed, len(candidate.chain)) == (2, 2)
     three.run(JOURNAL_COMMIT_S)
     assert (candidate.committed, len(candidate.chain)) == (3, 3)
+
+
+def test_entries_that_wait_for_a_checkpoint_alone_follow_it_at_once(
+    three: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "JOURNAL_TAIL_BYTES", 3000)
+    candidate = three.elected(SUBMITTER)
+    three.tell(SUBMITTER, Write(entries(*range(90)), is_last=True))
+    three.tell(SUBMITTER, Write(entries(90), is_last=True))
+    three.run(JOURNAL_COMMIT_S / 2)
+    chain = candidate.chain
+    assert [chain.link(sequence).event for sequence in range(chain.base, len(chain))] == ["checkpoint", ""]
+    assert candidate.committed == len(chain)
+    assert 90 in chain.register
 
 
 @pytest.mark.parametrize(("missing", "appends"), [(1, 0), (0, 3)])

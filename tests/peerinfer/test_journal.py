@@ -535,6 +535,19 @@ def test_a_register_takes_a_batch_as_it_takes_its_entries_one_by_one() -> None:
     assert (whole.written, whole.failed, list(whole.entries())) == (1, 0, [Entry(7, bytes(16), "bob")])
 
 
+def test_workers_that_refused_batches_name_are_forgotten() -> None:
+    """A holder could fill an elector's memory with names that way."""
+    chain = JOB.written((ONE, [[1]]))
+    offered, names = chain.copy(), chain.register.names
+    offered.take(JOB.batch(offered, ONE, [2], peers=("mallory",)))
+    with pytest.raises(ProtocolError, match="written already"):
+        extend(chain, [*offered.signed(2, 1), JOB.batch(offered, ONE, [1], peers=("trudy",))], ONE)
+    assert chain.register.names == names
+    extend(chain, [JOB.batch(chain, ONE, [2], peers=("alice",))], ONE)
+    assert chain.register.get(2) == Entry(2, bytes(16), "alice")
+    chain.check()
+
+
 def test_check_notices_a_register_that_says_something_else() -> None:
     chain = JOB.written((ONE, [[1]]))
     chain.register.erase([1])
