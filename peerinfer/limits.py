@@ -232,9 +232,12 @@ JOURNAL_BATCH_PEERS_MAX = 1024
 JOURNAL_BATCH_BYTES_MAX = 128 * KIB
 """As it is signed."""
 
+JOURNAL_GATHER_S = 0.1
+"""The first entries after a pause wait this long for more: what a new holder accepts is final soon."""
+
 JOURNAL_COMMIT_S = 0.25
-"""A batch waits at most this long for more entries. Each message costs an elector a sync of its disk and two to three
-milliseconds of its processor, as much as some four thousand entries do."""
+"""From one message with entries to the next, unless they would fill it or are a job's last. Each costs an elector a sync of
+its disk and two to three milliseconds of its processor, as much as some four thousand entries do."""
 
 JOURNAL_WAITING_TASKS_MAX = 4 * JOURNAL_BATCH_TASKS_MAX
 """Nor does it wait for more than these: as many full batches as go into one message, whoever computed them."""

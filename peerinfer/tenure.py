@@ -41,7 +41,7 @@ from peerinfer.lease_messages import (
 )
 from peerinfer.lease_profile import LeaseProfile
 from peerinfer.lease_round import Round
-from peerinfer.limits import JOURNAL_COMMIT_S, JOURNAL_WAITING_TASKS_MAX
+from peerinfer.limits import JOURNAL_COMMIT_S, JOURNAL_GATHER_S, JOURNAL_WAITING_TASKS_MAX
 from peerinfer.machine import NEVER
 from peerinfer.messages import Term
 from peerinfer.replication import Replication
@@ -89,6 +89,8 @@ class Tenure:
         self._replication = Replication(job, epoch, term, chain, electors, quorum, new_nonce)
         self._renewals: dict[int, Round] = {}
         self._give_up_s = self._renew_s = self._flush_s = self._leave_s = NEVER
+        self._flushed_s = -NEVER
+        """When entries were written last."""
         self._leaving: str | None = None
         self._overtaken: dict[PeerId, None] = {}
         """Electors that have promised a higher term since this one was won."""
@@ -200,8 +202,9 @@ class Tenure:
             return  # Nothing follows in this epoch. What is not written is found again in the next.
         if write.event or write.is_last or self._writer.waiting >= JOURNAL_WAITING_TASKS_MAX:
             self._flush(write.event, write.detail)
+            self._flushed_s = now_s
         elif self._writer.waiting:
-            self._flush_s = min(self._flush_s, now_s + JOURNAL_COMMIT_S)
+            self._flush_s = min(self._flush_s, max(now_s + JOURNAL_GATHER_S, self._flushed_s + JOURNAL_COMMIT_S))
 
     def change(self, committee: tuple[str, ...]) -> None:
         """Names the next committee. Dropped if it cannot follow, or if this node does not coordinate a job that goes on."""
@@ -343,6 +346,7 @@ class Tenure:
                     self.effects += self.sealing.asks()
         if now_s >= self._flush_s:
             self._flush()
+            self._flushed_s = now_s
 
     def _end(self, how: str, reason: str) -> None:
         if self.phase is Phase.HOLDING:

@@ -38,6 +38,7 @@ from peerinfer.lease_profile import LAN, WAN, LeaseProfile
 from peerinfer.limits import (
     JOURNAL_BATCH_TASKS_MAX,
     JOURNAL_COMMIT_S,
+    JOURNAL_GATHER_S,
     JOURNAL_WAITING_TASKS_MAX,
 )
 from peerinfer.machine import NEVER
@@ -122,14 +123,19 @@ def test_a_commit_costs_one_request_per_elector(bench: Bench) -> None:
     assert len(bench.requests(SUBMITTER, Append)) == bench.setting.electors
 
 
-def test_entries_wait_a_moment_for_company(three: Bench) -> None:
+def test_entries_wait_a_moment_for_company_and_longer_where_others_were_written_just_now(three: Bench) -> None:
     three.elected(SUBMITTER)
     for task in range(5):
         three.tell(SUBMITTER, Write(entries(task)))
-    three.run(JOURNAL_COMMIT_S / 2)
+    three.run(JOURNAL_GATHER_S / 2)
     assert three.candidates[SUBMITTER].committed == 1
-    three.run(JOURNAL_COMMIT_S)
+    three.run(JOURNAL_GATHER_S)
     assert three.candidates[SUBMITTER].committed == 2
+    three.tell(SUBMITTER, Write(entries(5)))
+    three.run(JOURNAL_COMMIT_S - JOURNAL_GATHER_S)
+    assert three.candidates[SUBMITTER].committed == 2
+    three.run(JOURNAL_GATHER_S)
+    assert three.candidates[SUBMITTER].committed == 3
 
 
 def test_entries_that_come_while_others_are_committed_wait_no_less(three: Bench) -> None:
