@@ -9,7 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peerinfer.control import Json
-from peerinfer.errors import DecodeError, JobFailed, PartialFailure, PeerinferError, VerificationFailed, kinds
+from peerinfer.errors import (
+    DecodeError,
+    JobFailed,
+    PartialFailure,
+    PeerinferError,
+    UsageError,
+    VerificationFailed,
+    kinds,
+)
 from peerinfer.units import format_count
 
 RANGES_SHOWN_MAX = 20
@@ -46,6 +54,15 @@ def failed_items(tasks: Iterable[FailedTask]) -> list[int]:
 def count_of(job: Json, name: str) -> int:
     value = job.get(name)
     return value if type(value) is int else 0
+
+
+def check_own(job: Json) -> None:
+    """Raises `UsageError` for a job that this node only elects for: its results are its submitter's alone."""
+    if job.get("own") is False:
+        raise UsageError(
+            f"job {job.get('job_id')} is not this node's own: its results are fetched where it was submitted, "
+            f"by {job.get('submitter')}"
+        )
 
 
 def error_of(job: Json) -> PeerinferError | None:

@@ -10,7 +10,7 @@ import trio
 from played_world import PlayedWorld
 
 from peerinfer.control import JOB_ENDED, JobRequest, Json
-from peerinfer.errors import JobFailed, NetworkError
+from peerinfer.errors import JobFailed, NetworkError, UsageError
 from peerinfer.ids import JobId, PeerId
 from peerinfer.messages import Manifest
 from peerinfer_node.roles.recorder import IsTrue
@@ -43,6 +43,9 @@ async def seen_where_it_is_led(world: PlayedWorld, job: str) -> None:
         assert seen["handovers"][0]["why"] == "submitted"
         assert seen["handovers"][-1]["at"] > seen["created"]
         assert seen["model"] not in ("", "-")
+        with pytest.raises(UsageError, match=f"not this node's own.* by {world.submitter.peer_id}"):
+            async for _ in sim.node.control.results(job):
+                pass
 
 
 async def watched_to_its_end(world: PlayedWorld, job: str) -> Json:

@@ -14,7 +14,7 @@ from typing import Any
 from peerinfer.control import JOB_ENDED, PRIORITIES, Control, Json
 from peerinfer.errors import Interrupted, JobFailed, UsageError
 from peerinfer.ids import is_job_id
-from peerinfer.job_ends import count_of, error_of, failed_items, failed_tasks, ranges_text
+from peerinfer.job_ends import check_own, count_of, error_of, failed_items, failed_tasks, ranges_text
 from peerinfer.units import format_count, format_duration
 from peerinfer_node.cli import arguments as take
 from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
@@ -211,7 +211,9 @@ def _attach(arguments: argparse.Namespace) -> int:
             if stop.asked.is_set():
                 raise Interrupted(f"detached; job {job} goes on. Come back with: peerinfer jobs attach {job}")
         _tell(arguments, last)
-        if is_worth_writing(last):
+        if is_worth_writing(last) and last.get("own") is False:
+            say(f"job {job} is done; its outputs are its submitter's, {last.get('submitter')}")
+        elif is_worth_writing(last):
             say(f"job {job} is done; write its outputs with: peerinfer jobs fetch {job} -o OUT")
         _raise_error_of(last)
 
@@ -232,6 +234,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
         job_id = await find(control, arguments.job)
         await come_back_to(job_id)
         job = await control.job(job_id)
+        check_own(job)
         if job.get("state") not in JOB_ENDED:
             raise UsageError(f"the job is {job.get('state')}; wait for it with: peerinfer jobs attach {arguments.job}")
         if not is_worth_writing(job):

@@ -458,7 +458,7 @@ class Jobs:
         return await self.shown.state_for(job)
 
     async def results(self, job: str) -> AsyncIterator[ResultBlock]:
-        row = await self.shown.row(job)
+        row = await self.shown.own_row(job)
         _, manifest = unseal(Manifest, row.manifest)
         if len(manifest.committee) > 1:
             await self._fetch_missing(row, manifest)

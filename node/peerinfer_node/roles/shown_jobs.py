@@ -10,6 +10,7 @@ import trio
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.errors import UnknownJob, UsageError
 from peerinfer.ids import JobId, PeerId, is_job_id
+from peerinfer.job_ends import check_own
 from peerinfer_node.ports import JobRow, Store
 from peerinfer_node.roles.elsewhere import Elsewhere
 from peerinfer_node.roles.endings import Endings
@@ -57,6 +58,12 @@ class ShownJobs:
             if matches:
                 raise UsageError(f"{len(matches)} jobs begin with {job!r}; give more of the id")
         raise UnknownJob(f"there is no job {job[:40]!r}; `peerinfer jobs` lists them")
+
+    async def own_row(self, job: str) -> JobRow:
+        """As `row`, of a job that was submitted here. Raises `UsageError` for one of others."""
+        row = await self.row(job)
+        check_own(self._json(row))
+        return row
 
     async def _newest(self, row: JobRow) -> JobRow:
         """The row, read again if the job has ended since: what it said then would be taken for how it ended."""

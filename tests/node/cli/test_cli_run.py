@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
-from fake_control import FakeControl, refusal
+from fake_control import OTHER, FakeControl, refusal
 from PIL import Image
 
-from peerinfer.control import JobRequest
+from peerinfer.control import JobRequest, Json
 from peerinfer.errors import NoSuitablePeer, StateUnusable
 from peerinfer_node.cli import main
 from peerinfer_node.cli.following import CANCEL_TIMEOUT_S
@@ -242,6 +242,30 @@ def test_a_job_that_still_runs_cannot_be_fetched(
     fake.held_jobs[f"{1:032x}"].state = "running"
     assert main(["jobs", "fetch", f"{1:032x}", "-o", "again.npz"]) == 2
     assert "the job is running; wait for it with: peerinfer jobs attach" in capsys.readouterr().err
+    assert not Path("again.npz").exists()
+
+
+@pytest.mark.parametrize("state", ["done", "running"])
+def test_a_job_of_others_is_followed_here_but_fetched_where_it_was_submitted(
+    fake: FakeControl, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    assert main(RUN) == 0
+    job, shown = f"{1:032x}", fake.job
+
+    async def elected_for(text: str) -> Json:
+        return {**await shown(text), "own": False, "submitter": OTHER}
+
+    monkeypatch.setattr(fake, "job", elected_for)
+    capsys.readouterr()
+    assert main(["jobs", "attach", job]) == 0
+    said = capsys.readouterr().err
+    assert f"is done; its outputs are its submitter's, {OTHER}" in said
+    assert "fetch" not in said
+    fake.held_jobs[job].state = state
+    assert main(["jobs", "fetch", job, "-o", "again.npz"]) == 2
+    assert f"job {job} is not this node's own: its results are fetched where it was submitted, by {OTHER}" in (
+        capsys.readouterr().err
+    )
     assert not Path("again.npz").exists()
 
 
