@@ -228,6 +228,9 @@ class Candidacy:
         if is_newest and seen.holder != self._own:
             # A renewal: the holder is well. Whatever campaigns came to nothing before, the next is a new one.
             self._patience.failures = 0
+        if self._hearing.missing and seen.holder not in ("", self._own) and now_s < seen.until_s:
+            # A quorum answers it, if not this node.
+            self._hearing.missing, self._waiting = (), f"{seen.holder} holds the lease"
         if self.phase is not Phase.WATCHING or self._resigned:
             return
         if seen.holder == self._own:
@@ -404,6 +407,7 @@ class Candidacy:
             self._chain.cut(start.batches)
         self._final = min(self._final, len(self._chain))
         self._canvass.doubted.clear()
+        self._hearing.missing = ()
         self._take_places()
         self._canvass.terms.begin(start.granted)
         self._why = why

@@ -14,10 +14,12 @@ class Hearing:
         self._standing = standing
         self._heard_s: dict[PeerId, float] = {}
         self.missing: tuple[str, ...] = ()
-        """Those that had not answered when a quorum was missed last."""
+        """Those that had not answered when a quorum was missed last, and have not since."""
 
     def heard(self, elector: PeerId, now_s: float) -> None:
         self._heard_s[elector] = now_s
+        if elector in self.missing:
+            self.missing = tuple(one for one in self.missing if one != elector)
 
     def silent(self, since_s: float) -> tuple[str, ...]:
         return tuple(elector for elector in self._standing.electors if self._heard_s.get(elector, -NEVER) < since_s)

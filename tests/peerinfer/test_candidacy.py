@@ -465,6 +465,24 @@ def test_a_holder_that_is_cut_off_stops_and_says_who_is_missing(three: Bench) ->
     assert candidate.snapshot().missing == ()
 
 
+@pytest.mark.parametrize("owner", [0, SUBMITTER], ids=["with a seat", "without a seat"])
+def test_electors_that_missed_a_holder_once_are_not_missing_while_they_serve_another(bench: Bench, owner: int) -> None:
+    """Its own elector sees the other's lease renewed, so that it never asks again; without one it is refused each time."""
+    if bench.setting.electors == 1:
+        return  # There is nobody else to serve.
+    candidate = bench.elected(owner)
+    bench.deaf = {(owner, number) for number in range(bench.setting.electors) if number != owner}
+    bench.stand(1)
+    bench.tell(1, LeaseSeen(PEERS[owner], bench.now_s + LAN.lease_s))
+    bench.run(12.0)
+    assert bench.candidates[1].holds(bench.now_s)
+    bench.deaf.clear()
+    bench.run(120.0)
+    assert bench.candidates[1].holds(bench.now_s)
+    assert candidate.snapshot().missing == ()
+    assert "electors answered" not in candidate.snapshot().waiting
+
+
 def test_a_quorum_that_is_lost_is_never_guessed_at(bench: Bench) -> None:
     needed = {1: 1, 3: 2, 5: 3, 4: 3, 7: 5}[bench.setting.electors]
     bench.deaf = {(SUBMITTER, number) for number in range(bench.setting.electors - needed + 1)}
