@@ -84,12 +84,14 @@ class Newcomers:
             return []
         # One that followed another holder may have more batches than there are; it says where the journals part.
         first = min(first, max(self._start.batches - 1, 0))
-        if not self._given.setdefault(elector, Lacking()).is_getting_on((first, offset)):
+        lacking = self._given.setdefault(elector, Lacking())
+        if not lacking.is_getting_on((first, offset)):
             return []
         if first < self._chain.base:
             part = self._snapshot.part(self._chain, self._job, 0, elector, offset)
             return [Ask(elector, replace(self._seat, snapshot=encode(part)))] if part is not None else []
         batches = self._chain.part(first)[: self._start.batches - first]
+        lacking.give(first + len(batches))
         return [Ask(elector, replace(self._seat, batches=batches))] if batches else []
 
     def seek(self, elector: PeerId) -> list[Ask]:

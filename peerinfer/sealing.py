@@ -85,7 +85,9 @@ class Sealing:
         if first < self._chain.base:
             part = self._snapshot.part(self._chain, self._job, nonce, elector, snapshot_bytes)
             return [Ask(elector, replace(wanted, snapshot=encode(part)))] if part is not None else []
-        return [Ask(elector, replace(wanted, batches=self._chain.part(first)[: self._batch.sequence + 1 - first]))]
+        batches = self._chain.part(first)[: self._batch.sequence + 1 - first]
+        lacking.give(first + len(batches))
+        return [Ask(elector, replace(wanted, batches=batches))] if batches else []
 
     def _take(self, statements: Sequence[bytes]) -> None:
         found = open_statements(self._job, self._seated, self._digest, self._batch.term.round, statements)
