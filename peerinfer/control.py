@@ -87,24 +87,24 @@ class JobRequest:
             _check(value is None or (math.isfinite(value) and value >= 0), name, "give a number of at least 0")
         _check(self.priority in PRIORITIES, "priority", f"choose {', '.join(PRIORITIES)}")
         _check(self.strategy in STRATEGIES, "strategy", f"choose {', '.join(STRATEGIES)}")
-        _check(math.isfinite(self.timeout_s) and self.timeout_s >= 0, "timeout", "give a time of at least 0 s")
+        _check(math.isfinite(self.timeout_s) and self.timeout_s >= 0, "timeout_s", "give a time of at least 0 s")
         for name in ("task_timeout_s", "deadline_s"):
             value = getattr(self, name)
             _check(value is None or (math.isfinite(value) and value > 0), name, "give a time above 0 s")
         _check(0 <= self.retries <= 100, "retries", "give 0 to 100")
-        _check(self.min_vram_bytes >= 0, "min-vram", "give a size of at least 0")
-        _check(self.device_kind in (None, "cpu", "gpu"), "device-kind", "choose cpu or gpu")
-        _check(self.image_layout in IMAGE_LAYOUTS, "image-layout", f"choose {', '.join(IMAGE_LAYOUTS)}")
+        _check(self.min_vram_bytes >= 0, "min_vram_bytes", "give a size of at least 0")
+        _check(self.device_kind in (None, "cpu", "gpu"), "device_kind", "choose cpu or gpu")
+        _check(self.image_layout in IMAGE_LAYOUTS, "image_layout", f"choose {', '.join(IMAGE_LAYOUTS)}")
         _check(
             self.image_size is None or all(1 <= side <= 16384 for side in self.image_size),
-            "image-size",
+            "image_size",
             "give HEIGHTxWIDTH, each 1 to 16384",
         )
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             _check(1 <= len(values) <= 4, name, "give one number, or one per channel")
             _check(all(math.isfinite(value) for value in values), name, "give finite numbers")
-        _check(all(value != 0 for value in self.image_std), "image-std", "no channel may be 0")
+        _check(all(value != 0 for value in self.image_std), "image_std", "no channel may be 0")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -132,7 +132,7 @@ class JobRequest:
             if isinstance(value, list):
                 value = tuple(value)
             if not _is_a(value, hints[name]):
-                raise UsageError(f"{name} has the wrong type")
+                raise UsageError(f"{name}: give {_kind_words(hints[name])}; given {_given_words(value)}")
             if type(value) is int and "float" in str(hints[name]):
                 value = float(value)
             values[name] = value
@@ -155,9 +155,30 @@ def _is_a(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
+_KIND_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
+
+
+def _kind_words(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        each = _KIND_WORDS[parts[0]].split(maxsplit=1)[1]
+        return f"a list of {each}s" if parts[-1] is Ellipsis else f"a list of {len(parts)} {each}s"
+    return " or ".join(map(_kind_words, parts)) if parts else _KIND_WORDS[kind]
+
+
+def _given_words(value: Any) -> str:
+    if type(value) is int and abs(value) >= _WHOLE_FLOAT_MAX:
+        return "a larger one than fits"
+    if isinstance(value, tuple):
+        return (
+            f"a list of {len(value)}: {', '.join(sorted({type(each).__name__ for each in value}))}" if value else "[]"
+        )
+    return "nothing" if value is None else type(value).__name__
+
+
 def _check(good: bool, field: str, advice: str) -> None:
     if not good:
-        raise UsageError(f"{field.replace('_', '-')}: {advice}")
+        raise UsageError(f"{field}: {advice}")
 
 
 @dataclass(frozen=True, slots=True)

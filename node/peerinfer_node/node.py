@@ -76,6 +76,8 @@ class NodeSettings:
     remembers_peers: bool = True
     relays: bool = False
     """Carries connections for peers that cannot be dialled."""
+    meets_peers: bool = True
+    """There is a network. Without, nobody else ever comes to a job."""
     bootstrap: tuple[str, ...] = ()
     members_max: int = MEMBERS_MAX
     api: str = ""

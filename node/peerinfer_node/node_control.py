@@ -219,12 +219,12 @@ class NodeControl:
     def _check_own_devices(self, request: JobRequest) -> None:
         """Nobody else will come to a job that stays here, so there is nothing to wait for."""
         offer = self._node.recruiting.own_offer()
-        if not request.local_only:
+        if self._node.settings.meets_peers and not request.local_only:
             return
         if request.device_kind not in (None, *offer.kinds):
             raise NoSuitablePeer(
                 f"this node computes with no {str(request.device_kind).upper()}, and nobody else is asked; a graphics card "
-                "of this machine is used by its daemon (peerinfer join), for runs without --standalone"
+                "of this machine is used by its daemon (peerinfer join), for jobs that do not run standalone"
             )
         if request.min_vram_bytes > offer.memory_bytes:
             raise NoSuitablePeer(

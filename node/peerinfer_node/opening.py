@@ -126,6 +126,7 @@ async def open_node(
                 refused_devices=devices.refused,
                 allows_unsandboxed=config.allow_unsandboxed,
                 is_daemon=lends or stays,
+                meets_peers=networked,
                 bootstrap=_others((*config.bootstrap, *(invite.bootstrap if invite else ())), keys.peer_id)
                 if networked
                 else (),

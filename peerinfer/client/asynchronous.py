@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ from peerinfer.client.handed import (
     check_timeout,
     check_url,
     model_of,
+    not_entered,
     options_of,
     paths_of,
     write_arrays,
@@ -46,8 +47,7 @@ NEW_SHARE = 0.05
 """Results are fetched again when so many more of a job's tasks are there: each time all of them travel."""
 
 
-@asynccontextmanager
-async def connect(
+def connect(
     home: str | os.PathLike[str] | None = None,
     *,
     url: str = "",
@@ -55,24 +55,46 @@ async def connect(
     standalone: bool = False,
     invite: str | None = None,
     bootstrap: str | Sequence[str] = (),
-) -> AsyncGenerator[Swarm, None]:
+) -> AbstractAsyncContextManager[Swarm]:
     """The daemon of `home` (else of `PEERINFER_HOME`, else the user's), or a node that ends with the context.
 
     `url` and `token` reach a node over TCP. `standalone` computes on this machine, by a node of its own in a home of its
     own; `invite` and `bootstrap` lead a node that must be started to its swarm.
     """
     addresses = (bootstrap,) if isinstance(bootstrap, str) else bootstrap
-    async with (
-        _found(home, url, standalone, invite, addresses) as socket,
-        HttpControl(socket, url=url, token=token) as control,
-    ):
-        yield Swarm(control)
+    return _Connection(_found(home, url, standalone, invite, addresses), url, token)
+
+
+class _Connection(AbstractAsyncContextManager["Swarm"]):
+    """The swarm is there between entering and leaving."""
+
+    def __init__(self, found: AbstractAsyncContextManager[str], url: str, token: str) -> None:
+        self._found = found
+        self._url = url
+        self._token = token
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Swarm:
+        async with AsyncExitStack() as stack:
+            socket = await stack.enter_async_context(self._found)
+            control = await stack.enter_async_context(HttpControl(socket, url=self._url, token=self._token))
+            self._stack = stack.pop_all()
+        return Swarm(control)
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        return await self._stack.__aexit__(*raised)
+
+    def __getattr__(self, name: str) -> Any:
+        raise not_entered(name, "async with peerinfer.aio.connect(…) as swarm:")
 
 
 @asynccontextmanager
 async def _found(
     home: str | os.PathLike[str] | None, url: str, standalone: bool, invite: str | None, bootstrap: Sequence[str]
 ) -> AsyncGenerator[str, None]:
+    if standalone and (url or invite is not None or bootstrap):
+        other = "url" if url else "bootstrap" if bootstrap else "invite"
+        raise UsageError(f"standalone computes on this machine alone, {other} leads to others; choose one of them")
     if url:
         check_url(url)
         yield ""

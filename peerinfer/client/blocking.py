@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
 from peerinfer.client import asynchronous
-from peerinfer.client.handed import Inputs, Model
+from peerinfer.client.handed import Inputs, Model, not_entered
 from peerinfer.client.results import Arrays, Item
 from peerinfer.control import Json
 from peerinfer.errors import UsageError
@@ -26,7 +26,6 @@ from peerinfer.errors import UsageError
 T = TypeVar("T")
 
 
-@contextmanager
 def connect(
     home: str | os.PathLike[str] | None = None,
     *,
@@ -35,14 +34,32 @@ def connect(
     standalone: bool = False,
     invite: str | None = None,
     bootstrap: str | Sequence[str] = (),
-) -> Iterator[Swarm]:
+) -> AbstractContextManager[Swarm]:
     """As `peerinfer.aio.connect`."""
-    with start_blocking_portal() as portal:
-        opened = asynchronous.connect(
-            home, url=url, token=token, standalone=standalone, invite=invite, bootstrap=bootstrap
-        )
-        with portal.wrap_async_context_manager(opened) as swarm:
-            yield Swarm(_Calls(portal), swarm)
+    return _Connection(
+        asynchronous.connect(home, url=url, token=token, standalone=standalone, invite=invite, bootstrap=bootstrap)
+    )
+
+
+class _Connection(AbstractContextManager["Swarm"]):
+    """The swarm is there between entering and leaving."""
+
+    def __init__(self, opened: AbstractAsyncContextManager[asynchronous.Swarm]) -> None:
+        self._opened = opened
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Swarm:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            swarm = stack.enter_context(portal.wrap_async_context_manager(self._opened))
+            self._stack = stack.pop_all()
+        return Swarm(_Calls(portal), swarm)
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._stack.__exit__(*raised)
+
+    def __getattr__(self, name: str) -> Any:
+        raise not_entered(name, "with peerinfer.connect(…) as swarm:")
 
 
 class _Calls:

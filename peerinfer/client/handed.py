@@ -34,6 +34,11 @@ def check_url(url: str) -> None:
         raise UsageError(f"url: give http://HOST:PORT as `peerinfer join --api` prints it; given {url!r}"[:300])
 
 
+def not_entered(name: str, block: str) -> AttributeError:
+    """What was asked of a connection that is none yet."""
+    return AttributeError(f"{name}: there is no connection yet; write `{block}` and use swarm.{name} inside that block")
+
+
 def model_of(model: Any) -> str | bytes:
     """An absolute path, or the bytes. Raises `UsageError`."""
     if isinstance(model, bytes | bytearray | memoryview):
@@ -69,7 +74,8 @@ def arrays_of(inputs: Any) -> dict[str, NDArray[Any]]:
         try:
             found[name] = np.asarray(array)
         except ValueError as error:
-            raise InputError(f"input {name!r}: not an array: {error}"[:300]) from None
+            why = "its parts differ in length, give all the same shape" if "inhomogeneous" in str(error) else error
+            raise InputError(f"input {name!r}: not an array: {why}"[:300]) from None
     return found
 
 

@@ -32,6 +32,27 @@ def test_what_is_no_url_is_said_before_anybody_is_asked(url: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "others",
+    [{"url": "http://127.0.0.1:9"}, {"invite": "peerinfer:x"}, {"bootstrap": "/ip4/127.0.0.1/tcp/1"}],
+    ids=list,
+)
+def test_who_wants_to_be_alone_is_led_to_nobody_else(others: dict[str, Any]) -> None:
+    (which,) = others
+    with (
+        pytest.raises(UsageError, match=f"standalone computes on this machine alone, {which} leads to others"),
+        peerinfer.connect(standalone=True, **others),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("connect", [peerinfer.connect, peerinfer.aio.connect])
+def test_a_connection_that_was_not_entered_says_how_it_is(connect: Callable[[], Any]) -> None:
+    with pytest.raises(AttributeError, match=r"^submit: .* write `(async )?with peerinfer\..*swarm.submit inside"):
+        connect().submit("model.onnx", {})
+    assert not hasattr(connect(), "infer")
+
+
+@pytest.mark.parametrize(
     ("act", "kind", "said"),
     [
         (
@@ -52,7 +73,11 @@ def test_what_is_no_url_is_said_before_anybody_is_asked(url: Any) -> None:
         (lambda: handed.arrays_of({}), UsageError, "given nothing"),
         (lambda: handed.arrays_of(ROWS), UsageError, "given ndarray"),
         (lambda: handed.arrays_of({1: ROWS}), UsageError, "1 is no name"),
-        (lambda: handed.arrays_of({"x": [[1, 2], [3]]}), InputError, "input 'x': not an array"),
+        (
+            lambda: handed.arrays_of({"x": [[1, 2], [3]]}),
+            InputError,
+            "input 'x': not an array: its parts differ in length",
+        ),
         (lambda: handed.write_arrays(io.BytesIO(), {"x": np.array([None])}), InputError, "input 'x'"),
         (lambda: handed.check_timeout("5s"), UsageError, "timeout_s: give seconds; given str"),
         (lambda: handed.check_timeout(True), UsageError, "given bool"),

@@ -92,7 +92,7 @@ BAD = {
     "an empty input": ({"inputs": ["/x.npy", ""]}, "inputs: name at least one input file"),
     "no items": ({"batch": 0}, "batch: give 1 to 1000000 items, or auto"),
     "too many items": ({"batch": 1_000_001}, "batch: give 1 to 1000000 items, or auto"),
-    "half an item": ({"batch": 1.5}, "batch has the wrong type"),
+    "half an item": ({"batch": 1.5}, "batch: give a whole number or nothing; given float"),
     "a quorum of one": ({"verify": "quorum:1"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
     "a quorum of ten": ({"verify": "quorum:10"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
     "a line too many": ({"verify": "spot\n"}, "verify: choose none, spot, adaptive or quorum:2 to quorum:9"),
@@ -101,27 +101,30 @@ BAD = {
     "a tolerance of anything": ({"atol": math.inf}, "atol: give a number of at least 0"),
     "a tolerance of NaN": ({"rtol": math.nan}, "rtol: give a number of at least 0"),
     "a priority": ({"priority": "highest"}, "priority: choose urgent, high, normal, low"),
-    "patience without end": ({"timeout_s": math.inf}, "timeout: give a time of at least 0 s"),
-    "patience below nothing": ({"timeout_s": -1}, "timeout: give a time of at least 0 s"),
-    "no time for a task": ({"task_timeout_s": 0}, "task-timeout-s: give a time above 0 s"),
-    "no time at all": ({"deadline_s": 0}, "deadline-s: give a time above 0 s"),
+    "patience without end": ({"timeout_s": math.inf}, "timeout_s: give a time of at least 0 s"),
+    "patience below nothing": ({"timeout_s": -1}, "timeout_s: give a time of at least 0 s"),
+    "no time for a task": ({"task_timeout_s": 0}, "task_timeout_s: give a time above 0 s"),
+    "no time at all": ({"deadline_s": 0}, "deadline_s: give a time above 0 s"),
     "retries below nothing": ({"retries": -1}, "retries: give 0 to 100"),
     "retries without end": ({"retries": 101}, "retries: give 0 to 100"),
-    "yes for a number": ({"retries": True}, "retries has the wrong type"),
-    "a number for yes": ({"resume": 1}, "resume has the wrong type"),
-    "memory below nothing": ({"min_vram_bytes": -1}, "min-vram: give a size of at least 0"),
-    "a device": ({"device_kind": "tpu"}, "device-kind: choose cpu or gpu"),
-    "a layout": ({"image_layout": "nhw"}, "image-layout: choose auto, nchw, nhwc"),
-    "a flat image": ({"image_size": [0, 5]}, "image-size: give HEIGHTxWIDTH, each 1 to 16384"),
-    "an image of one side": ({"image_size": [5]}, "image_size has the wrong type"),
-    "an endless image": ({"image_size": [5, 16385]}, "image-size: give HEIGHTxWIDTH, each 1 to 16384"),
-    "no mean": ({"image_mean": []}, "image-mean: give one number, or one per channel"),
-    "five means": ({"image_mean": [0, 0, 0, 0, 0]}, "image-mean: give one number, or one per channel"),
-    "a mean of NaN": ({"image_mean": [math.nan]}, "image-mean: give finite numbers"),
-    "a deviation of infinity": ({"image_std": [math.inf]}, "image-std: give finite numbers"),
-    "a deviation of nothing": ({"image_std": [1, 0, 1]}, "image-std: no channel may be 0"),
-    "an inputs' name that is none": ({"inputs": [5]}, "inputs has the wrong type"),
-    "one name for many": ({"inputs": "/x.npy"}, "inputs has the wrong type"),
+    "yes for a number": ({"retries": True}, "retries: give a whole number; given bool"),
+    "a number for yes": ({"resume": 1}, "resume: give true or false; given int"),
+    "memory below nothing": ({"min_vram_bytes": -1}, "min_vram_bytes: give a size of at least 0"),
+    "a device": ({"device_kind": "tpu"}, "device_kind: choose cpu or gpu"),
+    "a layout": ({"image_layout": "nhw"}, "image_layout: choose auto, nchw, nhwc"),
+    "a flat image": ({"image_size": [0, 5]}, "image_size: give HEIGHTxWIDTH, each 1 to 16384"),
+    "an image of one side": (
+        {"image_size": [5]},
+        "image_size: give a list of 2 whole numbers or nothing; given a list of 1: int",
+    ),
+    "an endless image": ({"image_size": [5, 16385]}, "image_size: give HEIGHTxWIDTH, each 1 to 16384"),
+    "no mean": ({"image_mean": []}, "image_mean: give one number, or one per channel"),
+    "five means": ({"image_mean": [0, 0, 0, 0, 0]}, "image_mean: give one number, or one per channel"),
+    "a mean of NaN": ({"image_mean": [math.nan]}, "image_mean: give finite numbers"),
+    "a deviation of infinity": ({"image_std": [math.inf]}, "image_std: give finite numbers"),
+    "a deviation of nothing": ({"image_std": [1, 0, 1]}, "image_std: no channel may be 0"),
+    "an inputs' name that is none": ({"inputs": [5]}, "inputs: give a list of texts; given a list of 1: int"),
+    "one name for many": ({"inputs": "/x.npy"}, "inputs: give a list of texts; given str"),
 }
 
 
@@ -148,5 +151,5 @@ def test_an_unknown_field_is_named_and_the_known_ones_are_listed():
 
 def test_whole_numbers_are_good_seconds():
     assert JobRequest.from_json(json.dumps(BARE | {"timeout_s": 5})).timeout_s == 5.0
-    with pytest.raises(UsageError, match="timeout_s has the wrong type"):
+    with pytest.raises(UsageError, match="timeout_s: give a number; given a larger one than fits"):
         JobRequest.from_json(json.dumps(BARE | {"timeout_s": 10**400}))

@@ -62,6 +62,7 @@ def test_a_job_is_over_for_its_owner_when_its_results_can_be_fetched() -> None:
     """The first that says that it is over is whoever leads it; this node reads it in the journal a moment later."""
 
     async def play(world: PlayedWorld, request: JobRequest) -> Json:
+        began_s = trio.current_time()
         job = await led_by_another(world, request)
         control = world.submitter.node.control
         await seen_where_it_is_led(world, job)
@@ -79,6 +80,10 @@ def test_a_job_is_over_for_its_owner_when_its_results_can_be_fetched() -> None:
         async for block in control.results(job):
             fetched += block.items
         assert fetched == shown["items"]
+        passed_s = trio.current_time() - began_s
+        assert passed_s - BACK_S / 2 < shown["elapsed_s"] <= passed_s, (
+            "since it was submitted, not since its owner is back"
+        )
         assert any("others say that it is done" in each for each in told), "the moment in which only others knew"
         return shown
 

@@ -263,6 +263,7 @@ class Jobs:
             request = JobRequest.from_json(row.request)
             _, manifest = unseal(Manifest, row.manifest)
             live = self._add(row.job, manifest, row.manifest, request)
+            live.started_s -= max(0.0, self._clock.wall_s() - manifest.created_at_s)
             named = await named_generation(self._store, row.job)
             if named:
                 self._elections.begin_generation(row.job, named)
@@ -389,6 +390,7 @@ class Jobs:
         state, reason, kind = how_it_ended(chain)
         split = Split(live.manifest.items, live.manifest.items_per_task)
         known = totals_in(chain, split, live.picture) | led(chain, live.manifest)
+        known["elapsed_s"] = self._views.elapsed_s(live, chain.link(chain.end - 1).at_s if chain.end else 0.0)
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
         if not is_others:
             self._journals.remember(live.job, chain)

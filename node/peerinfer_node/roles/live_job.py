@@ -83,7 +83,18 @@ class LiveJob:
 def plain(known: Json) -> Json:
     """What another node says of a job, as far as it belongs into a row: numbers, texts and lists of them."""
     kept = ("accepted", "final", "failed", "failed_tasks", "retried", "audited", "audits_failed", "verification")
-    more = ("open", "assigned", "priority", "peers", "survives", "handovers", "coordinator", "term", "generation")
+    more = (
+        "open",
+        "assigned",
+        "priority",
+        "peers",
+        "survives",
+        "handovers",
+        "coordinator",
+        "term",
+        "generation",
+        "elapsed_s",
+    )
     return {name: known[name] for name in (*kept, *more) if name in known}
 
 

@@ -36,7 +36,7 @@ class LiveViews:
             if live.body is None:
                 known["blocked"] = _missing(live, machine)
                 known["missing"] = list(machine.snapshot().missing)
-        known["elapsed_s"] = round(self._clock.now_s() - live.started_s, 3)
+        known["elapsed_s"] = self.elapsed_s(live)
         known["survives"] = live.survives
         if live.priority is not None:
             known["priority"] = live.priority.word
@@ -47,6 +47,11 @@ class LiveViews:
                 f"{elector} takes no copies of results: {reason}" for elector, reason in live.copies_refused.items()
             ]
         return known
+
+    def elapsed_s(self, live: LiveJob, ended_at_s: float = 0.0) -> float:
+        """Since it was submitted; up to its end, which its owner may read long after, if its journal says when it was."""
+        passed_s, until_end_s = self._clock.now_s() - live.started_s, ended_at_s - live.manifest.created_at_s
+        return round(min(passed_s, until_end_s) if until_end_s > 0 else passed_s, 3)
 
     def untold(self, live: LiveJob) -> str:
         """What is still to happen with a job that its owner has cancelled."""

@@ -14,9 +14,14 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+import trio
 
+from peerinfer.config import NodeConfig
+from peerinfer.control import JobRequest
+from peerinfer.errors import NoSuitablePeer
 from peerinfer_node.cli import main
 from peerinfer_node.home import Home
+from peerinfer_node.opening import open_node
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +109,20 @@ def test_a_standalone_run_waits_for_no_device_that_this_machine_lacks(
 ) -> None:
     assert main(["run", "model.onnx", "in.npy", "-o", "out.npz", "--standalone", "--timeout", "1h", *wish]) == 4
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wish", [{"device_kind": "gpu"}, {"min_vram_bytes": 64 << 40}])
+def test_a_node_that_meets_no_peers_waits_for_no_device_either(work: Path, wish: dict[str, Any]) -> None:
+    """As Python's `connect(standalone=True)` starts one."""
+
+    async def submit() -> None:
+        home = Home.resolve({}, work / "alone")
+        async with open_node(home, NodeConfig(), lends=False, networked=False) as node:
+            request = JobRequest(str(work / "model.onnx"), (str(work / "in.npy"),), **wish)
+            with pytest.raises(NoSuitablePeer, match="nobody else is asked"):
+                await node.control.submit(request)
+
+    trio.run(submit)
 
 
 @pytest.mark.parametrize("flags", [["--dry-run"], ["-o", "out.npz"]])
