@@ -7,6 +7,7 @@ brings home what those that are left hold, writes the owner's word down, and sta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from peerinfer.ids import JobId, PeerId
 from peerinfer.journal import Chain, Divergence
 from peerinfer.journal_rules import PRIORITY
 from peerinfer.lease_messages import (
+    JOURNAL_REVISION,
     JournalPart,
     JournalWanted,
     LeaseRefused,
@@ -195,11 +197,15 @@ class Rescuing:
         with trio.move_on_after(ANSWER_S):
             if elector == self._own:
                 return await self._elections.own_elector.answer(self._own, request)
-            async with conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm) as stream:
+            async with self._conversation(elector) as stream:
                 await stream.send(request)
                 reply, _ = await stream.receive_as(SeatTaken, LeaseRefused, JournalPart, SealGiven)
                 return reply
         raise ProtocolError(f"{elector} did not answer within {ANSWER_S:g} s")
+
+    def _conversation(self, elector: PeerId) -> AbstractAsyncContextManager[MessageStream]:
+        """With one that can serve candidates of today. An older one answers, but not them: it counts as missing."""
+        return conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm, revision=JOURNAL_REVISION)
 
     async def _journal(self, live: LiveJob, survey: _Survey) -> Chain:
         """The longest that is left, with its signatures checked; what this node knows itself is one of them."""
@@ -223,7 +229,7 @@ class Rescuing:
     async def _copy(self, live: LiveJob, elector: PeerId, changes: tuple[bytes, ...]) -> Chain:
         chain, top = Chain(), Term(TERM_ROUND_MAX, "")
         committees, _ = committees_of(live.job, live.manifest, changes)
-        async with conversation(self._network, elector, LEASE_PROTOCOL, swarm=self._swarm) as stream:
+        async with self._conversation(elector) as stream:
             while True:
                 await stream.send(JournalWanted(live.job, 1, len(chain)))
                 reply, _ = await stream.receive_as(JournalPart, LeaseRefused)
@@ -256,12 +262,12 @@ class Rescuing:
 
     async def _begin(self, live: LiveJob, survey: _Survey, journal: Chain, committee: Sequence[PeerId]) -> Json:
         job, manifest = live.job, live.manifest
-        if live.is_over:
-            raise UsageError(f"job {job} has ended meanwhile; there is nothing to rescue")
         named, _ = in_journal(journal)
         others = [PeerId(elector) for elector in survey.standings.answering if elector != self._own]
         await self._coordinating.fetch(job, manifest, list(named), named_in(journal), peers=others)
         entries = carried(journal, await self._held(job, named))
+        if live.is_over:
+            raise UsageError(f"job {job} has ended meanwhile; there is nothing to rescue")
         committees, _ = committees_of(job, manifest, survey.changes)
         word = next_generation(job, committees, committee, self._clock.wall_s())
         changes = (seal(word, self._own, self._keys.sign),)

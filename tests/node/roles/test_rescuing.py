@@ -2,6 +2,7 @@
 
 import random
 import struct
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -233,9 +234,13 @@ async def test_what_is_named_and_at_hand_is_carried_and_those_that_come_back_are
         assert len(world.chain(number)) == 0
 
 
-async def test_a_job_that_has_ended_while_its_electors_were_asked_is_not_begun_again(autojump_clock, world):
+async def test_a_job_that_ends_while_its_electors_are_asked_for_results_is_not_begun_again(autojump_clock, world):
     await world.lost_quorum(0, 1)
-    world.live.is_over = True
+
+    async def ends(*args, **keywords):
+        world.live.is_over = True
+
+    world.fetch = ends
     with pytest.raises(UsageError, match="has ended meanwhile"):
         await world.rescue()
     assert await world.store.setting(generation_key(JOB.job)) is None
@@ -255,6 +260,27 @@ async def test_an_elector_that_greets_and_says_nothing_counts_as_missing(autojum
     plan = await world.rescue(confirmed=False)
     assert plan["missing"] == [PEERS[0], PEERS[1]]
     assert trio.current_time() - began_s == pytest.approx(ANSWER_S, abs=1.0)
+
+
+async def test_an_elector_of_an_older_version_counts_as_missing(autojump_clock, world):
+    """It answers, and would refuse every candidate of today: a job that waits for it waits for ever."""
+    streams = await world.by_hand(1)
+    await world.lost_quorum(0)
+
+    async def refuse():
+        while True:
+            side = await streams.receive()
+            await side.greet(revision=JOURNAL_REVISION - 1)
+            world.nursery.start_soon(answer, side)
+
+    async def answer(side):
+        with suppress(EOFError, PeerinferError):
+            asked = await side.hear(LeaseWanted)
+            await side.say(LeaseRefused(JOB.job, asked.nonce, "denied", "a lease of 0 s", Term(0, "")))
+
+    world.nursery.start_soon(refuse)
+    assert (await world.rescue(confirmed=False))["missing"] == [PEERS[0], PEERS[1]]
+    assert world.proposed == [(PEERS[0], PEERS[1])]
 
 
 @pytest.mark.parametrize("kind", ["full", "unknown"])
