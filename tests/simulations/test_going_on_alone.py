@@ -14,6 +14,7 @@ from played_world import PlayedWorld
 
 from peerinfer import vigil
 from peerinfer.control import JOB_ENDED, JobRequest, Json
+from peerinfer.errors import JobFailed, UsageError
 from peerinfer_node.roles import vigils
 
 ITEMS = 150
@@ -80,7 +81,6 @@ def test_two_of_three_electors_that_die_at_once_are_gone_on_without_after_a_whil
         assert (await world.submitter.node.control.job(job))["generation"] == 0
         shown = await waited(world, job, lambda shown: shown["state"] in JOB_ENDED, within_s=120.0)
         assert (shown["state"], shown["generation"], shown["final"]) == ("done", 1, ITEMS)
-        assert shown["final"] >= paused["final"]
         assert not {sim.peer_id for sim in gone} & set(shown["committee"])
         assert await has_every_result(world, job)
         return shown
@@ -104,6 +104,28 @@ def test_an_owner_that_has_lost_its_own_network_leaves_the_job_to_those_who_go_o
         return shown
 
     play(scene)
+
+
+def test_a_job_that_no_committee_accepted_in_time_is_not_gone_on_with_afterwards() -> None:
+    async def scene(world: PlayedWorld, request: JobRequest) -> Json:
+        jobs = world.submitter.node.jobs
+        cut_off(world)
+        async with trio.open_nursery() as nursery:
+
+            async def fail() -> None:
+                with pytest.raises(JobFailed, match=r"the job was not accepted: .* electors answered"):
+                    await world.submitter.node.control.submit(request)
+
+            nursery.start_soon(fail)
+            while not jobs._live:  # noqa: ASYNC110
+                await trio.sleep(0.5)
+            (live,) = jobs._live.values()
+        with pytest.raises(UsageError, match="has ended meanwhile"):
+            await jobs.rescuing.rescue(live, confirmed=True)
+        assert world.submitter.node.elections.machine(live.job) is None
+        return await world.submitter.node.control.job(live.job)
+
+    play(scene, replicate=False)
 
 
 def test_a_job_that_nobody_else_could_go_on_with_is_gone_on_with_by_an_owner_that_is_alone() -> None:

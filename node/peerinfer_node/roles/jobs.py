@@ -400,6 +400,7 @@ class Jobs:
             await self._keeping.tell_at_home(live.job, live.manifest, chain)
 
     async def _forget(self, live: LiveJob, state: str, reason: str, kind: str, known: Json | None = None) -> None:
+        live.is_over = True
         # What it waited for does not matter any more.
         summary: Json = {**self._views.known(live), **plain(known or {}), "reason": reason, "kind": kind}
         summary |= {"blocked": "", "missing": []}
