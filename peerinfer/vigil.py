@@ -66,7 +66,9 @@ class Vigil:
 
     def __init__(self) -> None:
         self.gone_s: float | None = None
-        """When the quorum went; None while it is there. Neither sleep nor a rescue in vain changes who was there then."""
+        """When the quorum went; None while it is there. Neither sleep nor a rescue in vain changes who was there then, nor
+        one late answer that makes a quorum for a moment."""
+        self._back_s: float | None = None
         self._since_s: float | None = None
         """From when on it is waited for."""
         self._looked_s: float | None = None
@@ -76,8 +78,12 @@ class Vigil:
         has_slept = self._looked_s is not None and now_s - self._looked_s > SLEPT_S
         self._looked_s = now_s
         if not is_missing:
-            self.gone_s = self._since_s = None
+            self._since_s = None
+            self._back_s = now_s if self._back_s is None else self._back_s
+            if now_s - self._back_s >= COMPANY_S:
+                self.gone_s = None
             return
+        self._back_s = None
         if self.gone_s is None:
             self.gone_s = now_s
         if self._since_s is None or has_slept:

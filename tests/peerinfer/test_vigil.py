@@ -56,9 +56,9 @@ def test_a_machine_that_slept_has_yet_to_see_who_is_there(asleep_s, is_over):
     assert vigil.is_over(woken_s) is is_over
 
 
-@pytest.mark.parametrize("case", ["asleep", "over in vain"])
-def test_those_who_were_there_when_the_quorum_went_count_after_a_sleep_and_after_a_rescue_in_vain(case):
-    """Four of ten are not the larger part of them, however often this node begins to wait anew."""
+@pytest.mark.parametrize("case", ["asleep", "over in vain", "back for a moment"])
+def test_those_who_were_there_when_the_quorum_went_count_however_often_it_is_waited_for_anew(case):
+    """Four of ten are not the larger part of them."""
     vigil, company, now_s = Vigil(), Company(), 0.0
     everybody = [f"node {n}" for n in range(9)]
 
@@ -75,9 +75,16 @@ def test_those_who_were_there_when_the_quorum_went_count_after_a_sleep_and_after
         assert company.share(everybody[:3], vigil.gone_s - COMPANY_S, (), "me") == (4, 10)
         if case == "over in vain":
             vigil.begin_anew()
-        else:
+        elif case == "asleep":
             now_s += SLEPT_S
-    look(everybody, is_missing=False)
+        else:
+            look(everybody[:3], is_missing=False)
+            assert not vigil.is_over(now_s)
+    look(everybody[:3], is_missing=True)
+    for _ in range(int(COMPANY_S / LOOKS_EVERY_S) + 1):
+        assert vigil.gone_s is not None
+        now_s += LOOKS_EVERY_S
+        look(everybody, is_missing=False)
     assert vigil.gone_s is None, "it is back"
 
 
