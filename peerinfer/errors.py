@@ -18,6 +18,7 @@
     ├── StateUnusable           1    a file of ours cannot be read or written
     ├── NetworkError            1    the world between peers broke
     │   ├── DialFailed               the peer could not be reached: certainly nothing happened
+    │   │   └── KeyRefused           it is there, in another swarm: to dial again changes nothing
     │   └── StreamClosed             the stream ended: what was under way may or may not have happened
     ├── ProtocolError           1    the peer said something that the protocol does not allow
     │   └── DecodeError              bytes that are not a message
@@ -112,6 +113,10 @@ class NetworkError(PeerinferError):
 
 
 class DialFailed(NetworkError):
+    pass
+
+
+class KeyRefused(DialFailed):
     pass
 
 

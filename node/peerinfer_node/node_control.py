@@ -94,6 +94,7 @@ class NodeControl:
 
     async def forecast(self, request: JobRequest) -> Json:
         node = self._node
+        await self._check_let_in()
         started_s = node.ports.clock.now_s()
         prepared = await node.jobs.prepare(request)
         prepare_s = node.ports.clock.now_s() - started_s
@@ -214,7 +215,13 @@ class NodeControl:
             if not Path(path).is_absolute():
                 raise UsageError(f"{path} is not an absolute path")
         self._check_own_devices(request)
+        await self._check_let_in()
         return await self._node.jobs.submit(request)
+
+    async def _check_let_in(self) -> None:
+        """A command's node is there to ask those that were named; a daemon waits for whoever comes."""
+        if not self._node.settings.is_daemon:
+            await self._node.acquaintances.check_let_in()
 
     def _check_own_devices(self, request: JobRequest) -> None:
         """Nobody else will come to a job that stays here, so there is nothing to wait for."""

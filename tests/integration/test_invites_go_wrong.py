@@ -50,12 +50,16 @@ def test_an_invite_with_another_key_is_refused_plainly(tmp_path: Path) -> None:
         # Who brings no invite at all hears of it while the job waits, and again in the end.
         model = write_model(tmp_path / "model.onnx", models.mlp())
         inputs = write_npz(tmp_path / "in.npz", x=np.ones((3, 64), np.float32))
-        words = ["run", model, inputs, "-o", tmp_path / "out.npz", "--bootstrap", first.address, "--timeout", "8s"]
+        words = ["run", model, inputs, "-o", tmp_path / "out.npz", "--bootstrap", first.address, "--timeout", "1h"]
         stray = swarm.run("stray", *words, "--json")
         assert stray.code == 4, stray.told()
         refused = "refused a node without a swarm's key"
         assert refused in json.loads(stray.stdout)["error"]
         assert sum(refused in line for line in stray.stderr.splitlines()) >= 2
+        assert "answers" not in stray.stderr, "it does answer"
+        planned = swarm.run("stray", *words[:3], "--bootstrap", first.address, "--dry-run")
+        assert planned.code == 4, planned.told()
+        assert refused in planned.stderr.splitlines()[-1]
         # A home stays in the swarm that it is in, and says how to be in another.
         real = swarm.run("first", "swarm", "invite")
         again = swarm.run("newcomer", "join", real.stdout.strip())

@@ -12,7 +12,7 @@ import trio
 
 from peerinfer.binding import quoted
 from peerinfer.control import Control, JobRequest, Json
-from peerinfer.errors import InputError, ModelRefused
+from peerinfer.errors import InputError, ModelRefused, PeerinferError
 from peerinfer.limits import MODEL_BYTES_MAX
 from peerinfer.splitting import TASK_SECONDS_TARGET, split_items
 from peerinfer.tensors import FREE, STRING, Port
@@ -146,14 +146,17 @@ def _shown(port: Json) -> str:
 
 
 async def _forecast(arguments: argparse.Namespace, request: JobRequest) -> Json:
-    from peerinfer_node.cli.reaching import reach
+    from peerinfer_node.cli.reaching import explained, reach
 
     async with reach(arguments) as reached:
         if not reached.is_daemon and not arguments.standalone:
             with trio.move_on_after(PEERS_WAIT_S):
                 while not await _has_heard(reached.control):  # noqa: ASYNC110  # the control interface has no event for it
                     await trio.sleep(_POLL_S)
-        return await reached.control.forecast(request)
+        try:
+            return await reached.control.forecast(request)
+        except PeerinferError as error:
+            raise await explained(reached.control, error) from None
 
 
 async def _has_heard(control: Control) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import trio
 
 from peerinfer.control import Control, JobRequest, Json
-from peerinfer.errors import Interrupted, UsageError
+from peerinfer.errors import Interrupted, NoSuitablePeer, UsageError
 from peerinfer.job_ends import error_of
 from peerinfer.units import format_count
 from peerinfer_node.cli.following import begin_writing, bring_home, cancel, follow
@@ -76,7 +76,10 @@ class _Run:
         self._live.show_text("reading the model and the inputs")
         self._is_submitted = True
         self._report.begin()
-        job_id = await control.submit(self._request)
+        try:
+            job_id = await control.submit(self._request)
+        except NoSuitablePeer as error:
+            raise await explained(control, error) from None
         try:
             job = await control.job(job_id)
             self._report.job = job

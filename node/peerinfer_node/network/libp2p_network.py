@@ -31,13 +31,14 @@ from libp2p.tools.anyio_service import TrioManager
 from multiaddr import Multiaddr
 
 from peerinfer.addresses import relay_of
-from peerinfer.errors import DialFailed, PeerinferError, StreamClosed
+from peerinfer.errors import DialFailed, KeyRefused, PeerinferError, StreamClosed
 from peerinfer.ids import PeerId
 from peerinfer.invites import PrivateSwarm
 from peerinfer.member_messages import Relayed
 from peerinfer_node.keys import Ed25519Keys
 from peerinfer_node.network.framing import MessageStream
 from peerinfer_node.network.libp2p_addresses import Address, parse_dialable, parse_listen, subnet_of
+from peerinfer_node.network.libp2p_keyed import WRONG_KEY
 from peerinfer_node.network.libp2p_mdns import run_mdns
 from peerinfer_node.network.libp2p_relay import (
     RELAY_PROTOCOL,
@@ -399,7 +400,9 @@ class Libp2pNetwork:
         except BaseException as error:
             await connection.close()
             if isinstance(error, Exception):
-                raise DialFailed(f"cannot dial {what}: {reason_of(error, self._refusal)}") from error
+                reason = reason_of(error, self._refusal)
+                kind = KeyRefused if reason in (self._refusal, WRONG_KEY) else DialFailed
+                raise kind(f"cannot dial {what}: {reason}") from error
             raise
 
     @property

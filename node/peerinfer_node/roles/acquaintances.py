@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import trio
 
-from peerinfer.errors import PeerinferError, StateUnusable
+from peerinfer.errors import KeyRefused, NoSuitablePeer, PeerinferError, StateUnusable
 from peerinfer_node.log import Log
 from peerinfer_node.peer_rows import PeerRow
 from peerinfer_node.ports import LocalClock, Network, Store
@@ -31,6 +31,11 @@ ALONE = (
     "none of the peers that were named answers, so this node is alone; it goes on trying. If they moved, "
     "ask a member for a new invite (peerinfer swarm invite) or give another --bootstrap"
 )
+
+SHUT_OUT_S = 3.0
+"""So long a node may find others, remembered or near, if all refuse it that it was to ask."""
+
+LOOK_S = 0.1
 
 REMEMBERED_DIALLED_MAX = 128
 """Of the peers remembered, those seen last; the table of members has no room for the dead of months."""
@@ -59,7 +64,28 @@ class Acquaintances:
         self._waiting = dict.fromkeys(self._named)
         self._told: dict[str, str] = {}
         """Why each was not reached: the same news every few seconds would hide everything else."""
+        self._refused: set[str] = set()
+        """Of these, who do not let in who holds this node's key, or none."""
+        self._is_tried = trio.Event()
+        """Each that was named has been dialled once."""
         self._is_alone_told = False
+
+    async def check_let_in(self) -> None:
+        """Returns when somebody is met or all that were named were dialled.
+
+        Raises `NoSuitablePeer` if all of these refuse this node, and nobody else is met within `SHUT_OUT_S`.
+        """
+        while self._named and not (self._is_tried.is_set() or self._network.connected()):  # noqa: ASYNC110
+            await trio.sleep(LOOK_S)
+        with trio.move_on_after(SHUT_OUT_S):
+            while self._is_shut_out:  # noqa: ASYNC110  (connections come from many sides)
+                await trio.sleep(LOOK_S)
+        if self._is_shut_out:
+            raise NoSuitablePeer("nobody can be asked")
+
+    @property
+    def _is_shut_out(self) -> bool:
+        return bool(self._named) and self._refused.issuperset(self._named) and not self._network.connected()
 
     @property
     def unreached(self) -> dict[str, str]:
@@ -83,7 +109,9 @@ class Acquaintances:
                 for address in wanted:
                     nursery.start_soon(self._reach, address)
                     await trio.sleep(DIAL_STAGGER_S)
-            if not self._network.connected() and not self._is_alone_told:
+            self._is_tried.set()
+            # Of those that refuse, that was said already, and what to do.
+            if not self._network.connected() and not self._is_alone_told and not self._is_shut_out:
                 self._is_alone_told = True
                 self._log.warning(ALONE)
             await trio.sleep(again_s)
@@ -97,7 +125,12 @@ class Acquaintances:
             await self._network.dial(address)
             self._waiting.pop(address, None)
             self._told.pop(address, None)
+            self._refused.discard(address)
         except PeerinferError as error:
+            if isinstance(error, KeyRefused):
+                self._refused.add(address)
+            else:
+                self._refused.discard(address)
             reason = str(error).removeprefix(f"cannot dial {address}: ")
             if self._told.get(address) != reason:
                 self._log.warning(NOT_REACHED, address=address, reason=reason)
