@@ -303,6 +303,8 @@ class JobPicture:
     """Expected share of wrong results among those that were verified; None where nothing was."""
     grounds: dict[str, int] = field(default_factory=dict)
     """Why results are final: how many by a clean window, a check of their own, a quorum, their peers' record."""
+    earlier: int = 0
+    """Of the final ones, how many were so before this term: whatever is said here of checks is of the others."""
 
 
 # --- effects -------------------------------------------------------------------------------------------------------

@@ -149,6 +149,7 @@ class CoordinatedJob:
             copied=self.copied,
             error_bound=None if self.verification is None else self.verification.doubt,
             grounds=self._grounds(),
+            earlier=len(self.spec.final),
         )
 
     def _grounds(self) -> dict[str, int]:

@@ -86,6 +86,14 @@ def test_nothing_goes_into_the_journal_before_an_audit_has_covered_it(bench):
     assert sorted(settled) == list(range(200))
 
 
+def test_what_was_final_before_this_term_is_counted_apart_from_what_was_judged_in_it(bench):
+    bench.join(ADA, BEN).tell(JobAccepted(spec_of(tasks=200, verify="spot", final=tuple(range(60)))))
+    bench.work_off()
+    bench.audit(bench.take(Audit))
+    picture = bench.end().picture
+    assert (picture.final, picture.earlier, sum(picture.grounds.values())) == (200, 60, 140)
+
+
 def test_a_job_that_somebody_else_coordinates_now_stops_without_an_end(bench):
     bench.join(ADA).tell(JobAccepted(spec_of(tasks=100)))
     sent = {frame.frame for frame in bench.take(SendFrame)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,20 @@ async def seen_where_it_is_led(world: PlayedWorld, job: str) -> None:
         with pytest.raises(UsageError, match=f"not this node's own.* by {world.submitter.peer_id}"):
             async for _ in sim.node.control.results(job):
                 pass
+
+
+async def its_checks_are_those_of_who_led_it(world: PlayedWorld, shown: Json) -> None:
+    """A job that has ended, whose first term's checks nobody knows any more."""
+    level = shown["verification"]
+    assert level["policy"] == "spot"
+    assert level["audits"] == shown["audited"] > 0
+    assert min(level["tasks"], level["unknown"]) > 0
+    assert level["tasks"] == sum(level["grounds"].values()) == shown["final"] - level["unknown"]
+    (leader,) = [sim for sim in await world.electors(shown["job_id"]) if sim.peer_id == shown["coordinator"]]
+    assert (await leader.node.control.job(shown["job_id"]))["verification"] == level
+    provenance = await world.submitter.node.control.provenance(shown["job_id"])
+    assert provenance["verification"]["tasks_checked"] == shown["audited"]
+    assert provenance["verification"]["reached"] == level
 
 
 async def watched_to_its_end(world: PlayedWorld, job: str) -> Json:
@@ -159,8 +174,9 @@ def test_results_that_cannot_be_checked_are_not_fetched(monkeypatch: pytest.Monk
 
     async def play(world: PlayedWorld, request: JobRequest) -> Json:
         monkeypatch.setattr(Replicas, "fetch", unreachable)
-        job = await led_by_another(world, request)
+        job = await led_by_another(world, replace(request, verify="spot"))
         shown = await watched_to_its_end(world, job)
+        await its_checks_are_those_of_who_led_it(world, shown)
         for sim in await world.electors(job):
             world.crash(sim, 60.0)
         world.crash(world.submitter, BACK_S)

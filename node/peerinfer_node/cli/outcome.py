@@ -96,14 +96,34 @@ BOUND_SHOWN_MIN = 1e-9
 
 
 def level_text(job: Json) -> str:
-    """`12 checks of 240 tasks, at most 1 in 500 expected to be wrong`; a task that was computed again was checked."""
+    """`12 checks of 240 tasks, at most 1 in 500 expected to be wrong`; a task that was computed again was checked.
+
+    Both are of the tasks that the coordinator judged itself. Of those that counted before it came nothing is known.
+    """
     checks, level = _checks(job), job.get("verification")
-    bound = level.get("error_bound") if isinstance(level, dict) else None
-    if not checks or not isinstance(bound, int | float):
+    if not isinstance(level, dict) or job.get("verify") == "none":
         return ""
+    bound, unknown = level.get("error_bound"), count_of(level, "unknown")
+    untold = f"how {format_count(unknown, 'task')} {'was' if unknown == 1 else 'were'} checked is not known here"
+    if not checks or isinstance(bound, bool) or not isinstance(bound, int | float):
+        return untold if unknown else ""
+    tasks = count_of(job, "tasks")
+    judged = _judged(level)
+    if judged is None or judged >= tasks - count_of(job, "failed_tasks"):
+        judged = tasks
     one_in = f"1 in {format_count(round(1 / bound))}" if bound >= BOUND_SHOWN_MIN else "1 in a billion"
-    wrong = f", at most {one_in} expected to be wrong" if bound > 0 else ""
-    return f"{format_count(checks, 'check')} of {format_count(count_of(job, 'tasks'), 'task')}{wrong}"
+    of_them = "" if judged == tasks else " of them"
+    wrong = f", at most {one_in}{of_them} expected to be wrong" if bound > 0 else ""
+    said = f"{format_count(checks, 'check')} of {format_count(judged, 'task')}{wrong}"
+    return f"{said}; {untold}" if unknown else said
+
+
+def _judged(level: Json) -> int | None:
+    """Of how many tasks it is; None where that was not said."""
+    if type(level.get("tasks")) is int:
+        return count_of(level, "tasks")
+    grounds = level.get("grounds")
+    return sum(count_of(grounds, ground) for ground in grounds) if isinstance(grounds, dict) and grounds else None
 
 
 def _checks(job: Json) -> int:

@@ -15,6 +15,7 @@ import trio
 from peerinfer.control import JOB_ENDED, Json
 from peerinfer.ids import JobId
 from peerinfer_node.ports import LocalClock
+from peerinfer_node.roles.job_views import told_checks
 from peerinfer_node.roles.live_job import LiveJob
 
 AGAIN_S = 1.0
@@ -30,7 +31,7 @@ FIRST_WAIT_S = 1.0
 ANSWER_TIMEOUT_S = 5.0
 
 _MOVING = (
-    *("accepted", "final", "failed", "failed_tasks", "retried", "hedged", "audited", "audits_failed", "verification"),
+    *("accepted", "final", "failed", "failed_tasks", "retried", "hedged"),
     *("peers", "blocked", "open", "assigned", "priority", "coordinator", "term", "handovers", "elapsed_s", "survives"),
 )
 """What a coordinator knows better. The rest is in the manifest, which this node has itself."""
@@ -83,6 +84,7 @@ class Elsewhere:
             return own
         told = heard.told
         moved = {name: told[name] for name in _MOVING if name in told and _alike(told[name], own.get(name))}
+        moved |= told_checks(told)
         if told.get("state") in JOB_ENDED:
             moved["blocked"] = f"others say that it is {told['state']}; that is being read in its journal"
         return {**own, "state": "running", "blocked": "", **moved}

@@ -88,8 +88,19 @@ def totals_in(chain: Chain, split: Split, picture: JobPicture | None) -> Json:
         "final": final,
         "failed": [_failed(task, split, reasons.get(task, EARLIER_TERM)) for task in failed],
         "failed_tasks": register.failed,
+        "verification": _verification_of(final, picture),
         "peers": [{"peer_id": peer, "tasks": tasks} for peer, tasks in workers.items()],
     }
+
+
+def _verification_of(final: int, picture: JobPicture | None) -> Json:
+    """A journal does not tell why a result is believed: nothing is known of what this node did not judge itself."""
+    if picture is None:
+        return {"tasks": 0, "unknown": final} if final else {}
+    level = verification(picture)
+    # What was judged and never came into the journal was computed again, for somebody else.
+    judged = min(level["tasks"], max(picture.final - picture.earlier, 0), final)
+    return {**level, "tasks": judged, "unknown": final - judged}
 
 
 def _failed(task: int, split: Split, reason: str) -> Json:
@@ -97,7 +108,7 @@ def _failed(task: int, split: Split, reason: str) -> Json:
 
 
 def verification(picture: JobPicture) -> Json:
-    """The level of verification that a job has reached."""
+    """The level of verification that a job has reached, as far as its coordinator has judged it in this term."""
     bound = picture.error_bound
     return {
         "policy": picture.verify,
@@ -106,7 +117,37 @@ def verification(picture: JobPicture) -> Json:
         "copies": picture.copied,
         "grounds": dict(picture.grounds),
         "error_bound": None if bound is None else float(f"{bound:.3g}"),
+        "tasks": sum(picture.grounds.values()),
+        "unknown": picture.earlier,
     }
+
+
+_POLICY_CHARS_MAX = 32
+"""As in a manifest."""
+
+_LEVEL = ("policy", "audits", "audits_failed", "copies", "grounds", "error_bound", "tasks", "unknown")
+
+
+def told_checks(told: Json) -> Json:
+    """What another node says of a job's checks, if it has the form that this node would give it."""
+    level = told.get("verification")
+    if not isinstance(level, dict) or not all(_is_count(told.get(name)) for name in ("audited", "audits_failed")):
+        return {}
+    level = {name: level[name] for name in _LEVEL if name in level}
+    policy = level.get("policy", "")
+    counts = [level.get(name, 0) for name in ("audits", "audits_failed", "copies", "tasks", "unknown")]
+    grounds, bound = level.get("grounds", {}), level.get("error_bound")
+    if not isinstance(grounds, dict) or not all(_is_count(count) for count in (*counts, *grounds.values())):
+        return {}
+    if not isinstance(policy, str) or len(policy) > _POLICY_CHARS_MAX:
+        return {}
+    if bound is not None and not (type(bound) in (float, int) and 0 <= bound <= 1):
+        return {}
+    return {"audited": told["audited"], "audits_failed": told["audits_failed"], "verification": level}
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 def handovers(chain: Chain, created_at_s: float, last: Term) -> list[Json]:

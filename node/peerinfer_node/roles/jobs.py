@@ -325,6 +325,7 @@ class Jobs:
 
     def _lost(self, live: LiveJob, reason: str) -> None:
         live.waiting = reason
+        live.picture = self._coordinator.machine.picture(live.job) or live.picture
         live.body = None
         self._coordinator.drop(live.job, reason)
         if live.scope is not None:
@@ -394,6 +395,8 @@ class Jobs:
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
         if not is_others:
             self._journals.remember(live.job, chain)
+            if live.body is None and not live.is_unwanted:
+                known |= await self._returning.how_checked(live, known)
         await self._forget(live, state, reason, kind, known)
         if not is_others:
             await self._coordinating.bring_home(live.job, live.manifest, chain)

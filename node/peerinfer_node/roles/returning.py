@@ -17,9 +17,10 @@ from peerinfer.replica_messages import JobStateWanted
 from peerinfer_node.log import Log
 from peerinfer_node.record_rows import RecordRow
 from peerinfer_node.roles.elections import Elections
+from peerinfer_node.roles.job_views import told_checks
 from peerinfer_node.roles.keeping import GIVEN_UP
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
-from peerinfer_node.roles.replicas import AboutJob, Replicas
+from peerinfer_node.roles.replicas import STATE_TIMEOUT_S, AboutJob, Replicas
 
 REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
@@ -117,6 +118,18 @@ class Returning:
             for peer in self._elections.candidates(live.job, live.manifest):
                 if peer != self._own:
                     nursery.start_soon(ask, peer)
+
+    async def how_checked(self, live: LiveJob, known: Json) -> Json:
+        """What who coordinated last knows of a job's checks; nothing where `known`, of this node, is of as many tasks."""
+        coordinator = PeerId(known["coordinator"])
+        with trio.move_on_after(STATE_TIMEOUT_S):
+            while coordinator != self._own:
+                with suppress(PeerinferError):
+                    told = told_checks(await self._replicas.state(coordinator, JobStateWanted(live.job)) or {})
+                    is_better = told.get("verification", {}).get("tasks", 0) > known["verification"].get("tasks", 0)
+                    return told if is_better else {}
+                await trio.sleep(REJOIN_AGAIN_S)  # It may have as many streams from here as it takes.
+        return {}
 
     async def check_all_here(self, job: JobId, manifest: Manifest, chain: Chain, here: Sequence[RecordRow]) -> None:
         """Raises `JobFailed` if results that the journal names are not here, and electors say that they gave them up."""

@@ -173,6 +173,29 @@ def test_bounds_beyond_belief_are_not_put_in_figures(bound: float, said: str) ->
     assert level_text(picture) == f"2,000 checks of 5 tasks, at most {said} expected to be wrong"
 
 
+LATER = {"audits": 170, "copies": 4, "error_bound": 1 / 4098, "grounds": {"own": 1644, "window": 3174}}
+
+
+def test_checks_and_their_bound_are_said_of_the_tasks_that_they_cover() -> None:
+    at_most = "174 checks of 4,818 tasks, at most 1 in 4,098 of them expected to be wrong"
+    before = "how 5,182 tasks were checked is not known here"
+    level = {**LATER, "tasks": 4818, "unknown": 5182}
+    assert level_text(job(tasks=10_000, verification=level)) == f"{at_most}; {before}"
+    assert level_text(job(tasks=10_000, verification={**level, "unknown": 0})) == at_most, "it goes on"
+    assert level_text(job(tasks=10_000, verification=LATER)) == at_most, (
+        "of a coordinator that does not say of how many"
+    )
+    whole = "174 checks of 4,818 tasks, at most 1 in 4,098 expected to be wrong"
+    assert level_text(job(tasks=4818, verification={**level, "unknown": 0})) == whole
+
+
+def test_where_nothing_is_known_of_checks_that_is_said() -> None:
+    assert level_text(job(verification={"tasks": 0, "unknown": 4})) == "how 4 tasks were checked is not known here"
+    assert level_text(job(verification={"tasks": 0, "unknown": 1})) == "how 1 task was checked is not known here"
+    assert level_text(job(verify="none", verification={"tasks": 0, "unknown": 4})) == "", "nobody asked for checks"
+    assert level_text(job(verification={})) == ""
+
+
 def test_results_that_nobody_could_verify_are_an_error_of_their_own() -> None:
     failed = [{"task": 1, "first_item": 4, "items": 4, "reason": "unverified: no check could be had"}]
     error = error_of(job(state="done", failed=failed, failed_tasks=1))
