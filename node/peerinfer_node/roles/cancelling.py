@@ -106,7 +106,7 @@ class Cancelling:
             await trio.sleep(CANCEL_AGAIN_S if trio.current_time() < began_s + CANCEL_TIMEOUT_S else TELL_AGAIN_S)
 
     async def _tell(self, live: LiveJob) -> None:
-        """Once. Whoever says that the job has ended may be lying: this node looks into the journals of a quorum then."""
+        """A round. Whoever says that the job has ended may be lying: this node looks into the journals of a quorum then."""
 
         def heard(peer: PeerId, state: Json) -> None:
             if state.get("state") in JOB_ENDED:
@@ -114,7 +114,7 @@ class Cancelling:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_over, live, nursery.cancel_scope)
-            await self._returning.tell(live, JobCancelWanted(live.job), heard)
+            await self._returning.tell(live, JobCancelWanted(live.job), heard, CANCEL_AGAIN_S)
             nursery.cancel_scope.cancel()
 
     async def _wait_over(self, live: LiveJob, scope: trio.CancelScope) -> None:

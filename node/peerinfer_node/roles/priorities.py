@@ -24,7 +24,9 @@ from peerinfer_node.roles.returning import Returning
 CHANGE_TIMEOUT_S = 15.0
 """An owner waits so long until a coordinator has it in writing; an election takes some seconds."""
 
-CHANGE_AGAIN_S = 0.5
+CHANGE_AGAIN_S = 0.2
+"""Whoever answered before the coordinator had written it down is asked once more, while a person waits."""
+
 COMMIT_TIMEOUT_S = 2.0
 """A coordinator waits so long for a quorum before it answers; the owner asks again."""
 
@@ -89,7 +91,7 @@ class Priorities:
                 if tally.is_written or tally.is_ended:
                     scope.cancel()
 
-            await self._returning.tell(live, request, heard)
+            await self._returning.tell(live, request, heard, CHANGE_AGAIN_S)
         return tally
 
     async def change_for(self, live: LiveJob, signed: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from math import inf
 
 import trio
 
@@ -99,11 +100,23 @@ class Returning:
             await self.tell(live, JobStateWanted(live.job), heard)
         return found[0] if found else None
 
-    async def tell(self, live: LiveJob, request: AboutJob, heard: Callable[[PeerId, Json], None]) -> None:
-        """Asks all who may coordinate the job; `heard` is called with each answer. Returns when no more can come.
+    async def tell(
+        self, live: LiveJob, request: AboutJob, heard: Callable[[PeerId, Json], None], again_s: float = inf
+    ) -> None:
+        """Asks all who may coordinate the job; `heard` is called with each answer. Returns when none is left.
 
-        None of them keeps the others from being told, whatever it answers.
+        None of them keeps the others from being told, whatever it answers. While one is waited for that does not answer,
+        the others are asked again every `again_s`.
         """
+        waited_for = [peer for peer in self._elections.candidates(live.job, live.manifest) if peer != self._own]
+
+        async def ask_on(peer: PeerId) -> None:
+            await ask(peer)
+            waited_for.remove(peer)
+            while waited_for:
+                await trio.sleep(again_s)
+                await ask(peer)
+            nursery.cancel_scope.cancel()
 
         async def ask(peer: PeerId) -> None:
             try:
@@ -115,9 +128,8 @@ class Returning:
                 heard(peer, state)
 
         async with trio.open_nursery() as nursery:
-            for peer in self._elections.candidates(live.job, live.manifest):
-                if peer != self._own:
-                    nursery.start_soon(ask, peer)
+            for peer in tuple(waited_for):
+                nursery.start_soon(ask_on, peer)
 
     async def how_checked(self, live: LiveJob, known: Json) -> Json:
         """What who coordinated last knows of a job's checks; nothing where `known`, of this node, is of as many tasks."""

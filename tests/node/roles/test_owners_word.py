@@ -38,7 +38,7 @@ class World:
             campaign=lambda job: self.campaigns.append(trio.current_time()),
         )
 
-    async def tell(self, live, request, heard):
+    async def tell(self, live, request, heard, again_s):
         self.told.append(request)
         for peer, answer in list(self.answers.items()):
             heard(peer, answer(request) if callable(answer) else answer)
@@ -131,7 +131,7 @@ async def test_who_cancels_hears_at_once_when_the_end_has_been_read(autojump_clo
     world = World()
     hangs = trio.Event()
 
-    async def tell(live, request, heard):
+    async def tell(live, request, heard, again_s):
         heard(HONEST, {"state": "cancelled"})
         await hangs.wait()
 

@@ -1,0 +1,124 @@
+"""Asking those who may coordinate a job, of which one hangs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+from lease_setting import PEERS, Setting, keys
+
+from peerinfer.control import JobRequest
+from peerinfer.errors import StreamClosed
+from peerinfer.job_priority import ENDED, WRITTEN, opened
+from peerinfer.replica_messages import JobCancelWanted, JobStateWanted
+from peerinfer_node.log import Log
+from peerinfer_node.memory_store import MemoryStore
+from peerinfer_node.ports import JobRow
+from peerinfer_node.roles.cancelling import Cancelling
+from peerinfer_node.roles.live_job import LiveJob
+from peerinfer_node.roles.priorities import Priorities
+from peerinfer_node.roles.replicas import STATE_TIMEOUT_S
+from peerinfer_node.roles.returning import Returning
+
+OWNER = 7
+JOB = Setting(submitter=OWNER)
+COORDINATOR, OTHER, GONE = PEERS[:3]
+
+
+class World:
+    """A job that one node coordinates with one other elector; the third is powered off. Answers are there at once."""
+
+    def __init__(self):
+        self.live = LiveJob(JOB.job, JOB.manifest, JOB.signed, JobRequest("-", ("-",)), 0.0)
+        self.lives = {JOB.job: self.live}
+        self.asked: list[tuple[str, float]] = []
+        self.is_over = False
+        self.written = 0
+        self.elections = SimpleNamespace(
+            candidates=lambda job, manifest: (*PEERS[:3], PEERS[OWNER]),
+            seated=lambda job, manifest: SimpleNamespace(electors=tuple(PEERS[:3]), quorum=2),
+            campaign=self.campaign,
+        )
+        self.returning = Returning(
+            own=PEERS[OWNER],
+            replicas=self,
+            elections=self.elections,
+            log=Log(),
+            stand=None,
+            is_given_up=None,
+            give_up=None,
+        )
+
+    async def state(self, peer, request):
+        self.asked.append((peer, trio.current_time()))
+        if peer == GONE:
+            await trio.sleep(STATE_TIMEOUT_S)
+            raise StreamClosed("did not answer")
+        if isinstance(request, JobStateWanted):
+            return {"state": "running"}
+        if isinstance(request, JobCancelWanted):
+            said = {"state": "cancelled" if self.is_over else "running"}
+            self.is_over = self.is_over or peer == COORDINATOR
+            return said
+        said = {WRITTEN: self.written, ENDED: False}
+        if peer == COORDINATOR:
+            await trio.sleep(0.05)  # Until a quorum has it in writing.
+            self.written = opened(request.statement, JOB.job, PEERS[OWNER]).sequence
+            said = {WRITTEN: self.written, ENDED: False}
+        return said
+
+    def campaign(self, job):
+        """Who campaigns reads in the journals of a quorum that the job is over."""
+        assert self.is_over
+        self.lives.pop(job, None)
+        self.live.note_change()
+
+
+async def test_who_cancels_is_not_held_up_by_an_elector_that_is_gone(autojump_clock, nursery):
+    world = World()
+    store = MemoryStore()
+    await store.add_job(JobRow(JOB.job, JOB.signed, "{}", "running", 0.0, None, "{}"))
+    cancelling = Cancelling(
+        own=PEERS[OWNER],
+        store=store,
+        clock=SimpleNamespace(wall_s=trio.current_time),
+        live=world.lives,
+        elections=world.elections,
+        coordinator=None,
+        returning=world.returning,
+        forget=None,
+        log=Log(),
+    )
+    began_s = trio.current_time()
+    assert await cancelling.cancel(world.live, nursery)
+    assert trio.current_time() - began_s < 0.5 < STATE_TIMEOUT_S
+
+
+async def test_a_priority_is_not_held_up_by_an_elector_that_is_gone(autojump_clock):
+    world = World()
+    priorities = Priorities(
+        own=PEERS[OWNER],
+        sign=keys(OWNER).sign,
+        wall_s=lambda: 1e9,
+        elections=world.elections,
+        coordinator=None,
+        returning=world.returning,
+    )
+    began_s = trio.current_time()
+    await priorities.change(world.live, "high")
+    assert world.live.request.priority == "high"
+    assert trio.current_time() - began_s < 0.5 < STATE_TIMEOUT_S
+
+
+@pytest.mark.parametrize("again_s", [0.5, 1e9])
+async def test_a_round_ends_when_the_last_has_answered_and_asks_the_others_again_meanwhile(autojump_clock, again_s):
+    world = World()
+    heard: list[str] = []
+    began_s = trio.current_time()
+    await world.returning.tell(world.live, JobStateWanted(JOB.job), lambda peer, state: heard.append(peer), again_s)
+    assert trio.current_time() - began_s == pytest.approx(STATE_TIMEOUT_S)
+    assert set(heard) == {COORDINATOR, OTHER}
+    times = [[peer for peer, _ in world.asked].count(each) for each in (COORDINATOR, OTHER, GONE)]
+    assert times[2] == 1
+    assert times[0] == times[1] == pytest.approx(1 + STATE_TIMEOUT_S // again_s, abs=1)
