@@ -59,7 +59,9 @@ class World:
             return {"state": "running"}
         if isinstance(request, JobCancelWanted):
             said = {"state": "cancelled" if self.is_over else "running"}
-            self.is_over = self.is_over or peer == COORDINATOR
+            if peer == COORDINATOR:
+                await trio.sleep(0.05)  # All others have answered.
+                self.is_over = True
             return said
         said = {WRITTEN: self.written, ENDED: False}
         if peer == COORDINATOR:
