@@ -43,6 +43,7 @@ from peerinfer.lease_messages import (
     JournalState,
 )
 from peerinfer.limits import (
+    JOB_TASKS_MAX,
     JOURNAL_BATCH_OVERHEAD_BYTES,
     JOURNAL_BATCHES_PER_MESSAGE_MAX,
     JOURNAL_MESSAGE_BYTES_MAX,
@@ -63,7 +64,8 @@ class Divergence(Exception):
 class Chain:
     """The batches that one node holds, those before `base` as a snapshot alone, and the register that they write."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: int = JOB_TASKS_MAX) -> None:
+        """`tasks`: the job's, where they are known: no more are made room for."""
         self._links: list[Link] = []
         """From `base` on."""
         self._base = Base()
@@ -71,7 +73,7 @@ class Chain:
         """Of the batches from the base on."""
         self._tail_bytes = 0
         self._end = 0
-        self.register = Register()
+        self.register = Register(tasks)
 
     def __len__(self) -> int:
         return self._base.sequence + len(self._links)

@@ -1,7 +1,8 @@
 """The register of a journal: for each task that is written, once, the digest of its outputs and who computed it.
 
-Two columns, twenty bytes for each task up to the last one that is written, whatever the journal's length. Batches are
-written and looked up as a whole, since a busy coordinator writes tens of thousands of entries each second.
+Two columns, twenty bytes for each task up to the last one that is written and a quarter more, but never for more tasks than
+the job has, whatever the journal's length. Batches are written and looked up as a whole, since a busy coordinator writes
+tens of thousands of entries each second.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Entry(NamedTuple):
 class Register:
     """Digest and worker of every written task."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: int = JOB_TASKS_MAX) -> None:
+        """`tasks`: the job's, where they are known."""
+        self._tasks = tasks
         self._digests = np.zeros(0, _DIGEST)
         self._numbers = np.zeros(0, _NUMBER)
         """Of the workers, by task; 0 where nothing is written."""
@@ -79,14 +82,15 @@ class Register:
         self.failed += int((chosen == _FAILED).sum())
 
     def _make_room(self, task: int) -> None:
-        """Raises `ProtocolError` for a task that no job has: a batch from this node's own disk may be damaged."""
-        if task >= JOB_TASKS_MAX:
-            raise ProtocolError(f"a batch writes task {task}; no job has more than {JOB_TASKS_MAX}")
+        """Raises `ProtocolError` for a task that the job has not: a batch from this node's own disk may be damaged."""
+        if task >= self._tasks:
+            raise ProtocolError(f"a batch writes task {task}; the job has no more than {self._tasks}")
         room = len(self._numbers)
         if task >= room:
-            more = max(task + 1 - room, room // 4)
-            self._digests = np.concatenate((self._digests, np.zeros(more, _DIGEST)))
-            self._numbers = np.concatenate((self._numbers, np.zeros(more, _NUMBER)))
+            room = min(max(task + 1, room + room // 4), self._tasks)
+            # In place: old and new columns at once would take twice as much as is counted for a seat. Nobody has a view.
+            self._digests.resize(room, refcheck=False)
+            self._numbers.resize(room, refcheck=False)
 
     def holds_any(self, tasks: Sequence[int]) -> bool:
         """Whether one of the tasks is written."""
@@ -134,7 +138,7 @@ class Register:
         return np.flatnonzero(self._numbers > _FAILED).tolist(), np.flatnonzero(self._numbers == _FAILED).tolist()
 
     def copy(self) -> Register:
-        other = Register()
+        other = Register(self._tasks)
         other._digests, other._numbers = self._digests.copy(), self._numbers.copy()
         other._peers, other._known = list(self._peers), dict(self._known)
         other.written, other.failed = self.written, self.failed
@@ -173,7 +177,7 @@ class Register:
         failed = workers == FAILED_TASK
         if (workers[~failed] >= len(peers)).any():
             raise ProtocolError("a snapshot names a worker that it does not list")
-        made = cls()
+        made = cls(tasks)
         numbers = np.array([*map(made._number, peers), _FAILED], _NUMBER)
         made._digests, made._numbers = np.zeros(span, _DIGEST), np.zeros(span, _NUMBER)
         made._digests[places] = np.frombuffer(data[marks_end:digests_end], _DIGEST)

@@ -83,7 +83,7 @@ class Seat:
         self.deadline_s = 0.0
         """On the elector's clock; until then the candidate of `granted` alone is served."""
         self.granted_at_s = 0.0
-        self.chain = Chain()
+        self.chain = Chain(manifest.tasks)
         self.changes: tuple[bytes, ...] = ()
         self.committees: list[Seated] = [first_committee(manifest)]
         self.start: Start | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,7 @@ from peerinfer.limits import (
 )
 from peerinfer.messages import Signed
 from peerinfer.register import Entry, Register
+from peerinfer.snapshots import register_bytes_max
 
 JOB = Setting()
 ONE, TWO, THREE, FOUR = term(1, 0), term(2, 1), term(3, 2), term(4, 0)
@@ -529,10 +531,29 @@ def test_a_register_takes_a_batch_as_it_takes_its_entries_one_by_one() -> None:
     with pytest.raises(ProtocolError, match="written already"):
         whole.put_all(replace(batch, tasks=(6000, 8, 5000, 9)))
     assert list(whole.entries()) == before, "none of a batch with one that is written already"
-    with pytest.raises(ProtocolError, match="no job has more than"):
+    with pytest.raises(ProtocolError, match="the job has no more than"):
         whole.put_all(replace(batch, tasks=(1, 2, JOB_TASKS_MAX, 4)))
     whole.erase(tasks)
     assert (whole.written, whole.failed, list(whole.entries())) == (1, 0, [Entry(7, bytes(16), "bob")])
+
+
+def test_a_register_takes_no_more_than_is_counted_for_its_job() -> None:
+    tasks = 50 * JOURNAL_BATCH_TASKS_MAX + 1
+    register = Register(tasks)
+    batch = decode_as(JournalBatch, decode_as(Signed, Setting(tasks=tasks).batch(None, ONE, [0])).payload)
+    tracemalloc.start()
+    try:
+        for first in range(0, tasks, JOURNAL_BATCH_TASKS_MAX):
+            written = tuple(range(first, min(first + JOURNAL_BATCH_TASKS_MAX, tasks)))
+            digests, workers = bytes(16 * len(written)), (0,) * len(written)
+            register.put_all(replace(batch, tasks=written, digests=digests, workers=workers))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert register.written == tasks
+    assert register_bytes_max(tasks) <= peak < 1.2 * register_bytes_max(tasks)
+    with pytest.raises(ProtocolError, match=f"the job has no more than {tasks}"):
+        register.put_all(replace(batch, tasks=(tasks,)))
 
 
 def test_workers_that_refused_batches_name_are_forgotten() -> None:

@@ -150,7 +150,7 @@ class Elections:
             job,
             manifest,
             signed_manifest,
-            Chain(),
+            Chain(manifest.tasks),
             profile=profile,
             rng=random.Random(self._rng.random()),  # noqa: S311
             changes=self._known.changes(job, manifest),

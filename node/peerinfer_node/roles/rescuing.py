@@ -227,7 +227,7 @@ class Rescuing:
         return longest(found)
 
     async def _copy(self, live: LiveJob, elector: PeerId, changes: tuple[bytes, ...]) -> Chain:
-        chain, top = Chain(), Term(TERM_ROUND_MAX, "")
+        chain, top = Chain(live.manifest.tasks), Term(TERM_ROUND_MAX, "")
         committees, _ = committees_of(live.job, live.manifest, changes)
         async with self._conversation(elector) as stream:
             while True:

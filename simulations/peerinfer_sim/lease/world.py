@@ -210,7 +210,7 @@ class World:
             self._job,
             self._manifest,
             self._signed_manifest,
-            Chain(),
+            Chain(self._manifest.tasks),
             profile=self.scenario.profile,
             rng=random.Random(f"{self.scenario.seed}:{node.number}:{node.life}"),
             changes=self._known_changes(node),
