@@ -73,7 +73,7 @@ def arrays_of(inputs: Any) -> dict[str, NDArray[Any]]:
             raise UsageError(f"inputs: {name!r} is no name of an input; names are texts"[:300])
         try:
             found[name] = np.asarray(array)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # Tensors on a card, or with a gradient, say what to do.
             why = "its parts differ in length, give all the same shape" if "inhomogeneous" in str(error) else error
             raise InputError(f"input {name!r}: not an array: {why}"[:300]) from None
     return found

@@ -18,6 +18,16 @@ from peerinfer.errors import InputError, PeerinferError, UnknownJob, UsageError
 ROWS = np.ones((2, 3), np.float32)
 
 
+class Tensor:
+    """Cannot become an array as it is, like those of PyTorch on a card, or with a gradient."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def __array__(self, *_: object, **__: object) -> None:
+        raise self._error("use Tensor.cpu() first")
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:7741", "https://node.example", "http://[::1]:7741/"])
 def test_urls_of_nodes_pass(url: str) -> None:
     handed.check_url(url)
@@ -77,6 +87,12 @@ def test_a_connection_that_was_not_entered_says_how_it_is(connect: Callable[[], 
             lambda: handed.arrays_of({"x": [[1, 2], [3]]}),
             InputError,
             "input 'x': not an array: its parts differ in length",
+        ),
+        (lambda: handed.arrays_of({"x": Tensor(TypeError)}), InputError, "input 'x': not an array: use Tensor.cpu()"),
+        (
+            lambda: handed.arrays_of({"x": Tensor(RuntimeError)}),
+            InputError,
+            "input 'x': not an array: use Tensor.cpu()",
         ),
         (lambda: handed.write_arrays(io.BytesIO(), {"x": np.array([None])}), InputError, "input 'x'"),
         (lambda: handed.check_timeout("5s"), UsageError, "timeout_s: give seconds; given str"),
