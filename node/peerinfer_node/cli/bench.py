@@ -10,6 +10,10 @@ from peerinfer_node.cli.arguments import Subcommands, add_command, add_json
 from peerinfer_node.cli.output import say, show, show_json, table
 from peerinfer_node.cli.place import add_place, home_of, resolved
 
+NOT_KEPT = (
+    "note: this home's daemon runs, and goes by its own figures; run bench while it is stopped to have these kept"
+)
+
 
 def add(commands: Subcommands) -> None:
     parser = add_command(
@@ -35,8 +39,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     config = resolved(arguments, home, {}).config
 
     async def measure() -> list[Json]:
-        """A node measures its devices before it is open, and keeps the figures for the daemons that come."""
+        """A node measures its devices before it is open, and keeps the figures for the daemons that come.
+
+        Beside a running daemon they cannot be kept: what is known of this home is the daemon's.
+        """
         async with embedded(home, config, lends=True, networked=False, measures_anew=True) as node:
+            if not node.keeps:
+                say(NOT_KEPT)
             return await node.control.devices()
 
     say("measuring, best while nothing else runs")

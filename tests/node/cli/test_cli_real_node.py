@@ -145,9 +145,22 @@ def test_bad_models_and_inputs_have_code_3_and_one_line(
 
 def test_bench_tells_how_fast_the_devices_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--json"]) == 0
-    (device,) = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "daemon" not in err, "they are kept"
+    (device,) = json.loads(out)
     assert device["benchmark"]["gemm_gflops"] > 0
     assert device["selector"] == "cpu"
+
+
+def test_bench_beside_a_running_daemon_says_that_it_keeps_nothing(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.prepare()
+    with home.lock():
+        assert main(["bench", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)
+    assert "this home's daemon runs, and goes by its own figures" in err
 
 
 def test_bench_tells_how_fast_a_model_is_by_the_items_joined(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
