@@ -119,17 +119,18 @@ def get_value(key: str, environ: Mapping[str, str], path: Path) -> Shown:
     return resolve({}, environ, path).get(key)
 
 
-def set_value(path: Path, key: str, value: object | None) -> None:
+def set_value(path: Path, key: str, value: object | None) -> str:
     """`config set`: writes one setting to the file, or removes it (None), and leaves the other lines as they are.
 
-    Makes the file if there is none. Raises `UsageError` if the value does not fit, alone or with the others, or if the
+    Makes the file if there is none. Returns what is wrong in it still: of several mistakes one
+    is mended at a time. Raises `UsageError` if the value does not fit, alone or with the others, or if the
     file is written in a way that cannot be changed line by line; the file is then as it was. Raises `StateUnusable` if
     it cannot be written.
     """
     setting = find_setting(key)
     old = _text_of(path)
     wanted = _parse(old, path)
-    wanted.pop(setting.key, None)
+    before = wanted.pop(setting.key, None)
     line = None
     if value is not None:
         written = _for_toml(setting, value, _read(setting, value, setting.key))
@@ -141,9 +142,26 @@ def set_value(path: Path, key: str, value: object | None) -> None:
     except UsageError:
         is_as_wanted = False
     if not is_as_wanted:
+        for other in wanted:  # A table swallows the line; it is none of ours.
+            find_setting(other, label=f"{path}: ")
         raise UsageError(f"{path} is written in a way that cannot be changed here; change {setting.key} in an editor")
-    _resolved(wanted, path, {}, {})
+    still = ""
+    try:
+        _resolved(wanted, path, {}, {})
+    except UsageError as error:
+        if before is None or _fits(setting, before):
+            raise
+        still = str(error)
     _replace(path, new)
+    return still
+
+
+def _fits(setting: Setting, value: object) -> bool:
+    try:
+        setting.read(value)
+    except UsageError:
+        return False
+    return True
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, object]:
@@ -178,6 +196,8 @@ def _text_of(path: Path, *, must_exist: bool = False) -> str:
         if must_exist:
             raise UsageError(f"there is no {path}; name a file that exists, or leave it out") from None
         return ""
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder; remove it, or name a file with --config") from None
     except OSError as error:
         raise StateUnusable(f"cannot read {path}: {error.strerror}") from None
     if len(data) > FILE_BYTES_MAX:

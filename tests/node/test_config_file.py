@@ -97,7 +97,7 @@ def test_a_file_that_was_named_must_exist(path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_said(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(StateUnusable, match="cannot read"):
+    with pytest.raises(UsageError, match=r"is a folder; remove it, or name a file with --config"):
         read_file(path)
     path.rmdir()
     path.write_bytes(b"name = '\xff'")
@@ -213,6 +213,21 @@ def test_set_repairs_a_value_that_was_wrong(path: Path) -> None:
     set_value(path, "cpu_threads", "auto")
     assert path.read_text() == 'cpu_threads = "auto"\n'
     assert resolve({}, {}, path).config.cpu_threads is None
+
+
+def test_set_repairs_one_of_two_values_that_were_wrong_and_says_which_is_left(path: Path) -> None:
+    path.write_text('cpu_threads = 0\nmax_cache = "much"\n')
+    left = set_value(path, "cpu_threads", None)
+    assert left.startswith(f"{path}: max_cache: not a size")
+    assert path.read_text() == 'max_cache = "much"\n'
+    assert set_value(path, "max_cache", "3GiB") == ""
+    resolve({}, {}, path)
+
+
+def test_set_names_the_table_that_swallows_its_line(path: Path) -> None:
+    path.write_text("[foo]\n")
+    with pytest.raises(UsageError, match="there is no setting 'foo'"):
+        set_value(path, "max_cache", "3GiB")
 
 
 def test_a_full_disk_leaves_the_old_file_whole(path: Path) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from peerinfer.control import Json
 from peerinfer.errors import NoDaemon, PeerinferError
 from peerinfer.limits import GIB
-from peerinfer.units import format_size
+from peerinfer.units import format_count, format_size
+from peerinfer_node.config_file import DEFAULT_SOURCE, config_path, resolve
 from peerinfer_node.devices.native import OPENVINO, version_of
 from peerinfer_node.home import Home
 
@@ -51,6 +52,7 @@ class Finding:
 def examine(home: Home) -> list[Finding]:
     """All checks, in the order in which their troubles are best mended."""
     checks: list[tuple[str, Callable[[], Finding | list[Finding]]]] = [
+        ("config", lambda: check_config(home.config_file)),
         ("python", check_python),
         ("onnxruntime", check_onnxruntime),
         ("graphics", check_graphics),
@@ -73,6 +75,17 @@ def examine(home: Home) -> list[Finding]:
             # A doctor who faints helps nobody; the next check may say more.
             findings.append(Finding(name, "warn", f"could not be checked: {type(error).__name__}: {error}"))
     return findings
+
+
+def check_config(default: Path) -> Finding:
+    """As `join` and `run` will read it."""
+    path, must_exist = config_path(os.environ, default)
+    try:
+        sources = resolve({}, os.environ, path, must_exist=must_exist).sources
+    except PeerinferError as error:
+        return Finding("config", "fail", str(error), f"neither join nor run starts with it: mend {path}")
+    changed = sum(source != DEFAULT_SOURCE for source in sources.values())
+    return Finding("config", "ok", f"{format_count(changed, 'setting')} of {len(sources)} changed; {path}")
 
 
 def check_python() -> Finding:

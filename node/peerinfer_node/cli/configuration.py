@@ -80,6 +80,8 @@ def _set(arguments: argparse.Namespace) -> int:
     from peerinfer_node.config_file import set_value
 
     path = _file(arguments)
-    set_value(path, arguments.key, None if arguments.unset else arguments.value)
+    still = set_value(path, arguments.key, None if arguments.unset else arguments.value)
     say(f"written to {path}; a node that runs takes it over when it starts again")
+    if still:
+        say(f"warning: another mistake is left: {still}")
     return 0

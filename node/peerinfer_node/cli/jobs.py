@@ -12,7 +12,7 @@ from string import hexdigits
 from typing import Any
 
 from peerinfer.control import JOB_ENDED, PRIORITIES, Control, Json
-from peerinfer.errors import Interrupted, JobFailed, UsageError
+from peerinfer.errors import Interrupted, JobFailed, UnknownJob, UsageError
 from peerinfer.ids import is_job_id
 from peerinfer.job_ends import check_own, count_of, error_of, failed_items, failed_tasks, ranges_text
 from peerinfer.units import format_count, format_duration
@@ -114,9 +114,10 @@ async def find(control: Control, text: str) -> str:
     if not found and all(character in hexdigits for character in text):
         with suppress(UsageError):  # One that this node elects for is in no list unless it coordinates it.
             found = [str((await control.job(text)).get("job_id"))]
-    if len(found) != 1:
-        which = "no job" if not found else f"{len(found)} jobs"
-        raise UsageError(f"{which} here with an id that begins with {text!r}; see: peerinfer jobs")
+    if not found:
+        raise UnknownJob(f"there is no job {text[:40]!r}; `peerinfer jobs` lists them")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} jobs begin with {text!r}; give more of the id")
     return found[0]
 
 

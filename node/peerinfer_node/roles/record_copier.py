@@ -20,11 +20,15 @@ from peerinfer.replica_messages import RecordCopy, RecordHeld, ReplicaRefused
 from peerinfer.tensors import Buffer
 from peerinfer_node.log import Log
 from peerinfer_node.network.framing import MessageStream
-from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
+from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, NO_COPY_YET, Replicas
 
 COPY_AGAIN_S = 0.5
 COPY_AGAIN_MAX_S = 60.0
 """A disk without room stays so for long: the wait doubles up to this."""
+
+ON_ITS_WAY_S = 4.0
+"""Of an elector without a copy of the job it is told once it is left alone for so long: the copy comes beside the first
+results."""
 
 UNACKNOWLEDGED_MAX = 64
 """Records sent to one elector and not acknowledged; more would fill its stream's buffers for nothing. To one that has
@@ -73,7 +77,9 @@ class RecordCopier:
         self._lines = {PeerId(elector): _Line() for elector in seated.electors if elector != own}
         self._needed = seated.quorum - (own in seated.electors)
         self.refused: dict[PeerId, str] = {}
-        """Electors that take no records now, and why."""
+        """Electors that take no records now, and why, for people."""
+        self._refusing: dict[PeerId, None] = {}
+        """All of them, also those that will in a moment."""
         self._records: dict[int, _Record] = {}
         """Those that are not safe yet, in order."""
 
@@ -112,7 +118,7 @@ class RecordCopier:
         while True:
             changed = line.changed
             for record in list(self._records.values()):
-                if len(line.sent) >= (1 if elector in self.refused else UNACKNOWLEDGED_MAX):
+                if len(line.sent) >= (1 if elector in self._refusing else UNACKNOWLEDGED_MAX):
                     break
                 if record.number not in line.sent and elector not in record.held and not record.safe.is_set():
                     line.sent[record.number] = record
@@ -135,13 +141,16 @@ class RecordCopier:
                     if record is None:
                         raise ProtocolError(f"{elector} acknowledges a record that it was not sent")
                     self.refused.pop(elector, None)
+                    self._refusing.pop(elector, None)
                     line.again_s = COPY_AGAIN_S
                     self._note_held(elector, record)
                     line.note_change()
                 case ReplicaRefused(_, reason):
-                    if elector in self.refused:
+                    if elector in self._refusing:
                         line.again_s = min(2 * line.again_s, COPY_AGAIN_MAX_S)
-                    self.refused[elector] = reason
+                    self._refusing[elector] = None
+                    if reason != NO_COPY_YET or line.again_s >= ON_ITS_WAY_S:
+                        self.refused[elector] = reason
                     raise ProtocolError(reason)
                 case _ if line.sent:
                     raise StreamClosed(f"{elector} did not take a record within {ANSWER_TIMEOUT_S:g} s")

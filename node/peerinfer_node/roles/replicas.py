@@ -57,6 +57,8 @@ ANSWER_TIMEOUT_S = 30.0
 STATE_TIMEOUT_S = 3.0
 """A person waits for how a job stands: whoever does not say so in this time does not know."""
 
+NO_COPY_YET = "this elector has no copy of the job yet"
+
 REPLICA_TIMEOUT_S = 600.0
 JOBS_REMEMBERED_MAX = 64
 STANDBY = "standby"
@@ -281,7 +283,7 @@ class Replicas:
         """Raises `ProtocolError` where no records of the job are kept: results that were removed stay so."""
         row = await self._store.job(job)
         if row is None:
-            raise ProtocolError("this elector has no copy of the job yet")
+            raise ProtocolError(NO_COPY_YET)
         if row.ended_at_s is not None:
             raise ProtocolError("the job has ended here")
 

@@ -14,6 +14,7 @@ from hardware_tree import lay_out
 
 from peerinfer.classes import CPU_PROVIDER, WEBGPU_PROVIDER
 from peerinfer_node.cli import checkup, main
+from peerinfer_node.cli.checkup import check_config
 from peerinfer_node.devices import probe
 from peerinfer_node.devices.choice import judge
 from peerinfer_node.devices.figures import keep_figures
@@ -29,6 +30,7 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
     findings = json.loads(capsys.readouterr().out)
     assert [finding["check"] for finding in findings] == [
         *(
+            "config",
             "python",
             "onnxruntime",
             "graphics",
@@ -49,10 +51,30 @@ def test_doctor_looks_at_everything_and_advises_on_what_is_not_well(capsys: pyte
     assert code == (1 if any(finding["state"] == "fail" for finding in findings) else 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "state", "said"),
+    [
+        ("max_cache = [broken", "fail", "is not TOML"),
+        ('max_cache = "much"', "fail", "max_cache"),
+        ("[foo]", "fail", "no setting 'foo'"),
+        ('name = "desk"', "ok", "1 setting of "),
+        (None, "ok", "0 settings of "),
+    ],
+)
+def test_doctor_reads_the_configuration_as_a_start_would(home: Home, text: str | None, state: str, said: str) -> None:
+    if text is not None:
+        home.config_file.parent.mkdir(parents=True, exist_ok=True)
+        home.config_file.write_text(text)
+    finding = check_config(home.config_file)
+    assert (finding.check, finding.state) == ("config", state)
+    assert said in finding.found
+    assert str(home.config_file) in (finding.advice or finding.found)
+
+
 def test_doctor_tells_people_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 13
+    assert len(lines) == 14
     assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)
 
 
@@ -184,7 +206,7 @@ def test_a_check_that_breaks_does_not_stop_the_others(home: Home, monkeypatch: p
 
     monkeypatch.setattr(checkup, "check_memory", faints)
     findings = checkup.examine(home)
-    assert len(findings) == 13
+    assert len(findings) == 14
     assert "no /proc here" in next(finding.found for finding in findings if finding.check == "memory")
 
 

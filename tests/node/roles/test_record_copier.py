@@ -16,7 +16,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.memory_blob_store import MemoryBlobStore
 from peerinfer_node.memory_store import MemoryStore
 from peerinfer_node.roles.record_copier import COPY_AGAIN_MAX_S, COPY_AGAIN_S, UNACKNOWLEDGED_MAX, RecordCopier
-from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, Replicas
+from peerinfer_node.roles.replicas import ANSWER_TIMEOUT_S, NO_COPY_YET, Replicas
 
 OWN, ADA, BOB = (MemoryKeys(name) for name in (b"own", b"ada", b"bob"))
 JOB = JobId("1" * 32)
@@ -174,6 +174,21 @@ async def test_an_elector_that_goes_on_refusing_is_left_alone_longer_each_time_u
     refused_s = trio.current_time()
     await elector(streams)
     assert trio.current_time() - refused_s == pytest.approx(COPY_AGAIN_S, abs=0.1), "it took one meanwhile"
+
+
+async def test_an_elector_whose_copy_of_the_job_is_on_its_way_is_not_told_of(autojump_clock, world):
+    streams = world.wires.by_hand(ADA)
+    world.copy(1)
+    told = []
+    while not told or not told[-1]:
+        side = await elector(streams)
+        await side.hear(RecordCopy)
+        await side.say(ReplicaRefused(JOB, NO_COPY_YET))
+        await side.hear_end()
+        told.append(world.copier.refused.get(ADA.peer_id, ""))
+    assert told[:3] == ["", "", ""]
+    assert told[-1] == NO_COPY_YET
+    assert len(told) < 6, "but one that never gets its copy is"
 
 
 async def test_an_elector_that_has_refused_is_sent_one_record_until_it_takes_that(autojump_clock, world):
