@@ -53,7 +53,8 @@ from peerinfer.assignment import (
 from peerinfer.dispatch import Dispatch
 from peerinfer.frame_ends import FrameEnds
 from peerinfer.ids import JobId, PeerId
-from peerinfer.judgement import UNVERIFIED, Judgement
+from peerinfer.job_ends import UNVERIFIED
+from peerinfer.judgement import Judgement
 from peerinfer.ledger import TaskState
 from peerinfer.machine import NEVER, Tick
 from peerinfer.reputation import Reputation
@@ -393,7 +394,7 @@ def _how_it_ended(job: CoordinatedJob) -> tuple[Literal["done", "failed"], str, 
     if not tasks or job.spec.online or job.ledger.count(TaskState.FAILED) < tasks:
         return "done", "", ""
     reasons = job.ledger.failed()
-    unverified = [reason for reason in reasons.values() if reason.startswith(f"{UNVERIFIED}: ")]
+    unverified = [reason for reason in reasons.values() if reason.startswith(UNVERIFIED)]
     all_tasks = "the only task" if tasks == 1 else f"all {format_count(tasks, 'task')}"
     if unverified:
         which = all_tasks if len(unverified) == tasks else f"{format_count(len(unverified))} of {all_tasks}"

@@ -82,7 +82,7 @@ def error_of(job: Json) -> PeerinferError | None:
             return VerificationFailed(
                 f"results of {which} could not be verified (items {items}): {unverified[0].reason}"
             )
-        if count >= count_of(job, "tasks"):
+        if count >= count_of(job, "tasks"):  # Daemons since say that such a job failed (`coordination`).
             return JobFailed(f"all {format_count(count, 'task')} failed{because}")
         more = f" and those of {format_count(count - len(tasks), 'task')} more" if count > len(tasks) else ""
         failed = f"{format_count(count, 'task')} of {format_count(count_of(job, 'tasks'))} failed{because}"

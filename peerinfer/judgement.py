@@ -23,6 +23,7 @@ from peerinfer.assignment import (
     VoidResults,
 )
 from peerinfer.ids import JobId, PeerId
+from peerinfer.job_ends import UNVERIFIED
 from peerinfer.reputation import NEWCOMER_AUDITS, Reputation
 from peerinfer.verification import Verification
 from peerinfer.vouching import Vouching
@@ -37,9 +38,6 @@ REFUSAL_WEIGHT = 0.1
 
 MISMATCHES_MAX = 3
 """So many jobs in which a peer was too coarse, and it is taken for a liar that stays close to the truth."""
-
-UNVERIFIED = "unverified"
-"""Kind of failure of a task whose results nobody could vouch for."""
 
 
 class Judgement:
@@ -239,7 +237,7 @@ class Judgement:
 
     def _reject(self, job: CoordinatedJob, first: PeerId, tasks: tuple[int, ...], reason: str) -> None:
         job.doubles.forget(tasks)
-        reason = f"{UNVERIFIED}: {reason}"
+        reason = UNVERIFIED + reason
         job.kept[first] = job.kept.get(first, 0) - len(tasks)
         self._say(VoidResults(job.spec.job, first, tasks, reason))
         for task in tasks:

@@ -106,7 +106,7 @@ async def embedded(
     def warn(line: str) -> None:
         if not is_open:
             warnings.append(line)
-        elif NOT_REACHED in line or ALONE in line:
+        elif line.startswith((f"warning: {NOT_REACHED}", f"warning: {ALONE}")):
             note(line)
 
     log = Log(warn, level="warning")

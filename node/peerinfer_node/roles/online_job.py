@@ -15,7 +15,7 @@ from peerinfer.assignment import JobEnded, TasksAdded, TaskWithdrawn
 from peerinfer.comparison import disagreement
 from peerinfer.errors import JobFailed, LimitExceeded, PeerinferError, VerificationFailed
 from peerinfer.ids import JobId, PeerId
-from peerinfer.judgement import UNVERIFIED
+from peerinfer.job_ends import UNVERIFIED
 from peerinfer.messages import Execution, JobBrief
 from peerinfer.tensors import Port, TensorSpec, dtype_name
 from peerinfer_node.roles.answers import Answer, Rows, raw_bytes
