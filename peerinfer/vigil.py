@@ -92,6 +92,10 @@ class Vigil:
     def is_over(self, now_s: float) -> bool:
         return self._since_s is not None and now_s - self._since_s >= GOES_ON_AFTER_S
 
+    def left_s(self, now_s: float) -> float:
+        """Until it is over, if nobody comes back."""
+        return GOES_ON_AFTER_S if self._since_s is None else max(0.0, self._since_s + GOES_ON_AFTER_S - now_s)
+
     def begin_anew(self) -> None:
         """It was over in vain, or for now."""
         self._since_s = None

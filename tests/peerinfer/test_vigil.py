@@ -34,6 +34,8 @@ def test_it_is_over_when_a_quorum_has_been_missing_for_long_enough_and_not_a_mom
     watched(vigil, from_s=105.0, to_s=400.0)
     assert not vigil.is_over(105.0 + GOES_ON_AFTER_S - 0.001)
     assert vigil.is_over(105.0 + GOES_ON_AFTER_S)
+    assert vigil.left_s(105.0 + GOES_ON_AFTER_S) == vigil.left_s(106.0 + GOES_ON_AFTER_S) == 0.0
+    assert vigil.left_s(106.0) == GOES_ON_AFTER_S - 1.0
     vigil.look(405.0, is_missing=False)
     assert not vigil.is_over(500.0), "it is back"
 

@@ -92,7 +92,9 @@ class Vigils:
             return False
         there, known = self._company.share(alive, vigil.gone_s - COMPANY_S, machine.committee, self._own)
         against = objection(there, known, machine.seated.generation, may_be_led=live.request.replicate)
-        live.going_on = f"{against}; {left_to_its_owner(live.job)}" if against else _by_itself(live.job)
+        live.going_on = (
+            f"{against}; {left_to_its_owner(live.job)}" if against else _by_itself(live.job, vigil.left_s(now_s))
+        )
         return not against and vigil.is_over(now_s)
 
     async def _go_on(self, live: LiveJob) -> None:
@@ -106,6 +108,9 @@ class Vigils:
             self._log.info("job is not gone on with", job=live.job, reason=str(error))
 
 
-def _by_itself(job: JobId) -> str:
+def _by_itself(job: JobId, left_s: float) -> str:
     after, at_once = format_duration(GOES_ON_AFTER_S), f"peerinfer jobs rescue {job[:8]}"
-    return f"this node goes on without them once they have been gone for {after}, or at once: {at_once}"
+    left = format_duration(round(left_s))
+    return (
+        f"this node goes on without them once they have been gone for {after}, {left} from now, or at once: {at_once}"
+    )

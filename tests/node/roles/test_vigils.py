@@ -13,6 +13,7 @@ from peerinfer.control import JobRequest
 from peerinfer.errors import UsageError
 from peerinfer.ids import JobId
 from peerinfer.membership_events import Member
+from peerinfer.units import format_duration
 from peerinfer.vigil import GOES_ON_AFTER_S, LOOKS_EVERY_S, SLEPT_S
 from peerinfer_node.log import Log
 from peerinfer_node.roles.live_job import LiveJob
@@ -75,6 +76,13 @@ async def test_an_attached_job_is_gone_on_with_once_its_quorum_has_been_missing_
     (after_s,) = await world.watch(nursery, GOES_ON_AFTER_S + 2 * LOOKS_EVERY_S)
     assert GOES_ON_AFTER_S - 0.1 <= after_s < GOES_ON_AFTER_S + 2 * LOOKS_EVERY_S
     assert "or at once: peerinfer jobs rescue" in world.live.going_on
+
+
+async def test_it_is_told_how_long_it_is_until_then(autojump_clock, nursery):
+    world = World()
+    await world.watch(nursery, GOES_ON_AFTER_S - 60.0)
+    left_s = [f" {format_duration(60 + late_s)} from now, or" for late_s in range(int(LOOKS_EVERY_S) + 1)]
+    assert any(words in world.live.going_on for words in left_s), world.live.going_on
 
 
 @pytest.mark.parametrize("case", ["detached", "another's", "cancelled", "over"])
