@@ -113,14 +113,15 @@ async def test_a_priority_is_not_held_up_by_an_elector_that_is_gone(autojump_clo
     assert trio.current_time() - began_s < 0.5 < STATE_TIMEOUT_S
 
 
-@pytest.mark.parametrize("again_s", [0.5, 1e9])
-async def test_a_round_ends_when_the_last_has_answered_and_asks_the_others_again_meanwhile(autojump_clock, again_s):
+@pytest.mark.parametrize(("again_s", "times"), [(0.7, 5), (1e9, 1)])  # Not at the very time when the round ends.
+async def test_a_round_ends_when_the_last_has_answered_and_asks_the_others_again_meanwhile(
+    autojump_clock, again_s, times
+):
     world = World()
     heard: list[str] = []
     began_s = trio.current_time()
     await world.returning.tell(world.live, JobStateWanted(JOB.job), lambda peer, state: heard.append(peer), again_s)
     assert trio.current_time() - began_s == pytest.approx(STATE_TIMEOUT_S)
     assert set(heard) == {COORDINATOR, OTHER}
-    times = [[peer for peer, _ in world.asked].count(each) for each in (COORDINATOR, OTHER, GONE)]
-    assert times[2] == 1
-    assert times[0] == times[1] == pytest.approx(1 + STATE_TIMEOUT_S // again_s, abs=1)
+    asked = [[peer for peer, _ in world.asked].count(each) for each in (COORDINATOR, OTHER, GONE)]
+    assert asked == [times, times, 1]
