@@ -83,6 +83,10 @@ def test_two_of_three_electors_that_die_at_once_are_gone_on_without_after_a_whil
         assert (await world.submitter.node.control.job(job))["generation"] == 0
         shown = await waited(world, job, lambda shown: shown["state"] in JOB_ENDED, within_s=120.0)
         assert (shown["state"], shown["generation"], shown["final"]) == ("done", 1, ITEMS)
+        first, *_, last = shown["handovers"]
+        assert (first["generation"], first["why"], last["generation"]) == (0, "submitted", 1)
+        assert last["why"].startswith("its owner's node went on without these electors: ")
+        assert all(sim.peer_id in last["why"] for sim in gone)
         assert not {sim.peer_id for sim in gone} & set(shown["committee"])
         assert await has_every_result(world, job)
         return shown

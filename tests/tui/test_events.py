@@ -88,8 +88,8 @@ def test_what_goes_wrong_in_a_job_is_told() -> None:
 
 
 def test_a_rescued_job_begins_with_term_1_again() -> None:
-    submitted, rescued = Handover(1, PEER, 1.0, "submitted"), Handover(1, PEER, 4.0, "rescued by its owner")
+    submitted, rescued = Handover(1, PEER, 1.0, "submitted"), Handover(1, PEER, 4.0, "its owner went on")
     before = replace(CALM, jobs=(replace(CALM.jobs[0], handovers=(submitted,)),))
     after = replace(CALM, jobs=(replace(CALM.jobs[0], handovers=(rescued,)),))
-    assert happened(before, after) == ["job 01234567: this node coordinates in term 1, rescued by its owner"]
+    assert happened(before, after) == ["job 01234567: this node coordinates in term 1, its owner went on"]
     assert happened(before, before) == []

@@ -158,7 +158,7 @@ def handovers(chain: Chain, created_at_s: float, last: Term) -> list[Json]:
             break
         at_s = batch.at_s or created_at_s
         generation = generation_of(term)
-        first = "rescued by its owner" if generation else "submitted"
+        first = "its owner's node went on with it under another committee" if generation else "submitted"
         why = first if batch.event == "accepted" else batch.detail or "the lease of the one before ran out"
         found.append(
             {

@@ -46,7 +46,7 @@ from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.replicas import STANDBY, Replicas
 from peerinfer_node.roles.replication import Replication
-from peerinfer_node.roles.rescuing import Propose, Rescuing, named_generation
+from peerinfer_node.roles.rescuing import Propose, Rescuing, history_of, named_generation
 from peerinfer_node.roles.returning import REJOIN_AGAIN_S, Returning
 from peerinfer_node.roles.shown_jobs import ENDS_WITH_NODE, ShownJobs
 from peerinfer_node.roles.stored_job import read_results
@@ -267,6 +267,7 @@ class Jobs:
             named = await named_generation(self._store, row.job)
             if named:
                 self._elections.begin_generation(row.job, named)
+                live.history = await history_of(self._store, row.job)
             if manifest.committee == (self._own,):
                 self._stand(live, campaign=True)
             else:
@@ -390,7 +391,7 @@ class Jobs:
     async def _finish(self, live: LiveJob, chain: Chain) -> None:
         state, reason, kind = how_it_ended(chain)
         split = Split(live.manifest.items, live.manifest.items_per_task)
-        known = totals_in(chain, split, live.picture) | led(chain, live.manifest)
+        known = totals_in(chain, split, live.picture) | led(chain, live.manifest, live.history)
         known["elapsed_s"] = self._views.elapsed_s(live, chain.link(chain.end - 1).at_s if chain.end else 0.0)
         is_others = live.manifest.submitter != self._own or len(live.manifest.committee) == 1
         if not is_others:

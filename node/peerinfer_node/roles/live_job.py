@@ -49,6 +49,8 @@ class LiveJob:
     """Electors that take no copies of results now, and why, while this node coordinates."""
     carried: tuple[Entry, ...] = ()
     """What its owner carries over from a generation that is over, until it is in the journal of the new one."""
+    history: Json | None = None
+    """What its owner knows of generations that are over: their `handovers`; and `why` the new one, `generation`, began."""
     carried_priorities: tuple[str, ...] = ()
     """The owner's statements on its priority, as they stood there."""
     is_over: bool = False
@@ -98,14 +100,24 @@ def plain(known: Json) -> Json:
     return {name: known[name] for name in (*kept, *more) if name in known}
 
 
-def led(chain: Chain, manifest: Manifest) -> Json:
-    """Who coordinates, and who did; up to the job's end, which others may have read since under terms of their own."""
+def led(chain: Chain, manifest: Manifest, history: Json | None) -> Json:
+    """Who coordinates, and who did; up to the job's end, which others may have read since under terms of their own.
+
+    A generation has a journal of its own, which tells nothing of those before.
+    """
     last = chain.link(chain.end - 1).term if chain.end else chain.last_term
-    return {
-        "coordinator": last.candidate,
-        "term": number_of(last),
-        "handovers": handovers(chain, manifest.created_at_s, last),
-    }
+    found = handovers(chain, manifest.created_at_s, last)
+    if history is not None and (not found or found[0]["generation"] == history["generation"]):
+        if found:
+            found[0]["why"] = history["why"]
+        found = [*history["handovers"], *found]
+    return {"coordinator": last.candidate, "term": number_of(last), "handovers": found}
+
+
+def history_before(generation: int, told: Json, missing: Sequence[str]) -> Json:
+    """What its owner keeps of a job that goes on as this generation; `told`: who has led it so far."""
+    why = f"its owner's node went on without these electors: {', '.join(missing)}"
+    return {"generation": generation, "handovers": told["handovers"], "why": why}
 
 
 def how_it_ended(chain: Chain) -> tuple[str, str, str]:

@@ -32,7 +32,7 @@ class LiveViews:
         if machine is not None:
             known["committee"] = list(machine.committee)
             known["generation"] = machine.seated.generation
-            known |= led(chain, live.manifest)
+            known |= led(chain, live.manifest, live.history)
             if live.body is None:
                 known["blocked"] = _missing(live, machine)
                 known["missing"] = list(machine.snapshot().missing)

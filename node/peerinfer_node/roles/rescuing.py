@@ -6,6 +6,7 @@ brings home what those that are left hold, writes the owner's word down, and sta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from peerinfer_node.ports import Keys, LocalClock, Network, Store
 from peerinfer_node.roles.coordinating import Coordinating
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.elector_lines import LEASE_PROTOCOL
-from peerinfer_node.roles.live_job import LiveJob, in_journal
+from peerinfer_node.roles.live_job import LiveJob, history_before, in_journal, led
 from peerinfer_node.roles.recorder import named_in
 from peerinfer_node.roles.result_digests import digests_in
 from peerinfer_node.roles.result_records import OpenRecord
@@ -266,10 +267,12 @@ class Rescuing:
         others = [PeerId(elector) for elector in survey.standings.answering if elector != self._own]
         await self._coordinating.fetch(job, manifest, list(named), named_in(journal), peers=others)
         entries = carried(journal, await self._held(job, named))
-        if live.is_over:
-            raise UsageError(f"job {job} has ended meanwhile; there is nothing to rescue")
         committees, _ = committees_of(job, manifest, survey.changes)
         word = next_generation(job, committees, committee, self._clock.wall_s())
+        history = history_before(word.generation, led(journal, manifest, live.history), survey.standings.missing)
+        await self._store.set_setting(_history_key(job), json.dumps(history))
+        if live.is_over:
+            raise UsageError(f"job {job} has ended meanwhile; there is nothing to rescue")
         changes = (seal(word, self._own, self._keys.sign),)
         await self._store.set_setting(generation_key(job), changes[0].hex())
         self._log.warning(
@@ -279,6 +282,7 @@ class Rescuing:
             missing=list(survey.standings.missing),
             carried=len(entries),
         )
+        live.history = history
         live.carried_priorities = tuple(journal.details(PRIORITY))
         live.carried, live.survives, live.is_replicated_by_command = entries, False, False
         self._elections.begin_generation(job, changes)
@@ -314,3 +318,13 @@ async def named_generation(store: Store, job: JobId) -> tuple[bytes, ...]:
     """What this node said of its own job before it was restarted."""
     text = await store.setting(generation_key(job))
     return (bytes.fromhex(text),) if text else ()
+
+
+def _history_key(job: JobId) -> str:
+    return f"history:{job}"
+
+
+async def history_of(store: Store, job: JobId) -> Json | None:
+    """What this node wrote down, when it began its own job's generation, of those before; None if it has not."""
+    text = await store.setting(_history_key(job))
+    return json.loads(text) if text else None
