@@ -21,7 +21,7 @@ from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.job_views import told_checks
 from peerinfer_node.roles.keeping import GIVEN_UP
 from peerinfer_node.roles.live_job import LiveJob, in_journal, tasks_of
-from peerinfer_node.roles.replicas import STATE_TIMEOUT_S, AboutJob, Replicas
+from peerinfer_node.roles.replicas import AboutJob, Replicas
 
 REJOIN_S = 5.0
 """A submitter that comes back tries so long to hear of its job from the committee."""
@@ -134,13 +134,12 @@ class Returning:
     async def how_checked(self, live: LiveJob, known: Json) -> Json:
         """What who coordinated last knows of a job's checks; nothing where `known`, of this node, is of as many tasks."""
         coordinator = PeerId(known["coordinator"])
-        with trio.move_on_after(STATE_TIMEOUT_S):
-            while coordinator != self._own:
-                with suppress(PeerinferError):
-                    told = told_checks(await self._replicas.state(coordinator, JobStateWanted(live.job)) or {})
-                    is_better = told.get("verification", {}).get("tasks", 0) > known["verification"].get("tasks", 0)
-                    return told if is_better else {}
-                await trio.sleep(REJOIN_AGAIN_S)  # It may have as many streams from here as it takes.
+        if coordinator == self._own:
+            return {}
+        with suppress(PeerinferError):  # It is asked once: the end of the job does not wait for it for long.
+            told = told_checks(await self._replicas.state(coordinator, JobStateWanted(live.job)) or {})
+            if told.get("verification", {}).get("tasks", 0) > known["verification"].get("tasks", 0):
+                return told
         return {}
 
     async def check_all_here(self, job: JobId, manifest: Manifest, chain: Chain, here: Sequence[RecordRow]) -> None:
