@@ -107,7 +107,7 @@ def test_jobs_are_shown_followed_fetched_and_cancelled_by_the_first_characters_o
     assert_same(tmp_path / "fetched.npz", expected)
     unknown = shared.run("ada", "jobs", "show", "ffffffff")
     assert unknown.code == 2
-    assert unknown.stderr.startswith("peerinfer: error: no job here")
+    assert unknown.stderr.startswith("peerinfer: error: there is no job 'ffffffff'")
 
 
 def test_a_cancelled_job_stops_at_once_and_keeps_what_is_done(shared, volunteers, tmp_path):
