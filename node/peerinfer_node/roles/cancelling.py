@@ -84,8 +84,7 @@ class Cancelling:
                 live.is_unwanted = True
                 nursery.start_soon(self.see_to, live)
         with trio.move_on_after(CANCEL_TIMEOUT_S):
-            while live.job in self._live:
-                await live.wait_change(live.changes)
+            await self._wait_over(live)
         return live.job not in self._live
 
     def is_wanted(self, row: JobRow) -> bool:
@@ -112,15 +111,18 @@ class Cancelling:
             if state.get("state") in JOB_ENDED:
                 self._elections.campaign(live.job)
 
+        async def until_over() -> None:
+            await self._wait_over(live)
+            nursery.cancel_scope.cancel()
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_over, live, nursery.cancel_scope)
+            nursery.start_soon(until_over)
             await self._returning.tell(live, JobCancelWanted(live.job), heard, CANCEL_AGAIN_S)
             nursery.cancel_scope.cancel()
 
-    async def _wait_over(self, live: LiveJob, scope: trio.CancelScope) -> None:
+    async def _wait_over(self, live: LiveJob) -> None:
         while live.job in self._live:
             await live.wait_change(live.changes)
-        scope.cancel()
 
     def won(self, live: LiveJob) -> None:
         """This node has the lease of a job that it does not want: it writes the end, and nothing else."""

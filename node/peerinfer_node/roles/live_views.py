@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peerinfer.candidacy import Candidacy
+from peerinfer.candidacy_events import CandidacyPicture
 from peerinfer.control import Json
 from peerinfer.ids import JobId
 from peerinfer.journal import Chain
@@ -78,9 +79,12 @@ def _missing(live: LiveJob, machine: Candidacy) -> str:
     if not picture.missing or not picture.waiting:
         return waiting
     told = f"{waiting}; not heard of lately: {', '.join(picture.missing)}"
-    if len(machine.committee) - len(picture.missing) >= machine.seated.quorum:
-        return told
-    return f"{told}; {live.going_on or left_to_its_owner(live.job)}"
+    return f"{told}; {live.going_on or left_to_its_owner(live.job)}" if is_quorum_missing(machine, picture) else told
+
+
+def is_quorum_missing(machine: Candidacy, picture: CandidacyPicture) -> bool:
+    """Whether too few electors answer this node, as far as it knows."""
+    return bool(picture.waiting) and len(machine.committee) - len(picture.missing) < machine.seated.quorum
 
 
 def left_to_its_owner(job: JobId) -> str:

@@ -19,7 +19,7 @@ from peerinfer_node.log import Log
 from peerinfer_node.ports import LocalClock
 from peerinfer_node.roles.elections import Elections
 from peerinfer_node.roles.live_job import LiveJob
-from peerinfer_node.roles.live_views import left_to_its_owner
+from peerinfer_node.roles.live_views import is_quorum_missing, left_to_its_owner
 from peerinfer_node.roles.rescuing import Rescuing
 from peerinfer_node.roles.returning import Returning
 
@@ -78,12 +78,8 @@ class Vigils:
         return is_own and not (live.request.detach or live.is_over or live.is_unwanted)
 
     def _is_missing(self, live: LiveJob) -> bool:
-        """Whether too few electors answer this node, as far as it knows."""
         machine = self._elections.machine(live.job)
-        if live.body is not None or machine is None:
-            return False
-        picture = machine.snapshot()
-        return bool(picture.waiting) and len(machine.committee) - len(picture.missing) < machine.seated.quorum
+        return live.body is None and machine is not None and is_quorum_missing(machine, machine.snapshot())
 
     def _is_due(self, live: LiveJob, alive: list[PeerId], now_s: float) -> bool:
         vigil, machine = self._vigils[live.job], self._elections.machine(live.job)

@@ -6,20 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from lease_setting import PEERS, Setting, keys
+from lease_setting import PEERS
+from owners_roles import JOB, OWNER, cancelling_of, priorities_of
 
 from peerinfer.control import JobRequest
 from peerinfer.errors import UsageError
 from peerinfer.job_priority import ENDED, WRITTEN, opened
-from peerinfer_node.log import Log
-from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow
-from peerinfer_node.roles.cancelling import Cancelling
 from peerinfer_node.roles.live_job import LiveJob
-from peerinfer_node.roles.priorities import CHANGE_AGAIN_S, CHANGE_TIMEOUT_S, Priorities
+from peerinfer_node.roles.priorities import CHANGE_AGAIN_S, CHANGE_TIMEOUT_S
 
-OWNER = 7
-JOB = Setting(submitter=OWNER)
 HONEST, LIAR, OTHER = PEERS[:3]
 
 
@@ -45,29 +40,10 @@ class World:
         await trio.lowlevel.checkpoint()
 
     def priorities(self):
-        return Priorities(
-            own=PEERS[OWNER],
-            sign=keys(OWNER).sign,
-            wall_s=lambda: 1e9,
-            elections=self.elections,
-            coordinator=None,
-            returning=self,
-        )
+        return priorities_of(self.elections, self)
 
     async def cancelling(self):
-        store = MemoryStore()
-        await store.add_job(JobRow(JOB.job, JOB.signed, "{}", "running", 0.0, None, "{}"))
-        return Cancelling(
-            own=PEERS[OWNER],
-            store=store,
-            clock=SimpleNamespace(wall_s=trio.current_time),
-            live=self.lives,
-            elections=self.elections,
-            coordinator=None,
-            returning=self,
-            forget=None,
-            log=Log(),
-        )
+        return await cancelling_of(self.lives, self.elections, self)
 
     def end(self):
         """The owner has read the end of the job in the journals of a quorum."""

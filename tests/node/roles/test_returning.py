@@ -6,23 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from lease_setting import PEERS, Setting, keys
+from lease_setting import PEERS
+from owners_roles import JOB, OWNER, cancelling_of, priorities_of
 
 from peerinfer.control import JobRequest
 from peerinfer.errors import StreamClosed
 from peerinfer.job_priority import ENDED, WRITTEN, opened
 from peerinfer.replica_messages import JobCancelWanted, JobStateWanted
 from peerinfer_node.log import Log
-from peerinfer_node.memory_store import MemoryStore
-from peerinfer_node.ports import JobRow
-from peerinfer_node.roles.cancelling import Cancelling
 from peerinfer_node.roles.live_job import LiveJob
-from peerinfer_node.roles.priorities import Priorities
 from peerinfer_node.roles.replicas import STATE_TIMEOUT_S
 from peerinfer_node.roles.returning import Returning
 
-OWNER = 7
-JOB = Setting(submitter=OWNER)
 COORDINATOR, OTHER, GONE = PEERS[:3]
 
 
@@ -79,19 +74,7 @@ class World:
 
 async def test_who_cancels_is_not_held_up_by_an_elector_that_is_gone(autojump_clock, nursery):
     world = World()
-    store = MemoryStore()
-    await store.add_job(JobRow(JOB.job, JOB.signed, "{}", "running", 0.0, None, "{}"))
-    cancelling = Cancelling(
-        own=PEERS[OWNER],
-        store=store,
-        clock=SimpleNamespace(wall_s=trio.current_time),
-        live=world.lives,
-        elections=world.elections,
-        coordinator=None,
-        returning=world.returning,
-        forget=None,
-        log=Log(),
-    )
+    cancelling = await cancelling_of(world.lives, world.elections, world.returning)
     began_s = trio.current_time()
     assert await cancelling.cancel(world.live, nursery)
     assert trio.current_time() - began_s < 0.5 < STATE_TIMEOUT_S
@@ -99,14 +82,7 @@ async def test_who_cancels_is_not_held_up_by_an_elector_that_is_gone(autojump_cl
 
 async def test_a_priority_is_not_held_up_by_an_elector_that_is_gone(autojump_clock):
     world = World()
-    priorities = Priorities(
-        own=PEERS[OWNER],
-        sign=keys(OWNER).sign,
-        wall_s=lambda: 1e9,
-        elections=world.elections,
-        coordinator=None,
-        returning=world.returning,
-    )
+    priorities = priorities_of(world.elections, world.returning)
     began_s = trio.current_time()
     await priorities.change(world.live, "high")
     assert world.live.request.priority == "high"
